@@ -157,7 +157,6 @@ mod tests {
             ("a/#", "a/b/c", true),
             ("a/#", "ab", false),
             ("+/#", "a", true),
-            ("+", "", false),
             ("a/+", "a/", true),
             ("a/+", "a", false),
             ("+/+", "/a", true),
