@@ -1,0 +1,61 @@
+//! How results are printed: a table for people, JSON for programs.
+
+use std::io::{self, Write};
+
+/// Form of a result on standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// Aligned columns, for people
+    #[default]
+    Table,
+    /// One JSON document, for programs; its fields stay
+    Json,
+}
+
+/// Flattened into the arguments of each command that prints a result.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Output,
+}
+
+/// Writes `rows` below `header` in aligned columns; a column whose cells are all numbers is
+/// aligned to the right.
+pub(crate) fn write_table(out: &mut dyn Write, header: &[String], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |text: &str| text.chars().count();
+    let mut widths: Vec<usize> = header.iter().map(|name| width(name)).collect();
+    let mut numeric = vec![!rows.is_empty(); header.len()];
+    for row in rows {
+        for (column, cell) in row.iter().enumerate().take(header.len()) {
+            widths[column] = widths[column].max(width(cell));
+            numeric[column] &= cell.is_empty() || cell.parse::<f64>().is_ok();
+        }
+    }
+    let mut write_row = |cells: &[String]| {
+        let mut line = String::new();
+        for (column, cell) in cells.iter().enumerate().take(header.len()) {
+            let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
+            let gap = if column == 0 { "" } else { "  " };
+            let cell = if numeric[column] { format!("{gap}{pad}{cell}") } else { format!("{gap}{cell}{pad}") };
+            line.push_str(&cell);
+        }
+        writeln!(out, "{}", line.trim_end())
+    };
+    write_row(header)?;
+    write_row(&widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>())?;
+    rows.iter().try_for_each(|row| write_row(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_right_and_text_left() {
+        let mut out = Vec::new();
+        let rows = [vec!["a".to_owned(), "5".to_owned()], vec!["long".to_owned(), "-12.5".to_owned()]];
+        write_table(&mut out, &["name".to_owned(), "v".to_owned()], &rows).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "name      v\n----  -----\na         5\nlong  -12.5\n");
+    }
+}

@@ -1,0 +1,204 @@
+//! What the suites run against: a list of addresses, or a server of our own per test.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// One broker under test, with names that no other test uses.
+#[derive(Debug)]
+pub struct Target {
+    pub mqtt: SocketAddr,
+    /// Prefix of all topics and client identifiers of this test on this broker.
+    pub prefix: String,
+    _server: Option<Server>,
+}
+
+impl Target {
+    /// A topic or filter of this test.
+    pub fn topic(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.prefix)
+    }
+
+    /// A client identifier of this test.
+    pub fn id(&self, rest: &str) -> String {
+        format!("{}-{rest}", self.prefix)
+    }
+}
+
+/// Runs `test` on every address of `FLOODPLAIN_TEST_MQTT` (comma separated), or on a fresh
+/// server of our own if that is not set.
+pub fn each(test: impl Fn(&Target) -> Result<()>) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let prefix = || format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let run = |target: &Target| {
+        if let Err(e) = test(target) {
+            panic!("on {}: {e:?}", target.mqtt);
+        }
+    };
+    match std::env::var("FLOODPLAIN_TEST_MQTT") {
+        Ok(list) => {
+            for address in list.split(',') {
+                let mqtt = address.trim().parse().unwrap_or_else(|e| panic!("FLOODPLAIN_TEST_MQTT: {address:?}: {e}"));
+                run(&Target { mqtt, prefix: prefix(), _server: None });
+            }
+        }
+        Err(_) => {
+            let server = Server::fresh().expect("start our own server");
+            run(&Target { mqtt: server.mqtt, prefix: prefix(), _server: Some(server) });
+        }
+    }
+}
+
+/// Like [`each`], with both protocol versions.
+pub fn each_version(test: impl Fn(&Target, crate::wire::Version) -> Result<()>) {
+    for version in crate::wire::BOTH {
+        each(|target| test(target, version).with_context(|| format!("{version:?}")));
+    }
+}
+
+/// Our own server as a real process; killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    pub mqtt: SocketAddr,
+    pub http: SocketAddr,
+    /// Present if the data folder belongs to this server alone.
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    /// A server on free ports with an empty data folder.
+    pub fn fresh() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut server = Self::start(folder.path())?;
+        server._folder = Some(folder);
+        Ok(server)
+    }
+
+    /// Starts the binary of this build on `data` and waits until it accepts traffic.
+    pub fn start(data: &Path) -> Result<Self> {
+        let ready = data.join("ready.json");
+        match std::fs::remove_file(&ready) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("remove the old ready file"),
+            _ => {}
+        }
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log"))?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_floodplain"))
+            .arg("serve")
+            .arg("--ready-file")
+            .arg(&ready)
+            .env("FLOODPLAIN_DATA_DIR", data.join("data"))
+            .env("FLOODPLAIN_MQTT__ADDRESS", "127.0.0.1:0")
+            .env("FLOODPLAIN_HTTP__ADDRESS", "127.0.0.1:0")
+            .env("FLOODPLAIN_POSTGRES__ADDRESS", "127.0.0.1:0")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start the server")?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let addresses: Value = loop {
+            // Half a file is not JSON: then it is read again.
+            if let Ok(text) = std::fs::read_to_string(&ready)
+                && let Ok(value) = serde_json::from_str(&text)
+            {
+                break value;
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!("the server ended with {status}: {}", tail(&data.join("server.log")));
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                bail!("the server was not ready within 60 s: {}", tail(&data.join("server.log")));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let address = |name: &str| -> Result<SocketAddr> {
+            addresses[name].as_str().with_context(|| format!("no {name} in {addresses}"))?.parse().context("address")
+        };
+        Ok(Self { mqtt: address("mqtt")?, http: address("http")?, child, _folder: None })
+    }
+
+    /// kill -9, and waits until the process is gone.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Runs SQL over HTTP and returns the rows as JSON objects.
+    pub fn sql(&self, query: &str) -> Result<Vec<Value>> {
+        let body = serde_json::json!({ "query": query }).to_string();
+        let answer = http_post(self.http, "/api/v1/sql", &body)?;
+        let value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {query}: {answer}"))?;
+        match value {
+            Value::Array(rows) => Ok(rows),
+            Value::Object(mut object) => match object.remove("rows") {
+                Some(Value::Array(rows)) => Ok(rows),
+                _ => bail!("no rows in the answer to {query}: {answer}"),
+            },
+            _ => bail!("no rows in the answer to {query}: {answer}"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone after `kill`.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(20).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+/// A POST over a plain socket; returns the body of a 200.
+fn http_post(address: SocketAddr, path: &str, body: &str) -> Result<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    // HTTP/1.0: no chunks, the body ends with the connection.
+    write!(
+        stream,
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, rest) = answer.split_once("\r\n\r\n").context("no HTTP head")?;
+    let status = head.lines().next().unwrap_or_default();
+    anyhow::ensure!(status.split(' ').nth(1) == Some("200"), "{status}: {rest}");
+    Ok(rest.to_owned())
+}
+
+/// A tool that `cargo xtask tools` installs or checks.
+pub fn tool(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is missing: run cargo xtask tools"))
+}
+
+/// Python with paho-mqtt 2.x.
+pub fn python() -> PathBuf {
+    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from).or_else(|| {
+        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools"))
+    });
+    let python = tools.map(|tools| tools.join("venv/bin/python3"));
+    match python {
+        Some(python) if python.is_file() => python,
+        _ => panic!("python with paho-mqtt is missing: run cargo xtask tools"),
+    }
+}
