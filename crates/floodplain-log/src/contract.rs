@@ -1,6 +1,6 @@
 //! What everything above the log may rely on, whatever the engine.
 
-use crate::{Batch, Record};
+use crate::{Batch, Compression, HEADER_BYTES, Record};
 use bytes::Bytes;
 use floodplain_types::{Class, PartitionId, Position, StreamId};
 use std::{fmt, sync::Arc};
@@ -143,10 +143,27 @@ pub enum ReadError {
 pub struct Locator {
     /// Byte position in the partition's own sequence of batches, which no file move changes.
     pub at: u64,
-    /// Length in bytes.
+    /// Length in bytes, with [`Self::WHOLE_BATCH`] where a record cannot be cut out of its batch.
     pub len: u32,
-    /// CRC-32C of these bytes.
+    /// CRC-32C of these bytes, in a whole batch of those behind its base offset.
     pub crc: u32,
+}
+
+impl Locator {
+    /// Marks the bytes as a whole batch: the record's own are compressed.
+    pub const WHOLE_BATCH: u32 = 1 << 31;
+
+    /// Length in bytes of what has to be read.
+    #[must_use]
+    pub fn len_bytes(&self) -> u32 {
+        self.len & !Self::WHOLE_BATCH
+    }
+
+    /// Whether the bytes are those of the record's whole batch.
+    #[must_use]
+    pub fn is_whole_batch(&self) -> bool {
+        self.len & Self::WHOLE_BATCH != 0
+    }
 }
 
 /// A record that can be fetched without reading its neighbours.
@@ -173,6 +190,21 @@ impl ReadBatch {
     #[must_use]
     pub fn position(&self, record: &Record<'_>) -> Position {
         Position { generation: self.base.generation, offset: self.base.offset + u64::from(record.offset_delta) }
+    }
+
+    /// A reference by which `record`, which must come from this batch, can be fetched alone.
+    #[must_use]
+    pub fn record_ref(&self, record: &Record<'_>) -> RecordRef {
+        let locator = if self.batch.compression() == Compression::None {
+            let bytes = record.bytes;
+            let at = self.at + HEADER_BYTES as u64 + u64::from(record.at);
+            Locator { at, len: bytes.len() as u32, crc: crc32c::crc32c(bytes) }
+        } else {
+            let bytes = self.batch.as_bytes();
+            let len = bytes.len() as u32 | Locator::WHOLE_BATCH;
+            Locator { at: self.at, len, crc: crc32c::crc32c(&bytes[8..]) }
+        };
+        RecordRef { position: self.position(record), base_timestamp_ms: self.batch.timestamp_base_ms(record), locator }
     }
 }
 

@@ -1,21 +1,23 @@
 //! The one durable log that everything else is derived from.
 //!
+//! [`Batch`] is the currency: whole RecordBatches v2, with [`MessageRef`] for what a record means.
 //! [`Log`] is the contract; [`Disk`] is the only door to files.
+
+mod message;
+mod record_batch;
 
 mod contract;
 mod disk;
+
+mod base64url;
+mod varint;
 
 pub use contract::{
     Append, Completion, CompletionSink, FetchedRecord, Locator, Log, Outcome, Partition, Read, ReadBatch, ReadError,
     RecordRef, Refusal, Reply, Stream, WatermarkSink, append,
 };
 pub use disk::{Disk, DiskFile, Entry, Space};
-
-/// placeholder until record_batch.rs lands
-#[derive(Debug, Clone)]
-pub struct Batch;
-#[derive(Debug, Clone)]
-pub struct Record<'a> {
-    pub offset_delta: u32,
-    pub bytes: &'a [u8],
-}
+pub use message::{Correlation, MessageError, MessageRef, header};
+pub use record_batch::{
+    Batch, BatchBuilder, BatchError, Compression, HEADER_BYTES, Headers, MAX_RECORDS_BYTES, Record, RecordIter, Records,
+};
