@@ -1,0 +1,164 @@
+//! Dropping what a writer had to repeat.
+
+use crate::wire::{Get, Put, WireError};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The newest dedup ids of each device, bounded per device and in all.
+///
+/// A writer that does not know whether its append was committed sends it again with the same id
+/// (`fp.x`); the copy may come much later than the first, but only a window of the device's own
+/// traffic later. When the window is full the oldest id goes; when there are too many devices the
+/// one that has been silent longest goes. Both rules follow the order of the records, so they
+/// replay alike.
+///
+/// Ids are kept as hashes of 128 bits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DedupWindow {
+    ids_per_device: usize,
+    devices_max: usize,
+    devices: BTreeMap<Box<[u8]>, Device>,
+    /// Devices by the count of their newest id, oldest first.
+    by_use: BTreeMap<u64, Box<[u8]>>,
+    /// Counts the ids that were new.
+    count: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Device {
+    ids: VecDeque<u128>,
+    used: u64,
+}
+
+impl DedupWindow {
+    /// A window of `ids_per_device` ids for each of at most `devices_max` devices.
+    #[must_use]
+    pub fn new(ids_per_device: usize, devices_max: usize) -> Self {
+        Self {
+            ids_per_device: ids_per_device.max(1),
+            devices_max: devices_max.max(1),
+            devices: BTreeMap::new(),
+            by_use: BTreeMap::new(),
+            count: 0,
+        }
+    }
+
+    /// Whether `id` of `device` is new; it is remembered if so.
+    pub fn is_new(&mut self, device: &[u8], id: &[u8]) -> bool {
+        let hash = twox_hash::XxHash3_128::oneshot(id);
+        if let Some(entry) = self.devices.get_mut(device) {
+            // Newest first: a repetition comes soon after its original.
+            if entry.ids.iter().rev().any(|known| *known == hash) {
+                return false;
+            }
+            self.count += 1;
+            let name = self.by_use.remove(&entry.used).unwrap_or_else(|| device.into());
+            self.by_use.insert(self.count, name);
+            entry.used = self.count;
+            if entry.ids.len() == self.ids_per_device {
+                entry.ids.pop_front();
+            }
+            entry.ids.push_back(hash);
+            return true;
+        }
+        self.count += 1;
+        if self.devices.len() == self.devices_max
+            && let Some((_, silent)) = self.by_use.pop_first()
+        {
+            self.devices.remove(&silent);
+        }
+        self.devices.insert(device.into(), Device { ids: VecDeque::from([hash]), used: self.count });
+        self.by_use.insert(self.count, device.into());
+        true
+    }
+
+    /// How many devices are remembered.
+    #[must_use]
+    pub fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Appends the window in its canonical form: devices by name.
+    pub fn snapshot(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.count);
+        out.put_u64(self.devices.len() as u64);
+        for (name, device) in &self.devices {
+            out.put_bytes(name);
+            out.put_u64(device.used);
+            out.put_u64(device.ids.len() as u64);
+            for id in &device.ids {
+                out.extend_from_slice(&id.to_le_bytes());
+            }
+        }
+    }
+
+    /// Replaces what is remembered; the bounds stay as they are.
+    ///
+    /// # Errors
+    /// [`WireError`] if the bytes are not what [`Self::snapshot`] wrote.
+    pub fn restore(&mut self, get: &mut Get<'_>) -> Result<(), WireError> {
+        let (mut devices, mut by_use) = (BTreeMap::new(), BTreeMap::new());
+        self.count = get.u64()?;
+        for _ in 0..get.count()? {
+            let name: Box<[u8]> = get.bytes()?.into();
+            let used = get.u64()?;
+            let mut ids = VecDeque::new();
+            for _ in 0..get.count()? {
+                let mut id = [0; 16];
+                for byte in &mut id {
+                    *byte = get.byte()?;
+                }
+                ids.push_back(u128::from_le_bytes(id));
+            }
+            by_use.insert(used, name.clone());
+            devices.insert(name, Device { ids, used });
+        }
+        (self.devices, self.by_use) = (devices, by_use);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_new_once_within_the_window() {
+        let mut window = DedupWindow::new(2, 10);
+        assert!(window.is_new(b"d", b"1") && window.is_new(b"d", b"2"));
+        assert!(!window.is_new(b"d", b"1"), "repeated");
+        assert!(window.is_new(b"e", b"1"), "another device");
+        assert!(window.is_new(b"d", b"3"), "pushes out the first id");
+        assert!(window.is_new(b"d", b"1"), "forgotten");
+        assert!(!window.is_new(b"d", b"3"));
+    }
+
+    #[test]
+    fn the_device_that_was_silent_longest_goes_first() {
+        let mut window = DedupWindow::new(4, 2);
+        assert!(window.is_new(b"a", b"1") && window.is_new(b"b", b"1") && window.is_new(b"a", b"2"));
+        assert!(window.is_new(b"c", b"1"), "b goes");
+        assert_eq!(window.devices(), 2);
+        assert!(!window.is_new(b"a", b"1"));
+        assert!(window.is_new(b"b", b"1"), "forgotten");
+    }
+
+    #[test]
+    fn a_restored_window_goes_on_alike() {
+        let mut window = DedupWindow::new(3, 3);
+        for i in 0..20_u8 {
+            window.is_new(&[b'a' + i % 4], &[i % 7]);
+        }
+        let mut bytes = Vec::new();
+        window.snapshot(&mut bytes);
+        let mut restored = DedupWindow::new(3, 3);
+        let mut get = Get::new(&bytes);
+        restored.restore(&mut get).unwrap();
+        assert_eq!(get.end(), Ok(()));
+        assert_eq!(restored, window);
+        for i in 0..40_u8 {
+            let (device, id) = ([b'a' + i % 5], [i % 6]);
+            assert_eq!(restored.is_new(&device, &id), window.is_new(&device, &id), "{i}");
+        }
+        assert_eq!(restored, window);
+    }
+}
