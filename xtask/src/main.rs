@@ -1,1 +1,101 @@
-fn main() {}
+//! The chores of the project: the gate, the tests with what they need, fault campaigns, real input.
+
+mod ci;
+mod real_input;
+mod run;
+mod tests;
+mod tidy;
+mod tools;
+
+use anyhow::{Context as _, Result};
+use run::cargo;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  ci                      the whole gate: fmt, clippy, doc, deny, tidy, then test
+  test                    install what the tests need, then run all of them
+  tools                   install what the tests need (nothing, if it is there)
+  tidy                    small rules that no lint knows
+  faults [ARGS]           power cuts on real file systems (needs root) and long kill loops
+  real-input --data DIR   recorded series through mosquitto_pub and paho-mqtt, killed in the middle
+  fuzz TARGET [ARGS]      fuzz a codec (needs the nightly toolchain and cargo-fuzz)
+  bench [FILTER]          benches of all crates
+
+Tools are kept in ${FLOODPLAIN_TEST_TOOLS:-$HOME/.cache/floodplain/tools}.
+Set FLOODPLAIN_TEST_OFFLINE=1 to fail rather than download.";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let result = match command.as_str() {
+        "ci" => ci::ci(),
+        "test" => tests::test(),
+        "tools" => tools::install().map(drop),
+        "tidy" => tidy::tidy(),
+        "faults" => faults(&rest),
+        "real-input" => real_input::run(&rest),
+        "fuzz" => fuzz(&rest),
+        "bench" => bench(&rest),
+        "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The campaigns that take too long, or need too many rights, for every run of the tests.
+fn faults(args: &[String]) -> Result<()> {
+    let tools = tools::install()?;
+    let mut steps = run::Steps::default();
+    steps.step("power cuts", || {
+        run::run(
+            cargo()
+                .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
+                .args(args)
+                .env("FLOODPLAIN_TEST_TOOLS", tools.folder()),
+        )
+    })?;
+    steps.step("kill loops", || {
+        // The same tests as in `cargo xtask test`, with ten times the cycles.
+        run::run(
+            cargo()
+                .args(["test", "--release", "--package", "floodplain", "--test", "it", "kill"])
+                .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
+                .env("FLOODPLAIN_TEST_KILLS", "1000"),
+        )
+    })?;
+    steps.print();
+    Ok(())
+}
+
+fn fuzz(args: &[String]) -> Result<()> {
+    let target = args.first().context("name a target: one of the files in fuzz/fuzz_targets, without .rs")?;
+    // Another toolchain must not inherit this one's cargo.
+    run::run(
+        std::process::Command::new("cargo")
+            .env_remove("CARGO")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .args(["+nightly", "fuzz", "run", target])
+            .args(&args[1..])
+            .current_dir(run::root()),
+    )
+    .context("fuzzing needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`")
+}
+
+fn bench(args: &[String]) -> Result<()> {
+    run::run(cargo().args(["bench", "--workspace", "--benches", "--"]).args(args))
+}

@@ -1,0 +1,52 @@
+//! The whole gate, cheapest step first.
+
+use crate::{
+    run::{Steps, cargo, run},
+    tests, tidy, tools,
+};
+use anyhow::{Context as _, Result};
+use std::process::{Command, Stdio};
+
+pub(crate) fn ci() -> Result<()> {
+    let mut steps = Steps::default();
+    steps.step("toolchain", components)?;
+    steps.step("fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    steps.step("tidy", tidy::tidy)?;
+    steps.step("deny", || {
+        let deny = tools::cargo_deny()?;
+        // Advisories need a database from the network: a separate, optional step.
+        run(Command::new(deny)
+            .args(["--all-features", "check", "bans", "licenses", "sources"])
+            .current_dir(crate::run::root()))
+    })?;
+    steps.step("clippy", || {
+        run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]))
+    })?;
+    steps.step("doc", || {
+        run(cargo()
+            .args(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
+    })?;
+    let result = tests::steps(&mut steps);
+    steps.print();
+    result?;
+    println!("\nall green");
+    Ok(())
+}
+
+/// rustfmt and clippy, which a minimal toolchain lacks.
+fn components() -> Result<()> {
+    for (program, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        let present = cargo()
+            .args([program, "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !present {
+            run(Command::new("rustup").args(["component", "add", component]))
+                .with_context(|| format!("the gate needs {component}; install it for this toolchain"))?;
+        }
+    }
+    run(Command::new("rustc").arg("--version"))
+}

@@ -1,0 +1,89 @@
+//! Running programs, and saying how long each step took.
+
+use anyhow::{Context as _, Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// The folder of the workspace.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+/// The cargo that runs us, in the folder of the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Prints and runs `command`; its output goes where ours goes.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    println!("$ {}", show(command));
+    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", show(command));
+    }
+    Ok(())
+}
+
+/// The command as one would type it, with the variables that were set for it.
+pub(crate) fn show(command: &Command) -> String {
+    let mut words: Vec<String> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}='{}'", name.to_string_lossy(), value?.to_string_lossy())))
+        .collect();
+    let program = Path::new(command.get_program());
+    words.push(program.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    words.extend(command.get_args().map(|arg| {
+        let arg = arg.to_string_lossy();
+        if arg.contains(' ') { format!("'{arg}'") } else { arg.into_owned() }
+    }));
+    words.join(" ")
+}
+
+/// The steps of one run and how long each took.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    done: Vec<(String, Duration, bool)>,
+}
+
+impl Steps {
+    /// Runs one step, printing its name before and its duration after it. Prints the table of all
+    /// steps if it fails.
+    pub(crate) fn step<T>(&mut self, name: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        println!("\n==> {name}");
+        #[expect(clippy::disallowed_methods, reason = "the duration of a step is what we print")]
+        let started = Instant::now();
+        let result = action();
+        let took = started.elapsed();
+        println!("<== {name}: {} after {}", if result.is_ok() { "passed" } else { "FAILED" }, clock(took));
+        self.done.push((name.to_owned(), took, result.is_ok()));
+        if result.is_err() {
+            self.print();
+        }
+        result.with_context(|| format!("step \"{name}\" failed"))
+    }
+
+    /// Prints the closing table.
+    pub(crate) fn print(&self) {
+        println!("\n{:<40} {:>8}  result", "step", "min:s");
+        for (name, took, passed) in &self.done {
+            println!("{name:<40} {:>8}  {}", clock(*took), if *passed { "passed" } else { "FAILED" });
+        }
+        let total = self.done.iter().map(|(_, took, _)| *took).sum();
+        println!("{:<40} {:>8}", "total", clock(total));
+    }
+
+    /// Adds the steps of a part of the run.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.done.extend(other.done);
+    }
+}
+
+fn clock(took: Duration) -> String {
+    let seconds = took.as_secs();
+    format!("{}:{:02}.{}", seconds / 60, seconds % 60, took.subsec_millis() / 100)
+}

@@ -1,0 +1,86 @@
+//! All tests, and the tests of the tests.
+
+use crate::{
+    run::{self, Steps, cargo, run, show},
+    tools::{self, Tools},
+};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// Faults built into the log on purpose; the suite must find each.
+const MUTANTS: [(&str, &str); 2] = [
+    ("ack_before_sync", "an append of class `all` is acknowledged before the sync"),
+    ("no_folder_sync", "the entry of a new file is never made durable"),
+];
+
+pub(crate) fn test() -> Result<()> {
+    let mut all = Steps::default();
+    let result = steps(&mut all);
+    all.print();
+    result
+}
+
+/// The steps of `cargo xtask test`; the caller prints the table.
+pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
+    let mut own = Steps::default();
+    let result = (|| {
+        let tools = own.step("tools", tools::install)?;
+        own.step("build tests", || run(tests(&tools).arg("--no-run")))?;
+        own.step("tests", || run(&mut tests(&tools)))?;
+        for (name, what) in MUTANTS {
+            own.step(&format!("mutant {name}"), || mutant(&tools, name, what))?;
+        }
+        Ok(())
+    })();
+    steps.extend(own);
+    result
+}
+
+/// Everything in the release profile, so that the demo, the tests and the benches share artefacts.
+fn tests(tools: &Tools) -> Command {
+    let mut command = cargo();
+    command
+        .args(["test", "--release", "--workspace", "--locked", "--no-fail-fast"])
+        .env("FLOODPLAIN_TEST_TOOLS", tools.folder());
+    command
+}
+
+/// Builds the log with a fault and runs its crash tests, which must fail.
+fn mutant(tools: &Tools, name: &str, what: &str) -> Result<()> {
+    println!("the crash tests must fail when {what}");
+    let crash_tests = || {
+        let mut command = cargo();
+        command
+            .args(["test", "--release", "--locked", "--package", "floodplain-log", "--test", "it"])
+            .arg("--target-dir")
+            .arg(target().join("mutants"))
+            .env("RUSTFLAGS", format!("--cfg floodplain_mutant=\"{name}\""))
+            .env("FLOODPLAIN_TEST_TOOLS", tools.folder());
+        command
+    };
+    // A mutant that does not build has not been found.
+    run(crash_tests().arg("--no-run"))?;
+    let mut command = crash_tests();
+    command.arg("crash").stderr(Stdio::inherit());
+    println!("$ {}", show(&command));
+    let output = command.output().context("cannot start cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    if output.status.success() || !text.contains("test result: FAILED") {
+        bail!("the crash tests passed on the mutant `{name}`, so they cannot be trusted");
+    }
+    println!("mutant `{name}` was found");
+    Ok(())
+}
+
+/// The target folder of this run.
+fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        // Cargo takes it from the working folder, which is the workspace for every command here.
+        Some(path) => run::root().join(path),
+        None => run::root().join("target"),
+    }
+}

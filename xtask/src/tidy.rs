@@ -1,0 +1,77 @@
+//! Small rules that no lint knows.
+
+use crate::run::root;
+use anyhow::{Context as _, Result, bail};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A file past this length tells more than one story.
+const LINES_MAX: usize = 1_000;
+
+pub(crate) fn tidy() -> Result<()> {
+    let root = root();
+    let mut files = Vec::new();
+    walk(&root, &mut files)?;
+    let mut faults = Vec::new();
+    for path in &files {
+        let name = path.strip_prefix(&root).unwrap_or(path).display();
+        let Ok(text) = fs::read_to_string(path) else { continue };
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        if is_rust && text.lines().count() > LINES_MAX {
+            faults.push(format!("{name}: {} lines; look for the second story", text.lines().count()));
+        }
+        for (number, line) in text.lines().enumerate() {
+            let mut fault = |what: &str| faults.push(format!("{name}:{}: {what}", number + 1));
+            if line.ends_with([' ', '\t']) && is_rust {
+                fault("space at the end of the line");
+            }
+            // Split, so that this file does not find itself.
+            for word in
+                [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("#[", "ignore"), concat!("dbg", "!(")]
+            {
+                if is_rust && line.contains(word) {
+                    fault(&format!("`{word}` is not for committed code"));
+                }
+            }
+        }
+        if !text.is_empty() && !text.ends_with('\n') && is_rust {
+            faults.push(format!("{name}: no line end at the end of the file"));
+        }
+    }
+    decisions_are_listed(&root, &mut faults)?;
+    if !faults.is_empty() {
+        bail!("{} faults\n{}", faults.len(), faults.join("\n"));
+    }
+    println!("{} files are tidy", files.len());
+    Ok(())
+}
+
+/// Each decision is in the index of its folder.
+fn decisions_are_listed(root: &Path, faults: &mut Vec<String>) -> Result<()> {
+    let folder = root.join("docs/decisions");
+    let index = fs::read_to_string(folder.join("README.md")).context("cannot read docs/decisions/README.md")?;
+    for entry in fs::read_dir(&folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "README.md" && !index.contains(&format!("({name})")) {
+            faults.push(format!("docs/decisions/{name}: not in the index docs/decisions/README.md"));
+        }
+    }
+    Ok(())
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        if entry.file_type()?.is_dir() {
+            if !["target", ".git", "corpus", "artifacts"].iter().any(|skipped| name == *skipped) {
+                walk(&path, files)?;
+            }
+        } else if ["rs", "toml", "md"].iter().any(|kind| path.extension().is_some_and(|extension| extension == *kind)) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

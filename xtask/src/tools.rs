@@ -1,0 +1,185 @@
+//! What the tests need beside Rust: other people's clients, brokers and tools to compare with.
+//!
+//! Everything is looked for first, so that a second run, or a run without a network, does nothing.
+
+use crate::run::run;
+use anyhow::{Context as _, Result, bail};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Program, and the Debian package that has it.
+const PROGRAMS: [(&str, &str); 9] = [
+    ("gcc", "gcc"),
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("nats-server", "nats-server"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("xfs_io", "xfsprogs"),
+    ("java", "default-jdk-headless"),
+    ("mvn", "maven"),
+    ("python3", "python3"),
+];
+
+/// The independent MQTT client of the tests.
+const PAHO: &str = "paho-mqtt==2.1.0";
+
+/// Apache Kafka's own tools and client: they judge our record batches.
+const KAFKA: [(&str, &str, &str); 3] = [
+    ("org.apache.kafka", "kafka_2.13", "3.9.1"),
+    ("org.apache.kafka", "kafka-clients", "3.9.1"),
+    ("org.slf4j", "slf4j-nop", "1.7.36"),
+];
+
+/// Where the tools are.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    folder: PathBuf,
+}
+
+impl Tools {
+    /// The value of `FLOODPLAIN_TEST_TOOLS` for the tests.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Installs what is missing.
+pub(crate) fn install() -> Result<Tools> {
+    let tools = Tools { folder: folder()? };
+    debian_packages()?;
+    tools.paho()?;
+    tools.kafka()?;
+    println!("tools are in {}", tools.folder.display());
+    Ok(tools)
+}
+
+fn folder() -> Result<PathBuf> {
+    if let Some(folder) = env::var_os("FLOODPLAIN_TEST_TOOLS") {
+        return Ok(PathBuf::from(folder));
+    }
+    let home = env::var_os("HOME").context("HOME is not set; set FLOODPLAIN_TEST_TOOLS to a folder for the tools")?;
+    Ok(Path::new(&home).join(".cache/floodplain/tools"))
+}
+
+/// The path of cargo-deny, built first if it is missing.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    if let Some(path) = find("cargo-deny") {
+        return Ok(path);
+    }
+    let root = folder()?.join("cargo");
+    let path = root.join("bin/cargo-deny");
+    if !path.exists() {
+        may_download("cargo-deny")?;
+        run(crate::run::cargo().args(["install", "--locked", "cargo-deny", "--root"]).arg(&root))?;
+    }
+    Ok(path)
+}
+
+fn debian_packages() -> Result<()> {
+    let mut packages: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    // Debian keeps this module of Python in a package of its own.
+    let has_venv = Command::new("python3").args(["-c", "import ensurepip"]).output();
+    if !has_venv.is_ok_and(|output| output.status.success()) {
+        packages.push("python3-venv");
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let missing = packages.join(" ");
+    may_download(&missing)?;
+    if find("apt-get").is_none() {
+        bail!("the tests need the Debian packages {missing}; this is not Debian, so install their programs by hand");
+    }
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let apt = |args: &[&str]| {
+        let mut command = if is_root { Command::new("env") } else { Command::new("sudo") };
+        command.arg("DEBIAN_FRONTEND=noninteractive").arg("apt-get").args(args);
+        run(&mut command)
+    };
+    if !is_root && find("sudo").is_none() {
+        bail!("the tests need Debian packages; as root: apt-get install {missing}");
+    }
+    apt(&["update", "--quiet"])?;
+    let mut install = vec!["install", "--quiet", "--yes", "--no-install-recommends"];
+    install.extend(&packages);
+    apt(&install).with_context(|| format!("cannot install {missing}"))
+}
+
+impl Tools {
+    /// A virtual environment `venv` with paho-mqtt.
+    fn paho(&self) -> Result<()> {
+        let venv = self.folder.join("venv");
+        let python = venv.join("bin/python");
+        let import = Command::new(&python).args(["-c", "import paho.mqtt.client"]).output();
+        if import.is_ok_and(|output| output.status.success()) {
+            return Ok(());
+        }
+        may_download(PAHO)?;
+        fs::create_dir_all(&self.folder)?;
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PAHO]))
+    }
+
+    /// Jars of Apache Kafka and of all that they need, in `kafka/lib`.
+    fn kafka(&self) -> Result<()> {
+        let folder = self.folder.join("kafka");
+        let pom = pom();
+        // The pom is written last, so it says that the jars below it are complete.
+        if fs::read_to_string(folder.join("pom.xml")).is_ok_and(|old| old == pom) {
+            return Ok(());
+        }
+        may_download("the jars of Apache Kafka")?;
+        let lib = folder.join("lib");
+        if lib.exists() {
+            fs::remove_dir_all(&lib)?;
+        }
+        fs::create_dir_all(&lib)?;
+        let new = folder.join("pom.new.xml");
+        fs::write(&new, &pom)?;
+        run(Command::new("mvn")
+            .args(["--batch-mode", "--quiet", "--file"])
+            .arg(&new)
+            .arg("dependency:copy-dependencies")
+            .arg(format!("-DoutputDirectory={}", lib.display())))?;
+        fs::rename(new, folder.join("pom.xml"))?;
+        Ok(())
+    }
+}
+
+fn pom() -> String {
+    let dependencies: String = KAFKA
+        .iter()
+        .map(|(group, artifact, version)| {
+            format!(
+                "    <dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
+                 <version>{version}</version></dependency>\n"
+            )
+        })
+        .collect();
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\">\n  <modelVersion>4.0.0</modelVersion>\n  \
+         <groupId>floodplain</groupId>\n  <artifactId>test-tools</artifactId>\n  <version>1</version>\n  \
+         <packaging>pom</packaging>\n  <dependencies>\n{dependencies}  </dependencies>\n</project>\n"
+    )
+}
+
+/// A program on the search path, or where Debian keeps those for root.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+fn may_download(what: &str) -> Result<()> {
+    if env::var_os("FLOODPLAIN_TEST_OFFLINE").is_some_and(|value| value != "0") {
+        bail!("{what} is missing, and FLOODPLAIN_TEST_OFFLINE forbids to download it");
+    }
+    println!("missing: {what}");
+    Ok(())
+}
