@@ -89,7 +89,7 @@ pub enum RunnerError {
     Append { fold: &'static str, partition: PartitionId, source: Refusal },
     /// The disk or the bytes failed; the same read may be tried again.
     #[error("fold {fold} of {partition} cannot read")]
-    Read { fold: &'static str, partition: PartitionId, source: ReadError },
+    Read { fold: &'static str, partition: PartitionId, source: Box<ReadError> },
     /// Like [`OpenError::LogBehind`], found in `_folds`.
     #[error("fold {fold} of {partition} has emitted up to {emitted}, but the log ends at {watermark}: restore the log")]
     LogBehind { fold: &'static str, partition: PartitionId, emitted: Emitted, watermark: Position },
@@ -450,7 +450,11 @@ impl<F: Fold> Runner<F> {
         from: Position,
         read: Result<&Read, ReadError>,
     ) -> Result<Folded, RunnerError> {
-        let failed = |id: &PartitionId, source| RunnerError::Read { fold: F::NAME, partition: id.clone(), source };
+        let failed = |id: &PartitionId, source: ReadError| RunnerError::Read {
+            fold: F::NAME,
+            partition: id.clone(),
+            source: Box::new(source),
+        };
         if Some(partition) == self.folds_partition() && matches!(self.known, Known::ReadUntil(_)) {
             match read {
                 Ok(read) => self.read_back(read, from),

@@ -1,0 +1,26 @@
+//! What the broker derives from the log: sessions, presence, retained messages, and the index of
+//! what waits for sessions that sleep.
+//!
+//! All are [`floodplain_fold::Fold`]s: they see records and log time, and nothing else. What the
+//! workers have to know at once (a session has ended, a filter is wanted) is left for them as
+//! [`Change`]s, which are no part of a fold's state.
+
+mod events;
+mod positions;
+mod session;
+
+pub use events::{
+    Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId,
+    Subscription, Will,
+};
+pub use positions::Positions;
+pub use session::{Change, EndReason, Session, SessionFold, Subscribed};
+
+/// The stream of devices' messages.
+pub const TELEMETRY: &str = "telemetry";
+/// The stream of requests, which sessions are folded from.
+pub const REQUESTS: &str = "requests";
+/// The stream of what could not be delivered.
+pub const DLQ: &str = "dlq";
+/// The stream of the positions of folds.
+pub const FOLDS: &str = "_folds";

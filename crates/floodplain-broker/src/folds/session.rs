@@ -1,0 +1,560 @@
+//! Sessions: a fold over `requests`.
+
+mod changes;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+pub use changes::{Change, EndReason};
+
+use super::{
+    Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, Positions, Progress, RunId, Subscription, TELEMETRY, Will,
+};
+use changes::Changes;
+use floodplain_fold::{DedupWindow, Fold, Input, Output, Outputs, RestoreError};
+use floodplain_log::{BatchBuilder, Compression, Correlation, MessageRef};
+use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Events of one client that may lie between a record and its copy. A connection has few events
+/// in flight.
+const DEDUP_IDS: usize = 64;
+/// Clients whose newest events are remembered.
+const DEDUP_CLIENTS: usize = 65_536;
+
+/// A filter that a session has subscribed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribed {
+    pub subscription: Subscription,
+    /// Of each data partition the first position that this subscription sees.
+    pub start: Positions,
+}
+
+/// The state of one client: stored while its expiry interval is not zero, or while connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The position of the newest [`Event::Open`].
+    pub epoch: Position,
+    /// Whether the newest Open found stored state (Session Present).
+    pub is_resumed: bool,
+    /// Whether the newest connection is still open, as far as the log says.
+    pub is_connected: bool,
+    /// The run of the server that has, or had, the connection.
+    pub run: RunId,
+    pub protocol_level: u8,
+    /// Seconds that the session outlives its connection; [`NEVER_EXPIRES`] for ever.
+    pub expiry_s: u32,
+    /// Log time of the last end of a connection, while there is none.
+    pub closed_at: Option<Timestamp>,
+    /// The will of the open connection, or one that waits for its delay.
+    pub will: Option<Box<Will>>,
+    /// When a waiting will is sent.
+    pub will_at: Option<Timestamp>,
+    /// By filter.
+    subscriptions: Vec<Subscribed>,
+    /// Of each data partition the position that everything before is done.
+    pub cursor: Positions,
+    /// What is done at or after the cursor: partition and position, sorted.
+    done: Vec<(u32, Position)>,
+    /// Unfinished outbound messages by packet identifier, in the order in which they were first
+    /// sent, which is the order to send them again [3:4.6.0-6].
+    outbound: Vec<(u16, Outbound)>,
+    /// QoS 2 packet identifiers in use by the client, sorted.
+    inbound: Vec<u16>,
+}
+
+impl Session {
+    fn new(epoch: Position, open: &Open) -> Self {
+        Self {
+            epoch,
+            is_resumed: false,
+            is_connected: true,
+            run: open.run,
+            protocol_level: open.protocol_level,
+            expiry_s: open.session_expiry_s,
+            closed_at: None,
+            will: None,
+            will_at: None,
+            subscriptions: Vec::new(),
+            cursor: Positions::default(),
+            done: Vec::new(),
+            outbound: Vec::new(),
+            inbound: Vec::new(),
+        }
+    }
+
+    /// The subscriptions, by filter.
+    #[must_use]
+    pub fn subscriptions(&self) -> &[Subscribed] {
+        &self.subscriptions
+    }
+
+    /// What is done in `partition` at or after the cursor, sorted.
+    pub fn done(&self, partition: u32) -> impl Iterator<Item = Position> + '_ {
+        self.done.iter().filter(move |(p, _)| *p == partition).map(|(_, position)| *position)
+    }
+
+    /// Unfinished outbound messages by packet identifier, in the order to send them again.
+    #[must_use]
+    pub fn outbound(&self) -> &[(u16, Outbound)] {
+        &self.outbound
+    }
+
+    /// QoS 2 packet identifiers that the client has not released, sorted.
+    #[must_use]
+    pub fn inbound(&self) -> &[u16] {
+        &self.inbound
+    }
+
+    /// From where on this session needs the messages of `subscription`.
+    #[must_use]
+    pub fn needs_from(&self, subscription: &Subscribed) -> Positions {
+        subscription.start.upper(&self.cursor)
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        let closed = self.closed_at.filter(|_| self.expiry_s != NEVER_EXPIRES)?;
+        Some(closed + Duration::from_secs(u64::from(self.expiry_s)))
+    }
+
+    fn timer(&self) -> Option<Timestamp> {
+        match (self.will_at, self.expires_at()) {
+            (Some(will), Some(expiry)) => Some(will.min(expiry)),
+            (will, expiry) => will.or(expiry),
+        }
+    }
+
+    fn find(&self, filter: &str) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by(|held| held.subscription.filter.as_str().cmp(filter))
+    }
+
+    /// Lifts the cursor over what no subscription sees.
+    fn lift_cursor(&mut self) {
+        let mut waiting = self.subscriptions.iter().filter(|held| held.keeps_messages());
+        let Some(first) = waiting.next() else { return };
+        let lowest = waiting.fold(first.start.clone(), |lowest, held| lowest.lower(&held.start));
+        self.cursor = self.cursor.upper(&lowest);
+        self.forget_done();
+    }
+
+    fn forget_done(&mut self) {
+        let cursor = &self.cursor;
+        self.done.retain(|(partition, position)| *position >= cursor.get(*partition));
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        for moved in &progress.partitions {
+            let cursor = self.cursor.get(moved.partition).max(moved.cursor);
+            self.cursor = self.cursor.with(moved.partition, cursor);
+            self.done.retain(|(partition, _)| *partition != moved.partition);
+            self.done.extend(moved.done.iter().map(|position| (moved.partition, *position)));
+        }
+        if !progress.partitions.is_empty() {
+            self.done.sort_unstable();
+            self.done.dedup();
+            self.forget_done();
+        }
+        for (packet_id, state) in &progress.outbound {
+            let known = self.outbound.iter().position(|(id, _)| id == packet_id);
+            match (known, state) {
+                (Some(at), Some(state)) => self.outbound[at].1 = *state,
+                (Some(at), None) => drop(self.outbound.remove(at)),
+                (None, Some(state)) => self.outbound.push((*packet_id, *state)),
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+impl Subscribed {
+    /// Whether messages wait for a sleeping session with this subscription: QoS 0 never does.
+    #[must_use]
+    pub fn keeps_messages(&self) -> bool {
+        self.subscription.qos > 0
+    }
+}
+
+/// The sessions of one partition of `requests`.
+///
+/// Emits wills into `telemetry`. A will is sent when its connection ends without a DISCONNECT that
+/// makes it void, after the lesser of its delay and the end of the session, unless the session is
+/// resumed before (MQTT 5.0 §3.1.2.5, §3.1.3.2.2). A connection ends by [`Event::Close`], by a
+/// newer [`Event::Open`] of the same client, or by [`Event::ServerStart`] of another run.
+#[derive(Debug)]
+pub struct SessionFold {
+    sessions: BTreeMap<ClientId, Box<Session>>,
+    /// When each session that waits for something is to be looked at.
+    timers: BTreeSet<(Timestamp, ClientId)>,
+    /// Filters that keep messages, with how many sessions have them.
+    filters: BTreeMap<TopicFilter, u32>,
+    seen: DedupWindow,
+    changes: Changes,
+    builder: BatchBuilder,
+}
+
+impl Default for SessionFold {
+    fn default() -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            filters: BTreeMap::new(),
+            seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
+            changes: Changes::default(),
+            builder: BatchBuilder::new(),
+        }
+    }
+}
+
+impl SessionFold {
+    /// The session of a client.
+    #[must_use]
+    pub fn session(&self, client: &str) -> Option<&Session> {
+        self.sessions.get(client).map(|session| &**session)
+    }
+
+    /// All sessions, by client.
+    pub fn sessions(&self) -> impl Iterator<Item = (&ClientId, &Session)> {
+        self.sessions.iter().map(|(client, session)| (client, &**session))
+    }
+
+    /// How many sessions there are, sleeping ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there are no sessions.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// The distinct filters that keep messages for sessions, with how many sessions have each.
+    pub fn filters(&self) -> impl Iterator<Item = (&TopicFilter, u32)> {
+        self.filters.iter().map(|(filter, count)| (filter, *count))
+    }
+
+    /// Starts to keep [`Change`]s for [`Self::drain_changes`]. Call it when the replay has ended,
+    /// and take [`Self::sessions`] and [`Self::filters`] as they are then.
+    pub fn watch(&mut self) {
+        self.changes.watch();
+    }
+
+    /// Takes what has changed since the last call, in the order of the log; nothing before
+    /// [`Self::watch`].
+    pub fn drain_changes(&mut self) -> Vec<Change> {
+        self.changes.drain()
+    }
+
+    /// Starts to find the lowest positions that sessions still need; see [`Self::scan_lowest`].
+    pub fn begin_scan(&mut self) {
+        self.changes.begin_scan();
+    }
+
+    /// Looks at up to `limit` more sessions; the filters and the lowest position needed of each
+    /// when all have been seen, `None` before that or if no scan was begun.
+    ///
+    /// What is subscribed to meanwhile is taken into account, so postings below the answer are
+    /// needed by nobody whose [`Event::Subscribe`] was folded before it.
+    pub fn scan_lowest(&mut self, limit: usize) -> Option<Vec<(TopicFilter, Positions)>> {
+        self.changes.scan(&self.sessions, limit)
+    }
+
+    fn open(&mut self, client: ClientId, epoch: Position, open: Open, out: &mut Outputs) {
+        let old = self.remove(&client);
+        let mut session = Session::new(epoch, &open);
+        let mut taken_over = None;
+        if let Some(mut old) = old {
+            if old.is_connected {
+                taken_over = Some(old.epoch);
+            }
+            // A session without expiry ends with its connection (MQTT 5.0 §3.1.2.11.2).
+            let ends = open.clean_start || (old.is_connected && old.expiry_s == 0);
+            // Resumed in time, a delayed will is not sent [MQTT-3.1.3-9]; 3.1.1 knows no delay, so
+            // the connection that was taken over has failed [3:3.1.2-8].
+            let fires = ends || (old.is_connected && old.will.as_ref().is_some_and(|will| will.delay_s == 0));
+            if fires {
+                self.fire(&client, &mut old, out);
+            }
+            if ends {
+                let reason = if open.clean_start { EndReason::CleanStart } else { EndReason::NoExpiry };
+                self.forget_filters(&old);
+                self.changes.push(|| Change::Ended { client: client.clone(), session: old, reason });
+            } else {
+                session.is_resumed = true;
+                session.subscriptions = old.subscriptions;
+                session.cursor = old.cursor;
+                session.done = old.done;
+                session.outbound = old.outbound;
+                session.inbound = old.inbound;
+            }
+        }
+        session.will = open.will.map(Box::new);
+        let is_resumed = session.is_resumed;
+        self.changes.push(|| Change::Opened { client: client.clone(), epoch, is_resumed, taken_over });
+        self.insert(client, Box::new(session));
+    }
+
+    /// The session of `client`, if `epoch` is its present one and its connection is open.
+    fn current(&mut self, client: &ClientId, epoch: Position) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(client)?;
+        (session.epoch == epoch && session.is_connected).then_some(&mut **session)
+    }
+
+    fn subscribe(&mut self, client: &ClientId, epoch: Position, subscriptions: Vec<Subscription>, start: &Positions) {
+        let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
+            return;
+        };
+        for mut subscription in subscriptions {
+            // One copy of a filter is shared by all its subscribers.
+            if let Some((shared, _)) = self.filters.get_key_value(&subscription.filter) {
+                subscription.filter = shared.clone();
+            }
+            let filter = subscription.filter.clone();
+            let keeps = subscription.qos > 0;
+            let kept = match session.find(filter.as_str()) {
+                Ok(at) => {
+                    let held = &mut session.subscriptions[at];
+                    let kept = held.keeps_messages();
+                    // The same filter replaces and loses nothing [MQTT-3.8.4-3, -4], but at QoS 0
+                    // nothing was kept that could be lost.
+                    if !kept {
+                        held.start = start.clone();
+                    }
+                    held.subscription = subscription;
+                    kept
+                }
+                Err(at) => {
+                    session.subscriptions.insert(at, Subscribed { subscription, start: start.clone() });
+                    false
+                }
+            };
+            if keeps && !kept {
+                *self.filters.entry(filter.clone()).or_default() += 1;
+                self.changes.wanted(&filter, start);
+            } else if kept && !keeps {
+                forget_filter(&mut self.filters, &mut self.changes, &filter);
+            }
+        }
+        session.lift_cursor();
+    }
+
+    fn unsubscribe(&mut self, client: &ClientId, epoch: Position, filters: &[TopicFilter]) {
+        let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
+            return;
+        };
+        for filter in filters {
+            if let Ok(at) = session.find(filter.as_str()) {
+                let held = session.subscriptions.remove(at);
+                if held.keeps_messages() {
+                    forget_filter(&mut self.filters, &mut self.changes, filter);
+                }
+            }
+        }
+        session.lift_cursor();
+    }
+
+    fn close(&mut self, client: &ClientId, close: &Close, now: Timestamp, out: &mut Outputs) {
+        let Some(session) = self.current(client, close.epoch) else { return };
+        session.progress(&close.progress);
+        // Not from zero (MQTT 5.0 §3.14.2.2.2).
+        if let Some(expiry) = close.session_expiry_s
+            && session.expiry_s != 0
+        {
+            session.expiry_s = expiry;
+        }
+        if !close.fires_will {
+            session.will = None;
+        }
+        self.end_connection(client, close.reason, now, out);
+    }
+
+    /// The connection of `client` is gone; what is left of its will is to be sent.
+    fn end_connection(&mut self, client: &ClientId, reason: CloseReason, now: Timestamp, out: &mut Outputs) {
+        let Some(mut session) = self.remove(client) else { return };
+        session.is_connected = false;
+        session.closed_at = Some(now);
+        let epoch = session.epoch;
+        self.changes.push(|| Change::Closed { client: client.clone(), epoch, reason });
+        let delay = session.will.as_ref().map(|will| will.delay_s);
+        match delay {
+            _ if session.expiry_s == 0 => {
+                self.end(client, session, EndReason::NoExpiry, out);
+                return;
+            }
+            Some(0) => self.fire(client, &mut session, out),
+            Some(seconds) => session.will_at = Some(now + Duration::from_secs(u64::from(seconds))),
+            None => {}
+        }
+        self.insert(client.clone(), session);
+    }
+
+    /// The session is over; a will that waits is sent now at the latest [MQTT-3.1.2-8].
+    fn end(&mut self, client: &ClientId, mut session: Box<Session>, reason: EndReason, out: &mut Outputs) {
+        self.fire(client, &mut session, out);
+        self.forget_filters(&session);
+        self.changes.push(|| Change::Ended { client: client.clone(), session, reason });
+    }
+
+    fn server_start(&mut self, run: RunId, now: Timestamp, out: &mut Outputs) {
+        let lost = |(client, session): (&ClientId, &Box<Session>)| {
+            (session.is_connected && session.run != run).then(|| client.clone())
+        };
+        let lost: Vec<_> = self.sessions.iter().filter_map(lost).collect();
+        for client in lost {
+            self.end_connection(&client, CloseReason::ServerDied, now, out);
+        }
+    }
+
+    fn fire(&mut self, client: &ClientId, session: &mut Session, out: &mut Outputs) {
+        session.will_at = None;
+        if let Some(will) = session.will.take() {
+            out.push(will_record(&mut self.builder, client, session.epoch, &will));
+        }
+    }
+
+    fn insert(&mut self, client: ClientId, session: Box<Session>) {
+        if let Some(timer) = session.timer() {
+            self.timers.insert((timer, client.clone()));
+        }
+        self.sessions.insert(client, session);
+    }
+
+    fn remove(&mut self, client: &ClientId) -> Option<Box<Session>> {
+        let session = self.sessions.remove(client)?;
+        if let Some(timer) = session.timer() {
+            self.timers.remove(&(timer, client.clone()));
+        }
+        Some(session)
+    }
+
+    fn forget_filters(&mut self, session: &Session) {
+        for held in session.subscriptions.iter().filter(|held| held.keeps_messages()) {
+            forget_filter(&mut self.filters, &mut self.changes, &held.subscription.filter);
+        }
+    }
+}
+
+fn forget_filter(filters: &mut BTreeMap<TopicFilter, u32>, changes: &mut Changes, filter: &TopicFilter) {
+    if let Some(count) = filters.get_mut(filter) {
+        *count -= 1;
+        if *count == 0 {
+            filters.remove(filter);
+            changes.push(|| Change::FilterDropped { filter: filter.clone() });
+        }
+    }
+}
+
+/// The will as a message of its client.
+fn will_record(builder: &mut BatchBuilder, client: &ClientId, epoch: Position, will: &Will) -> Output {
+    let epoch = epoch.to_string();
+    let mut message = MessageRef::default();
+    message.topic = will.topic.as_str();
+    message.payload = &will.payload;
+    message.key = client.as_str().as_bytes();
+    message.qos = will.qos;
+    message.retain = will.retain;
+    message.expiry_seconds = will.expiry_s;
+    message.content_type = will.content_type.as_deref();
+    message.response_topic = will.response_topic.as_deref();
+    message.correlation = will.correlation.as_deref().map(Correlation::Raw);
+    message.payload_format = will.payload_format;
+    message.session_epoch = Some(&epoch);
+    let user = will.user_properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // The writer of messages knows the headers; it writes into a batch, so they are read back.
+    message.write(builder, 0, user).expect("a will fits an empty batch: it came in one packet");
+    let batch = builder.finish(Compression::None).expect("one record was pushed");
+    let records = batch.records().expect("the batch is ours");
+    let record = records.iter().next().and_then(Result::ok).expect("the batch has one record");
+    let headers = record.headers().map_while(Result::ok);
+    Output {
+        stream: TELEMETRY,
+        key: message.key.to_vec(),
+        value: Some(will.payload.to_vec()),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec())).collect(),
+    }
+}
+
+impl Fold for SessionFold {
+    const NAME: &'static str = "sessions";
+    const FORMAT: u16 = 1;
+    const EMITS: bool = true;
+
+    fn apply(&mut self, input: &Input<'_>, out: &mut Outputs) {
+        // What does not decode was not written by us, or by a newer version: it cannot be ours to guess.
+        let Ok(event) = Event::decode(input.record.value.unwrap_or_default()) else {
+            self.changes.unreadable();
+            return;
+        };
+        if let Some(id) = input.dedup_id()
+            && !self.seen.is_new(input.record.key.unwrap_or_default(), id)
+        {
+            return;
+        }
+        let now = input.log_time;
+        if let Event::ServerStart { run } = event {
+            return self.server_start(run, now, out);
+        }
+        let key = input.record.key.and_then(|key| std::str::from_utf8(key).ok());
+        let Some(client) = key.and_then(|key| ClientId::new(key).ok()) else { return };
+        match event {
+            Event::Open(open) => self.open(client, input.position, *open, out),
+            Event::Subscribe { epoch, subscriptions, start } => {
+                self.subscribe(&client, epoch, subscriptions, &start);
+            }
+            Event::Unsubscribe { epoch, filters } => self.unsubscribe(&client, epoch, &filters),
+            Event::Progress { epoch, progress } => {
+                if let Some(session) = self.current(&client, epoch) {
+                    session.progress(&progress);
+                }
+            }
+            Event::Received { epoch, packet_id } => {
+                if let Some(session) = self.current(&client, epoch)
+                    && let Err(at) = session.inbound.binary_search(&packet_id)
+                {
+                    session.inbound.insert(at, packet_id);
+                }
+            }
+            Event::Released { epoch, packet_id } => {
+                if let Some(session) = self.current(&client, epoch)
+                    && let Ok(at) = session.inbound.binary_search(&packet_id)
+                {
+                    session.inbound.remove(at);
+                }
+            }
+            Event::Close(close) => self.close(&client, &close, now, out),
+            Event::Tick | Event::ServerStart { .. } => {}
+        }
+    }
+
+    fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(time, _)| *time)
+    }
+
+    fn on_time(&mut self, now: Timestamp, _position: Position, out: &mut Outputs) {
+        while self.timers.first().is_some_and(|(time, _)| *time <= now) {
+            let (_, client) = self.timers.pop_first().expect("there is a first");
+            let Some(mut session) = self.sessions.remove(&client) else { continue };
+            if session.expires_at().is_some_and(|time| time <= now) {
+                self.end(&client, session, EndReason::Expired, out);
+            } else {
+                self.fire(&client, &mut session, out);
+                self.insert(client, session);
+            }
+        }
+    }
+
+    fn snapshot(&self, out: &mut Vec<u8>) {
+        stored::put(self, out);
+    }
+
+    fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {
+        if format != Self::FORMAT {
+            return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
+        }
+        Ok(stored::restore(self, bytes)?)
+    }
+}

@@ -1,0 +1,107 @@
+//! The state of [`SessionFold`] as bytes. Described in `docs/formats/fold-snapshot.md`.
+
+use super::{Session, SessionFold, Subscribed};
+use crate::folds::{Positions, RunId, events::v1};
+use floodplain_fold::wire::{Get, Put, WireError};
+use floodplain_types::ClientId;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn put(fold: &SessionFold, out: &mut Vec<u8>) {
+    out.put_u64(fold.sessions.len() as u64);
+    for (client, session) in &fold.sessions {
+        out.put_str(client.as_str());
+        put_session(out, session);
+    }
+    fold.seen.snapshot(out);
+}
+
+pub(super) fn restore(fold: &mut SessionFold, bytes: &[u8]) -> Result<(), WireError> {
+    let mut get = Get::new(bytes);
+    (fold.sessions, fold.timers, fold.filters) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    for _ in 0..get.count()? {
+        let client = ClientId::new(get.str()?).map_err(|_| WireError::Invalid("client id"))?;
+        let mut session = Box::new(take_session(&mut get)?);
+        for held in session.subscriptions.iter_mut().filter(|held| held.keeps_messages()) {
+            let filter = &mut held.subscription.filter;
+            if let Some((shared, _)) = fold.filters.get_key_value(filter) {
+                *filter = shared.clone();
+            }
+            *fold.filters.entry(filter.clone()).or_default() += 1;
+        }
+        fold.insert(client, session);
+    }
+    fold.seen.restore(&mut get)?;
+    get.end()
+}
+
+fn put_session(out: &mut Vec<u8>, session: &Session) {
+    let Session {
+        epoch,
+        is_resumed,
+        is_connected,
+        run,
+        protocol_level,
+        expiry_s,
+        closed_at,
+        will,
+        will_at,
+        subscriptions,
+        cursor,
+        done,
+        outbound,
+        inbound,
+    } = session;
+    out.put_position(*epoch);
+    out.put_bool(*is_resumed);
+    out.put_bool(*is_connected);
+    out.put_u64(run.0);
+    out.put_byte(*protocol_level);
+    out.put_u64(u64::from(*expiry_s));
+    out.put_option(*closed_at, Vec::put_time);
+    out.put_option(will.as_deref(), v1::put_will);
+    out.put_option(*will_at, Vec::put_time);
+    out.put_u64(subscriptions.len() as u64);
+    for held in subscriptions {
+        v1::put_subscription(out, &held.subscription);
+        held.start.put(out);
+    }
+    cursor.put(out);
+    out.put_u64(done.len() as u64);
+    for (partition, position) in done {
+        out.put_u64(u64::from(*partition));
+        out.put_position(*position);
+    }
+    out.put_u64(outbound.len() as u64);
+    for (packet_id, state) in outbound {
+        out.put_u64(u64::from(*packet_id));
+        v1::put_outbound(out, state);
+    }
+    out.put_u64(inbound.len() as u64);
+    for packet_id in inbound {
+        out.put_u64(u64::from(*packet_id));
+    }
+}
+
+fn take_session(get: &mut Get<'_>) -> Result<Session, WireError> {
+    Ok(Session {
+        epoch: get.position()?,
+        is_resumed: get.bool()?,
+        is_connected: get.bool()?,
+        run: RunId(get.u64()?),
+        protocol_level: get.byte()?,
+        expiry_s: get.u32()?,
+        closed_at: get.option(Get::time)?,
+        will: get.option(v1::take_will)?.map(Box::new),
+        will_at: get.option(Get::time)?,
+        subscriptions: get
+            .list(|get| Ok(Subscribed { subscription: v1::take_subscription(get)?, start: Positions::take(get)? }))?,
+        cursor: Positions::take(get)?,
+        done: get.list(|get| Ok((get.u32()?, get.position()?)))?,
+        outbound: get.list(|get| {
+            let packet_id = get.u16()?;
+            let state = v1::take_outbound(get)?.ok_or(WireError::Invalid("outbound message"))?;
+            Ok((packet_id, state))
+        })?,
+        inbound: get.list(Get::u16)?,
+    })
+}
