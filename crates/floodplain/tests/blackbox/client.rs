@@ -10,22 +10,22 @@ use std::{
 };
 
 /// How long anything that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a test listens to be sure that nothing comes. Where order allows it, tests send a
 /// last message instead and check that it comes next.
-pub const QUIET: Duration = Duration::from_millis(300);
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
-pub struct Connack {
-    pub session_present: bool,
-    pub code: u8,
-    pub props: Vec<Prop>,
+pub(crate) struct Connack {
+    pub(crate) session_present: bool,
+    pub(crate) code: u8,
+    pub(crate) props: Vec<Prop>,
 }
 
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
-    pub version: Version,
+    pub(crate) version: Version,
     buffer: Vec<u8>,
     /// Publications that came while the client waited for something else.
     early: VecDeque<Publish>,
@@ -34,7 +34,7 @@ pub struct Client {
 
 impl Client {
     /// Opens the socket and sends nothing.
-    pub fn open(address: SocketAddr, version: Version) -> Result<Self> {
+    pub(crate) fn open(address: SocketAddr, version: Version) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -42,41 +42,35 @@ impl Client {
     }
 
     /// Connects and returns the answer, whatever it is.
-    pub fn connect(address: SocketAddr, connect: &Connect) -> Result<(Self, Connack)> {
+    pub(crate) fn connect(address: SocketAddr, connect: &Connect) -> Result<(Self, Connack)> {
         let mut client = Self::open(address, connect.version)?;
         client.send(&connect.encode())?;
         match client.recv()? {
-            Packet::Connack { session_present, code, props } => {
-                Ok((client, Connack { session_present, code, props }))
-            }
+            Packet::Connack { session_present, code, props } => Ok((client, Connack { session_present, code, props })),
             other => bail!("expected CONNACK, got {other:?}"),
         }
     }
 
     /// Connects and must be let in; returns whether a session was present.
-    pub fn resume(address: SocketAddr, connect: &Connect) -> Result<(Self, bool)> {
+    pub(crate) fn resume(address: SocketAddr, connect: &Connect) -> Result<(Self, bool)> {
         let (client, connack) = Self::connect(address, connect)?;
         ensure!(connack.code == 0, "refused with {:#04x}", connack.code);
         Ok((client, connack.session_present))
     }
 
     /// Connects with a clean start.
-    pub fn clean(address: SocketAddr, version: Version, id: &str) -> Result<Self> {
+    pub(crate) fn clean(address: SocketAddr, version: Version, id: &str) -> Result<Self> {
         let (client, present) = Self::resume(address, &Connect::new(version, id))?;
         ensure!(!present, "session present after a clean start");
         Ok(client)
     }
 
-    pub fn socket(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).context("send")
     }
 
     /// The next packet within `wait`; `None` if none came. Fails when the broker has closed.
-    pub fn recv_within(&mut self, wait: Duration) -> Result<Option<Packet>> {
+    pub(crate) fn recv_within(&mut self, wait: Duration) -> Result<Option<Packet>> {
         let deadline = Instant::now() + wait;
         let mut chunk = [0; 65_536];
         loop {
@@ -98,12 +92,12 @@ impl Client {
         }
     }
 
-    pub fn recv(&mut self) -> Result<Packet> {
+    pub(crate) fn recv(&mut self) -> Result<Packet> {
         self.recv_within(PATIENCE)?.with_context(|| format!("nothing came within {PATIENCE:?}"))
     }
 
     /// The next packet that is not a publication; those are kept for [`Self::message`].
-    pub fn answer(&mut self) -> Result<Packet> {
+    pub(crate) fn answer(&mut self) -> Result<Packet> {
         loop {
             match self.recv()? {
                 Packet::Publish(publish) => self.early.push_back(publish),
@@ -112,7 +106,7 @@ impl Client {
         }
     }
 
-    pub fn next_id(&mut self) -> u16 {
+    pub(crate) fn next_id(&mut self) -> u16 {
         self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         self.last_id
     }
@@ -125,7 +119,7 @@ impl Client {
     }
 
     /// Publishes and goes through the whole handshake of its QoS; returns the reason code.
-    pub fn publish(&mut self, mut publish: Publish) -> Result<u8> {
+    pub(crate) fn publish(&mut self, mut publish: Publish) -> Result<u8> {
         if publish.qos > 0 {
             publish.id = self.next_id();
         }
@@ -145,7 +139,7 @@ impl Client {
     }
 
     /// Publishes text and must be believed.
-    pub fn say(&mut self, topic: &str, text: &str, qos: u8) -> Result<()> {
+    pub(crate) fn say(&mut self, topic: &str, text: &str, qos: u8) -> Result<()> {
         let code = self.publish(Publish::new(topic, text, qos))?;
         // 0x10: accepted, nobody subscribed.
         ensure!(code == 0 || code == 0x10, "publish to {topic} was refused with {code:#04x}");
@@ -153,7 +147,7 @@ impl Client {
     }
 
     /// Subscribes; returns one code per filter.
-    pub fn subscribe_with(&mut self, props: &[Prop], filters: &[(&str, u8)]) -> Result<Vec<u8>> {
+    pub(crate) fn subscribe_with(&mut self, props: &[Prop], filters: &[(&str, u8)]) -> Result<Vec<u8>> {
         let id = self.next_id();
         self.send(&wire::subscribe(self.version, id, props, filters))?;
         match self.answer()? {
@@ -166,13 +160,13 @@ impl Client {
     }
 
     /// Subscribes to one filter and must be granted exactly `qos`.
-    pub fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
         let codes = self.subscribe_with(&[], &[(filter, qos)])?;
         ensure!(codes == [qos], "{filter} with QoS {qos} was answered by {codes:?}");
         Ok(())
     }
 
-    pub fn unsubscribe(&mut self, filters: &[&str]) -> Result<Vec<u8>> {
+    pub(crate) fn unsubscribe(&mut self, filters: &[&str]) -> Result<Vec<u8>> {
         let id = self.next_id();
         self.send(&wire::unsubscribe(self.version, id, filters))?;
         match self.answer()? {
@@ -182,7 +176,7 @@ impl Client {
     }
 
     /// The next publication, not acknowledged.
-    pub fn message_raw(&mut self) -> Result<Publish> {
+    pub(crate) fn message_raw(&mut self) -> Result<Publish> {
         if let Some(publish) = self.early.pop_front() {
             return Ok(publish);
         }
@@ -193,7 +187,7 @@ impl Client {
     }
 
     /// Acknowledges `publish` through the whole handshake of its QoS.
-    pub fn accept(&mut self, publish: &Publish) -> Result<()> {
+    pub(crate) fn accept(&mut self, publish: &Publish) -> Result<()> {
         match publish.qos {
             0 => Ok(()),
             1 => self.send(&wire::ack(PUBACK, publish.id)),
@@ -206,14 +200,14 @@ impl Client {
     }
 
     /// The next publication, acknowledged.
-    pub fn message(&mut self) -> Result<Publish> {
+    pub(crate) fn message(&mut self) -> Result<Publish> {
         let publish = self.message_raw()?;
         self.accept(&publish)?;
         Ok(publish)
     }
 
     /// The next publication must carry this text.
-    pub fn hears(&mut self, topic: &str, text: &str) -> Result<Publish> {
+    pub(crate) fn hears(&mut self, topic: &str, text: &str) -> Result<Publish> {
         let publish = self.message().with_context(|| format!("waiting for {text:?} on {topic}"))?;
         ensure!(
             publish.topic == topic && publish.text() == text,
@@ -225,7 +219,7 @@ impl Client {
     }
 
     /// Nothing comes for a while.
-    pub fn hears_nothing(&mut self) -> Result<()> {
+    pub(crate) fn hears_nothing(&mut self) -> Result<()> {
         ensure!(self.early.is_empty(), "unexpected {:?}", self.early);
         match self.recv_within(QUIET)? {
             None => Ok(()),
@@ -233,7 +227,7 @@ impl Client {
         }
     }
 
-    pub fn ping(&mut self) -> Result<()> {
+    pub(crate) fn ping(&mut self) -> Result<()> {
         self.send(&[0xc0, 0])?;
         let answer = self.answer()?;
         ensure!(answer == Packet::Pingresp, "expected PINGRESP, got {answer:?}");
@@ -241,7 +235,7 @@ impl Client {
     }
 
     /// Waits until the broker closes; returns what it sent before.
-    pub fn until_closed(&mut self) -> Result<Vec<Packet>> {
+    pub(crate) fn until_closed(&mut self) -> Result<Vec<Packet>> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         loop {
@@ -249,7 +243,8 @@ impl Client {
                 Ok(Some(packet)) => seen.push(packet),
                 Ok(None) => bail!("the broker did not close the connection; it sent {seen:?}"),
                 Err(e) => {
-                    let reset = e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::ConnectionReset);
+                    let reset =
+                        e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::ConnectionReset);
                     if reset || e.to_string() == "closed by the broker" {
                         return Ok(seen);
                     }
@@ -260,11 +255,11 @@ impl Client {
     }
 
     /// DISCONNECT with success, then waits for the broker to close.
-    pub fn leave(self) -> Result<()> {
+    pub(crate) fn leave(self) -> Result<()> {
         self.leave_with(0, &[])
     }
 
-    pub fn leave_with(mut self, code: u8, props: &[Prop]) -> Result<()> {
+    pub(crate) fn leave_with(mut self, code: u8, props: &[Prop]) -> Result<()> {
         self.send(&wire::disconnect(self.version, code, props))?;
         let seen = self.until_closed()?;
         ensure!(
@@ -275,7 +270,7 @@ impl Client {
     }
 
     /// Cuts the connection without DISCONNECT.
-    pub fn cut(self) {
+    pub(crate) fn cut(self) {
         drop(self.stream);
     }
 }

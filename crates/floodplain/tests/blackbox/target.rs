@@ -12,33 +12,33 @@ use std::{
 
 /// One broker under test, with names that no other test uses.
 #[derive(Debug)]
-pub struct Target {
-    pub mqtt: SocketAddr,
+pub(crate) struct Target {
+    pub(crate) mqtt: SocketAddr,
     /// Prefix of all topics and client identifiers of this test on this broker.
-    pub prefix: String,
+    pub(crate) prefix: String,
     _server: Option<Server>,
 }
 
 impl Target {
     /// A topic or filter of this test.
-    pub fn topic(&self, rest: &str) -> String {
+    pub(crate) fn topic(&self, rest: &str) -> String {
         format!("{}/{rest}", self.prefix)
     }
 
     /// A client identifier of this test.
-    pub fn id(&self, rest: &str) -> String {
+    pub(crate) fn id(&self, rest: &str) -> String {
         format!("{}-{rest}", self.prefix)
     }
 }
 
 /// Runs `test` on every address of `FLOODPLAIN_TEST_MQTT` (comma separated), or on a fresh
 /// server of our own if that is not set.
-pub fn each(test: impl Fn(&Target) -> Result<()>) {
+pub(crate) fn each(test: impl Fn(&Target) -> Result<()>) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let prefix = || format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let run = |target: &Target| {
         if let Err(e) = test(target) {
-            panic!("on {}: {e:?}", target.mqtt);
+            panic!("on {}: {e:#}", target.mqtt);
         }
     };
     match std::env::var("FLOODPLAIN_TEST_MQTT") {
@@ -56,7 +56,7 @@ pub fn each(test: impl Fn(&Target) -> Result<()>) {
 }
 
 /// Like [`each`], with both protocol versions.
-pub fn each_version(test: impl Fn(&Target, crate::wire::Version) -> Result<()>) {
+pub(crate) fn each_version(test: impl Fn(&Target, crate::wire::Version) -> Result<()>) {
     for version in crate::wire::BOTH {
         each(|target| test(target, version).with_context(|| format!("{version:?}")));
     }
@@ -64,17 +64,17 @@ pub fn each_version(test: impl Fn(&Target, crate::wire::Version) -> Result<()>) 
 
 /// Our own server as a real process; killed when dropped.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub mqtt: SocketAddr,
-    pub http: SocketAddr,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) http: SocketAddr,
     /// Present if the data folder belongs to this server alone.
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Server {
     /// A server on free ports with an empty data folder.
-    pub fn fresh() -> Result<Self> {
+    pub(crate) fn fresh() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut server = Self::start(folder.path())?;
         server._folder = Some(folder);
@@ -82,26 +82,9 @@ impl Server {
     }
 
     /// Starts the binary of this build on `data` and waits until it accepts traffic.
-    pub fn start(data: &Path) -> Result<Self> {
+    pub(crate) fn start(data: &Path) -> Result<Self> {
         let ready = data.join("ready.json");
-        match std::fs::remove_file(&ready) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("remove the old ready file"),
-            _ => {}
-        }
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log"))?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_floodplain"))
-            .arg("serve")
-            .arg("--ready-file")
-            .arg(&ready)
-            .env("FLOODPLAIN_DATA_DIR", data.join("data"))
-            .env("FLOODPLAIN_MQTT__ADDRESS", "127.0.0.1:0")
-            .env("FLOODPLAIN_HTTP__ADDRESS", "127.0.0.1:0")
-            .env("FLOODPLAIN_POSTGRES__ADDRESS", "127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("start the server")?;
+        let mut child = spawn(data, &ready)?;
         let deadline = Instant::now() + Duration::from_secs(60);
         let addresses: Value = loop {
             // Half a file is not JSON: then it is read again.
@@ -126,15 +109,33 @@ impl Server {
         Ok(Self { mqtt: address("mqtt")?, http: address("http")?, child, _folder: None })
     }
 
+    /// Starts the binary and kills it after `life`, ready or not.
+    pub(crate) fn start_and_kill(data: &Path, life: Duration) -> Result<()> {
+        let mut child = spawn(data, &data.join("ready.json"))?;
+        std::thread::sleep(life);
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
     /// kill -9, and waits until the process is gone.
-    pub fn kill(mut self) -> Result<()> {
+    pub(crate) fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
+    /// Payloads of all records whose topic is like `pattern`, in the order of the log per device.
+    pub(crate) fn log(&self, pattern: &str) -> Result<Vec<Vec<u8>>> {
+        let rows = self.sql(&format!(
+            "SELECT CAST(payload AS VARCHAR) AS payload FROM records WHERE stream = 'telemetry' AND topic LIKE '{pattern}' ORDER BY position"
+        ))?;
+        let payload = |row: &Value| row["payload"].as_str().map(|text| text.as_bytes().to_vec());
+        rows.iter().map(|row| payload(row).with_context(|| format!("no payload in {row}"))).collect()
+    }
+
     /// Runs SQL over HTTP and returns the rows as JSON objects.
-    pub fn sql(&self, query: &str) -> Result<Vec<Value>> {
+    pub(crate) fn sql(&self, query: &str) -> Result<Vec<Value>> {
         let body = serde_json::json!({ "query": query }).to_string();
         let answer = http_post(self.http, "/api/v1/sql", &body)?;
         let value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {query}: {answer}"))?;
@@ -147,6 +148,27 @@ impl Server {
             _ => bail!("no rows in the answer to {query}: {answer}"),
         }
     }
+}
+
+fn spawn(data: &Path, ready: &Path) -> Result<Child> {
+    match std::fs::remove_file(ready) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("remove the old ready file"),
+        _ => {}
+    }
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log"))?;
+    Command::new(env!("CARGO_BIN_EXE_floodplain"))
+        .arg("serve")
+        .arg("--ready-file")
+        .arg(ready)
+        .env("FLOODPLAIN_DATA_DIR", data.join("data"))
+        .env("FLOODPLAIN_MQTT__ADDRESS", "127.0.0.1:0")
+        .env("FLOODPLAIN_HTTP__ADDRESS", "127.0.0.1:0")
+        .env("FLOODPLAIN_POSTGRES__ADDRESS", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("start the server")
 }
 
 impl Drop for Server {
@@ -183,7 +205,7 @@ fn http_post(address: SocketAddr, path: &str, body: &str) -> Result<String> {
 }
 
 /// A tool that `cargo xtask tools` installs or checks.
-pub fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
@@ -192,10 +214,10 @@ pub fn tool(name: &str) -> PathBuf {
 }
 
 /// Python with paho-mqtt 2.x.
-pub fn python() -> PathBuf {
-    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools"))
-    });
+pub(crate) fn python() -> PathBuf {
+    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools")));
     let python = tools.map(|tools| tools.join("venv/bin/python3"));
     match python {
         Some(python) if python.is_file() => python,

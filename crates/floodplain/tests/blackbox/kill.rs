@@ -1,0 +1,328 @@
+//! kill -9 of the real process under load, again and again on one data folder.
+//!
+//! Publishers at QoS 1 and 2 and a subscriber keep their sessions over all restarts and follow the
+//! protocol to the letter, so the history checker may be strict: what was acknowledged is in the
+//! log and at the subscribers, QoS 2 exactly once, in the order of each publisher.
+//!
+//! `FLOODPLAIN_TEST_KILLS` sets the number of kills (100), `FLOODPLAIN_TEST_SEED` repeats a run.
+
+use crate::{
+    client::{Client, PATIENCE},
+    target::Server,
+    wire::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Publish, Version},
+};
+use anyhow::{Context, Result, bail, ensure};
+use floodplain_testkit::{Copies, History, Stamp};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Unacknowledged messages per publisher.
+const WINDOW: usize = 4;
+const EXPIRY_S: u32 = 3_600;
+
+/// xorshift64*: a kill moment from a seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
+
+/// A connection that the server, or its death, has ended; anything else is a failure of the test.
+fn ended(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.to_string() == "closed by the broker" || e.downcast_ref::<std::io::Error>().is_some() => Ok(()),
+        other => other,
+    }
+}
+
+#[derive(Debug)]
+struct InFlight {
+    stamp: Stamp,
+    id: u16,
+    /// QoS 2: PUBREC has come, PUBREL is owed.
+    released: bool,
+}
+
+/// A client that publishes numbered messages and keeps its side of the session.
+#[derive(Debug)]
+struct Publisher {
+    name: String,
+    version: Version,
+    qos: u8,
+    next_seq: u64,
+    next_id: u16,
+    in_flight: VecDeque<InFlight>,
+    /// The server has answered once: from then on the session must be there.
+    known: bool,
+}
+
+impl Publisher {
+    fn new(name: &str, version: Version, qos: u8) -> Self {
+        let name = format!("{name}-{version:?}-qos{qos}");
+        Self { name, version, qos, next_seq: 1, next_id: 1, in_flight: VecDeque::new(), known: false }
+    }
+
+    fn send(&self, client: &mut Client, message: &InFlight, dup: bool) -> Result<()> {
+        if message.released {
+            return client.send(&wire::ack(PUBREL, message.id));
+        }
+        let publish =
+            Publish { id: message.id, dup, ..Publish::new(self.topic(), message.stamp.payload(100), self.qos) };
+        client.send(&publish.encode(self.version))
+    }
+
+    fn topic(&self) -> String {
+        format!("kill/{}", self.name)
+    }
+
+    /// Connects, repeats what is open, then publishes until the connection ends, or, with `drain`,
+    /// until nothing is open.
+    fn run(&mut self, address: SocketAddr, history: &History, drain: bool) -> Result<()> {
+        let (mut client, present) = Client::resume(address, &Connect::lasting(self.version, &self.name, EXPIRY_S))?;
+        ensure!(present == self.known, "{}: session present is {present}, not {}", self.name, self.known);
+        self.known = true;
+        for message in &self.in_flight {
+            // At QoS 1 a repeat may make a second record; at QoS 2 it must not.
+            if self.qos == 1 {
+                history.invoke(&message.stamp);
+            }
+            self.send(&mut client, message, true)?;
+        }
+        loop {
+            while !drain && self.in_flight.len() < WINDOW {
+                let message =
+                    InFlight { stamp: Stamp::new(&self.name, self.next_seq), id: self.next_id, released: false };
+                self.next_seq += 1;
+                self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+                history.invoke(&message.stamp);
+                self.in_flight.push_back(message);
+                let message = self.in_flight.back().context("just pushed")?;
+                self.send(&mut client, message, false)?;
+            }
+            if self.in_flight.is_empty() {
+                return client.leave();
+            }
+            let Packet::Ack { kind, id, code } = client.recv()? else { bail!("{}: only acks should come", self.name) };
+            let at = self.in_flight.iter().position(|m| m.id == id);
+            let at = at.with_context(|| format!("{}: packet type {kind} for unknown id {id}", self.name))?;
+            ensure!(code < 0x80 || kind == PUBCOMP && code == 0x92, "{}: code {code:#x}", self.name);
+            let message = &mut self.in_flight[at];
+            match (self.qos, kind) {
+                (1, PUBACK) => {
+                    history.ok(&message.stamp);
+                    self.in_flight.remove(at);
+                }
+                (2, PUBREC) => {
+                    if !message.released {
+                        history.ok(&message.stamp);
+                    }
+                    message.released = true;
+                    client.send(&wire::ack(PUBREL, id))?;
+                }
+                (2, PUBCOMP) => {
+                    ensure!(message.released, "{}: PUBCOMP before PUBREC", self.name);
+                    self.in_flight.remove(at);
+                }
+                other => bail!("{}: QoS and packet type {other:?}", self.name),
+            }
+        }
+    }
+}
+
+/// A subscriber that keeps its side of the session: which QoS 2 identifiers it has taken.
+#[derive(Debug)]
+struct Subscriber {
+    name: &'static str,
+    version: Version,
+    qos: u8,
+    known: bool,
+    subscribed: bool,
+    taken: BTreeSet<u16>,
+    /// Payloads in the order of delivery.
+    got: Vec<Vec<u8>>,
+}
+
+impl Subscriber {
+    fn new(name: &'static str, version: Version, qos: u8) -> Self {
+        Self { name, version, qos, known: false, subscribed: false, taken: BTreeSet::new(), got: Vec::new() }
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> Result<Client> {
+        let (client, present) = Client::resume(address, &Connect::lasting(self.version, self.name, EXPIRY_S))?;
+        ensure!(present == self.known, "{}: session present is {present}, not {}", self.name, self.known);
+        self.known = true;
+        Ok(client)
+    }
+
+    /// Subscribes once, in the first cycle that lives long enough for it.
+    fn subscribe(&mut self, client: &mut Client) -> Result<()> {
+        if !self.subscribed {
+            client.subscribe("kill/#", self.qos)?;
+            self.subscribed = true;
+        }
+        Ok(())
+    }
+
+    /// Takes what comes until the connection ends or `until` says so while nothing comes.
+    fn run(&mut self, client: &mut Client, until: impl Fn(&Self) -> bool) -> Result<()> {
+        loop {
+            let Some(packet) = client.recv_within(Duration::from_millis(20))? else {
+                if until(self) {
+                    return Ok(());
+                }
+                continue;
+            };
+            match packet {
+                Packet::Publish(publish) => {
+                    match publish.qos {
+                        1 => client.send(&wire::ack(PUBACK, publish.id))?,
+                        2 => client.send(&wire::ack(PUBREC, publish.id))?,
+                        _ => bail!("{}: QoS 0 came: {publish:?}", self.name),
+                    }
+                    // [MQTT-4.3.3-10], the receiver's side of it.
+                    if publish.qos == 1 || self.taken.insert(publish.id) {
+                        self.got.push(publish.payload);
+                    }
+                }
+                Packet::Ack { kind: PUBREL, id, .. } => {
+                    self.taken.remove(&id);
+                    client.send(&wire::ack(PUBCOMP, id))?;
+                }
+                other => bail!("{}: unexpected {other:?}", self.name),
+            }
+        }
+    }
+}
+
+fn of_qos(payloads: &[Vec<u8>], qos: u8) -> impl Iterator<Item = &[u8]> {
+    let mark = format!("qos{qos} ");
+    payloads.iter().map(Vec::as_slice).filter(move |p| String::from_utf8_lossy(p).contains(&mark))
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+#[test]
+fn killed_a_hundred_times_nothing_acknowledged_is_lost() {
+    let kills = number("FLOODPLAIN_TEST_KILLS", 100);
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let seed = number("FLOODPLAIN_TEST_SEED", time.as_nanos() as u64 | 1);
+    if let Err(e) = kill_loop(kills, seed) {
+        panic!("FLOODPLAIN_TEST_SEED={seed}: {e:#}");
+    }
+}
+
+fn kill_loop(kills: u64, seed: u64) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut chance = Chance(seed);
+    // One history per QoS: the rules for copies differ.
+    let histories = [History::new(), History::new()];
+    let history = |qos: u8| &histories[usize::from(qos) - 1];
+    let mut publishers: Vec<Publisher> = [(Version::V311, 1), (Version::V5, 1), (Version::V311, 2), (Version::V5, 2)]
+        .map(|(version, qos)| Publisher::new("p", version, qos))
+        .into();
+    let mut live = Subscriber::new("live", Version::V5, 2);
+    let mut sleeper = Subscriber::new("sleeper", Version::V311, 1);
+
+    // Both subscriptions stand before the first message and the first kill.
+    let server = Server::start(folder.path())?;
+    for subscriber in [&mut live, &mut sleeper] {
+        let mut client = subscriber.connect(server.mqtt)?;
+        subscriber.subscribe(&mut client)?;
+        client.cut();
+    }
+    server.kill()?;
+
+    let (mut starts_killed, mut recovery) = (0, Vec::new());
+    for cycle in 1..kills {
+        if chance.below(10) == 0 {
+            // In the middle of recovery.
+            Server::start_and_kill(folder.path(), Duration::from_millis(chance.below(60)))?;
+            starts_killed += 1;
+            continue;
+        }
+        let since = Instant::now();
+        let server = Server::start(folder.path()).with_context(|| format!("start after kill {cycle}"))?;
+        recovery.push(since.elapsed());
+        let address = server.mqtt;
+        let life = Duration::from_millis(20 + chance.below(300));
+        std::thread::scope(|scope| -> Result<()> {
+            let mut threads: Vec<_> = publishers
+                .iter_mut()
+                .map(|publisher| {
+                    scope.spawn(move || {
+                        let result = publisher.run(address, history(publisher.qos), false);
+                        ended(result).with_context(|| publisher.name.clone())
+                    })
+                })
+                .collect();
+            let live = &mut live;
+            threads.push(scope.spawn(move || {
+                let result = live.connect(address).and_then(|mut client| live.run(&mut client, |_| false));
+                ended(result).context("live subscriber")
+            }));
+            // The moment of the kill is the point of the test.
+            std::thread::sleep(life);
+            server.kill()?;
+            threads.into_iter().try_for_each(|thread| thread.join().expect("clients do not panic"))
+        })
+        .with_context(|| format!("kill {cycle}"))?;
+    }
+
+    // The last life: everybody finishes.
+    let server = Server::start(folder.path())?;
+    let done = AtomicBool::new(false);
+    let acked = || histories.iter().map(History::acked).sum::<u64>();
+    std::thread::scope(|scope| -> Result<()> {
+        let (address, done, live) = (server.mqtt, &done, &mut live);
+        let reader = scope.spawn(move || {
+            let mut client = live.connect(address)?;
+            let deadline = Instant::now() + PATIENCE * 3;
+            live.run(&mut client, |live| {
+                let all = || live.got.iter().collect::<BTreeSet<_>>().len() as u64 >= acked();
+                done.load(Ordering::Acquire) && (all() || Instant::now() > deadline)
+            })?;
+            client.leave()
+        });
+        for publisher in &mut publishers {
+            publisher.run(address, history(publisher.qos), true)?;
+        }
+        done.store(true, Ordering::Release);
+        reader.join().expect("the subscriber does not panic")
+    })?;
+    let mut client = sleeper.connect(server.mqtt)?;
+    let deadline = Instant::now() + PATIENCE * 3;
+    sleeper.run(&mut client, |s| s.got.len() as u64 >= acked() || Instant::now() > deadline)?;
+    client.leave()?;
+
+    let log = server.log("kill/%")?;
+    recovery.sort_unstable();
+    println!(
+        "{kills} kills, {starts_killed} of them during a start; start p50 {:?}, worst {:?}",
+        recovery.get(recovery.len() / 2),
+        recovery.last()
+    );
+    for (reader, payloads, copies) in [
+        ("log", &log, [Copies::PerAttempt, Copies::PerAttempt]),
+        ("live subscriber", &live.got, [Copies::Any, Copies::PerAttempt]),
+        ("sleeping subscriber", &sleeper.got, [Copies::Any, Copies::Any]),
+    ] {
+        for qos in [1, 2] {
+            let report = history(qos).check(of_qos(payloads, qos), copies[usize::from(qos) - 1]);
+            println!("{reader}, QoS {qos}: {report}");
+            ensure!(report.violations.is_empty(), "{reader}, QoS {qos}: {report}");
+            ensure!(report.acked > kills, "{reader}, QoS {qos}: too little happened: {report}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Retained messages.
+
+use crate::{
+    client::Client,
+    target::{each, each_version},
+    wire::{MESSAGE_EXPIRY, Prop, Publish, Version},
+};
+use anyhow::ensure;
+use std::time::{Duration, Instant};
+
+/// Retain Handling (MQTT 5.0 §3.8.3.1): only for a new subscription, or never.
+const IF_NEW: u8 = 1 << 4;
+const NEVER: u8 = 2 << 4;
+
+#[test]
+fn retained_message_comes_with_the_subscription() {
+    each_version(|t, v| {
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        for text in ["old", "new"] {
+            publisher.publish(Publish::new(t.topic("a"), text, 1).retained())?;
+        }
+        // A message without the flag neither replaces nor deletes it.
+        publisher.say(&t.topic("a"), "passing", 1)?;
+        for (filter, qos) in [("a", 0), ("+", 1), ("#", 2)] {
+            let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+            subscriber.subscribe(&t.topic(filter), qos)?;
+            let got = subscriber.hears(&t.topic("a"), "new")?;
+            ensure!(got.retain && got.qos == qos.min(1), "{got:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn empty_payload_deletes() {
+    // [MQTT-3.3.1-6, -7]: deleted, delivered, not stored.
+    each_version(|t, v| {
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        let mut live = Client::clean(t.mqtt, v, &t.id("l"))?;
+        live.subscribe(&t.topic("a"), 1)?;
+        publisher.publish(Publish::new(t.topic("a"), "x", 1).retained())?;
+        publisher.publish(Publish::new(t.topic("a"), "", 1).retained())?;
+        live.hears(&t.topic("a"), "x")?;
+        live.hears(&t.topic("a"), "")?;
+        let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+        subscriber.subscribe(&t.topic("a"), 1)?;
+        subscriber.hears_nothing()
+    });
+}
+
+#[test]
+fn retained_at_every_qos() {
+    each_version(|t, v| {
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        for qos in 0..=2 {
+            publisher.publish(Publish::new(t.topic(&format!("{qos}")), "x", qos).retained())?;
+        }
+        // QoS 0 has no answer to wait for: it is there when a subscription finds it.
+        let deadline = Instant::now() + crate::client::PATIENCE;
+        loop {
+            let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+            subscriber.subscribe(&t.topic("#"), 2)?;
+            let mut got = Vec::new();
+            while let Some(crate::wire::Packet::Publish(publish)) = subscriber.recv_within(crate::client::QUIET)? {
+                ensure!(publish.retain, "{publish:?}");
+                got.push((publish.topic, publish.qos));
+            }
+            got.sort();
+            if got.len() == 3 {
+                let want: Vec<(String, u8)> = (0..=2).map(|qos| (t.topic(&format!("{qos}")), qos)).collect();
+                ensure!(got == want, "{got:?}");
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "only {got:?}");
+        }
+    });
+}
+
+#[test]
+fn subscribing_again_sends_it_again() {
+    // [3:3.8.4-3]; MQTT 5.0 with Retain Handling 0 [MQTT-3.3.1-9].
+    each_version(|t, v| {
+        let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
+        client.publish(Publish::new(t.topic("a"), "x", 1).retained())?;
+        for _ in 0..3 {
+            client.subscribe(&t.topic("a"), 1)?;
+            client.hears(&t.topic("a"), "x")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn retain_handling() {
+    // [MQTT-3.3.1-10, -11]
+    each(|t| {
+        let v = Version::V5;
+        let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
+        client.publish(Publish::new(t.topic("a"), "x", 1).retained())?;
+        client.subscribe_with(&[], &[(&t.topic("a"), 1 | NEVER)])?;
+        client.hears_nothing()?;
+        client.subscribe_with(&[], &[(&t.topic("a"), 1 | IF_NEW)])?;
+        client.hears_nothing()?;
+        client.subscribe_with(&[], &[(&t.topic("+"), 1 | IF_NEW)])?;
+        ensure!(client.hears(&t.topic("a"), "x")?.retain);
+        Ok(())
+    });
+}
+
+#[test]
+fn retained_message_expires() {
+    // [MQTT-3.3.2-5, -6]
+    each(|t| {
+        let v = Version::V5;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        publisher.publish(Publish::new(t.topic("long"), "x", 1).retained().with(Prop::Four(MESSAGE_EXPIRY, 600)))?;
+        publisher.publish(Publish::new(t.topic("short"), "x", 1).retained().with(Prop::Four(MESSAGE_EXPIRY, 1)))?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+            subscriber.subscribe(&t.topic("#"), 1)?;
+            let mut topics = Vec::new();
+            while let Some(crate::wire::Packet::Publish(publish)) = subscriber.recv_within(crate::client::QUIET)? {
+                topics.push(publish.topic);
+            }
+            ensure!(topics.contains(&t.topic("long")), "{topics:?}");
+            if topics == [t.topic("long")] {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "still there: {topics:?}");
+        }
+    });
+}
+
+#[test]
+fn thousand_retained_messages_come_whole() {
+    each_version(|t, v| {
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        for n in 0..1_000 {
+            publisher.publish(Publish::new(t.topic(&format!("{n}/state")), format!("{n}"), 1).retained())?;
+        }
+        let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+        subscriber.subscribe(&t.topic("+/state"), 1)?;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..1_000 {
+            let got = subscriber.message()?;
+            ensure!(got.retain && got.topic == t.topic(&format!("{}/state", got.text())), "{got:?}");
+            ensure!(seen.insert(got.text()), "{got:?} came twice");
+        }
+        for n in 0..1_000 {
+            publisher.publish(Publish::new(t.topic(&format!("{n}/state")), "", 1).retained())?;
+        }
+        Ok(())
+    });
+}
