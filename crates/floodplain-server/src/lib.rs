@@ -1,1 +1,19 @@
+//! Composition: reads the configuration, starts the parts in order, stops them in the reverse one.
+//!
+//! Start: logs and metrics, the log's recovery, the folds and the MQTT listener, HTTP, the address
+//! of the PostgreSQL wire, the ready file. A listener accepts traffic only when all that it needs
+//! is there. This is the only crate that knows all the others.
 
+mod config;
+mod postgres;
+mod ready;
+mod server;
+mod settings;
+mod telemetry;
+mod units;
+
+pub use config::{Config, KEYS};
+pub use server::{Addresses, Server, StartError};
+pub use settings::{ConfigError, Key, Kind, Origin, Setting, Sources};
+pub use telemetry::start_logs;
+pub use units::{format_size, parse_duration, parse_percent, parse_size};

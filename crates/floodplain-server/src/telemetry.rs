@@ -1,0 +1,42 @@
+//! Logs to standard error, metrics for Prometheus.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::{io::IsTerminal, sync::OnceLock};
+use tracing_subscriber::EnvFilter;
+
+/// Buckets of every `_seconds` histogram: a sync takes 20 µs to 5 ms on ordinary disks, up to
+/// seconds on a bad day.
+const SECONDS_BUCKETS: [f64; 15] =
+    [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 5.0];
+
+/// Starts logging to standard error; a second call changes nothing.
+///
+/// # Errors
+/// If `level` is not a filter such as `info` or `info,floodplain_log=debug`.
+pub fn start_logs(level: &str, format: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("tracing.level = \"{level}\": {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if format == "json" {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    // Another server in this process has started them: theirs serve both.
+    drop(started);
+    Ok(())
+}
+
+/// The recorder behind the `metrics` facade of this process, installed on first use.
+pub(crate) fn metrics() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        // Fails if a host program has installed its own; then ours stays empty.
+        drop(metrics::set_global_recorder(recorder));
+        handle
+    })
+}
