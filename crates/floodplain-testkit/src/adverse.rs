@@ -1,0 +1,460 @@
+//! A log that does what distributed engines do to their users, from a seed.
+
+use floodplain_log::{
+    Append, Batch, BatchBuilder, Completion, CompletionSink, Compression, FetchedRecord, HEADER_BYTES, Log, Outcome,
+    Partition, Read, ReadError, RecordRef, Refusal, Reply, Stream, WatermarkSink,
+};
+use floodplain_types::{PartitionId, Position, StreamId};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+/// How often each adversity strikes, per 1,000 appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adversity {
+    /// A marker that no reader sees takes a position before, between or after the batches.
+    pub holes: u32,
+    /// The append is written twice.
+    pub duplicates: u32,
+    /// The outcome is [`Outcome::Unknown`]; by chance the records are there or not.
+    pub unknown: u32,
+    /// Ownership of a partition is lost: this append and up to three more that touch it end as
+    /// [`Refusal::Fenced`].
+    pub fenced: u32,
+    /// Whether completions and watermarks come late, each in its own time, so that a record may
+    /// be acknowledged long before it can be read, or read before it is acknowledged.
+    pub late: bool,
+}
+
+impl Adversity {
+    /// Nothing but delay and holes: what code must bear without noticing.
+    pub const MILD: Self = Self { holes: 200, duplicates: 0, unknown: 0, fenced: 0, late: true };
+    /// Everything, often.
+    pub const HARSH: Self = Self { holes: 200, duplicates: 50, unknown: 50, fenced: 20, late: true };
+}
+
+/// What an [`AdverseLog`] has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Struck {
+    pub holes: u64,
+    pub duplicates: u64,
+    /// Appends with an unknown outcome that were written, and that were not.
+    pub unknown_written: u64,
+    pub unknown_lost: u64,
+    pub fenced: u64,
+    /// Watermarks that were never told because a later one was.
+    pub watermarks_skipped: u64,
+}
+
+/// Wraps a [`Log`] and makes it hard to use, within the contract.
+///
+/// Completions and watermarks arrive only when [`Self::pump`] is called (deterministic, for tests
+/// that drive everything themselves) or by the thread of [`Self::start`]. Holes are records of its
+/// own in the log below, so they are the same for every wrapper of that log; whoever reads the log
+/// below directly sees them.
+pub struct AdverseLog {
+    inner: Arc<dyn Log>,
+    adversity: Adversity,
+    shared: Arc<Shared>,
+    /// One sink for all, so that the log below can group what it reports.
+    tap: Arc<Tap>,
+}
+
+/// Shared with the sinks that the log below calls, which must not hold the log itself.
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when something waits to be pumped.
+    arrived: Condvar,
+    late: bool,
+}
+
+struct State {
+    /// Decides what happens to appends.
+    fate: SmallRng,
+    /// Decides when things arrive; apart, so that timing does not change fate.
+    delay: SmallRng,
+    fenced: HashMap<Partition, u32>,
+    pending: HashMap<u64, Pending>,
+    next_tag: u64,
+    completions: VecDeque<(Reply, Outcome)>,
+    advances: VecDeque<(Partition, Position)>,
+    /// The watermark of each partition as users see it.
+    visible: BTreeMap<Partition, Position>,
+    watchers: Vec<Arc<dyn WatermarkSink>>,
+    struck: Struck,
+}
+
+/// An append that the log below has not ended.
+struct Pending {
+    reply: Reply,
+    /// Indices of markers among the batches.
+    markers: Vec<usize>,
+    unknown: bool,
+}
+
+impl fmt::Debug for AdverseLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdverseLog")
+            .field("inner", &self.inner)
+            .field("adversity", &self.adversity)
+            .finish_non_exhaustive()
+    }
+}
+
+const MARKER_KEY: &[u8] = b"\0adverse-hole";
+
+fn marker() -> Batch {
+    let mut builder = BatchBuilder::new();
+    builder.push(0, Some(MARKER_KEY), None, []).expect("one small record fits");
+    builder.finish(Compression::None).expect("one record was pushed")
+}
+
+fn is_marker(batch: &Batch) -> bool {
+    batch.record_count() == 1
+        && batch.as_bytes().len() < HEADER_BYTES + MARKER_KEY.len() + 16
+        && batch
+            .records()
+            .is_ok_and(|records| records.iter().next().is_some_and(|r| r.is_ok_and(|r| r.key == Some(MARKER_KEY))))
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes what the log below reports.
+struct Tap(Arc<Shared>);
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tap")
+    }
+}
+
+impl CompletionSink for Tap {
+    fn complete(&self, completions: Vec<Completion>) {
+        let mut state = self.0.state();
+        for Completion { tag, outcome } in completions {
+            let Some(Pending { reply, markers, unknown }) = state.pending.remove(&tag) else { continue };
+            let outcome = match outcome {
+                Outcome::Committed(_) if unknown => Outcome::Unknown,
+                Outcome::Committed(positions) => {
+                    let real = positions.into_iter().enumerate().filter(|(i, _)| !markers.contains(i));
+                    Outcome::Committed(real.map(|(_, position)| position).collect())
+                }
+                other => other,
+            };
+            state.completions.push_back((reply, outcome));
+        }
+        self.0.arrived.notify_all();
+    }
+}
+
+impl WatermarkSink for Tap {
+    fn advanced(&self, watermarks: &[(Partition, Position)]) {
+        self.0.state().advances.extend(watermarks);
+        self.0.arrived.notify_all();
+    }
+}
+
+impl AdverseLog {
+    /// Wraps `inner`. Nothing arrives until [`Self::pump`] is called.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Log>, adversity: Adversity, seed: u64) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                fate: SmallRng::seed_from_u64(seed),
+                delay: SmallRng::seed_from_u64(!seed),
+                fenced: HashMap::new(),
+                pending: HashMap::new(),
+                next_tag: 0,
+                completions: VecDeque::new(),
+                advances: VecDeque::new(),
+                visible: BTreeMap::new(),
+                watchers: Vec::new(),
+                struck: Struck::default(),
+            }),
+            arrived: Condvar::new(),
+            late: adversity.late,
+        });
+        let tap = Arc::new(Tap(Arc::clone(&shared)));
+        inner.watch(Arc::clone(&tap) as Arc<dyn WatermarkSink>);
+        let log = Self { inner, adversity, shared, tap };
+        for stream in log.inner.streams() {
+            log.learn(&stream);
+        }
+        Arc::new(log)
+    }
+
+    /// Wraps `inner` and pumps from a thread until the log is dropped: for code that cannot pump.
+    #[must_use]
+    pub fn start(inner: Arc<dyn Log>, adversity: Adversity, seed: u64) -> Arc<Self> {
+        let log = Self::new(inner, adversity, seed);
+        let (shared, weak) = (Arc::clone(&log.shared), Arc::downgrade(&log));
+        std::thread::Builder::new()
+            .name("adverse-log".into())
+            .spawn(move || pump_until_dropped(&shared, &weak))
+            .expect("a test can start a thread");
+        log
+    }
+
+    /// Lets some of what waits arrive, at least one thing of each kind. Returns whether more waits.
+    pub fn pump(&self) -> bool {
+        self.shared.pump()
+    }
+
+    /// What has been done to the users of this log so far.
+    #[must_use]
+    pub fn struck(&self) -> Struck {
+        self.shared.state().struck
+    }
+
+    /// Takes the ownership of a partition away until [`Self::release`].
+    pub fn fence(&self, partition: Partition) {
+        self.shared.state().fenced.insert(partition, u32::MAX);
+    }
+
+    /// Gives the ownership of a partition back.
+    pub fn release(&self, partition: Partition) {
+        self.shared.state().fenced.remove(&partition);
+    }
+
+    fn learn(&self, stream: &Stream) {
+        for index in 0..stream.partitions {
+            let partition = stream.partition(index);
+            // Asked first: what is committed in between is told by the tap.
+            let watermark = self.inner.watermark(partition);
+            self.shared.state().visible.entry(partition).or_insert(watermark);
+        }
+    }
+
+    fn visible(&self, partition: Partition) -> Position {
+        let known = self.shared.state().visible.get(&partition).copied();
+        known.unwrap_or_else(|| self.inner.watermark(partition))
+    }
+
+    /// Hides markers and what is not to be seen yet.
+    fn censor(read: Read, from: Position, visible: Position) -> Read {
+        let next = read.next.min(visible).max(from);
+        let batches = read.batches.into_iter().filter(|b| b.base < visible && !is_marker(&b.batch)).collect();
+        Read { batches, next }
+    }
+}
+
+fn pump_until_dropped(shared: &Shared, log: &Weak<AdverseLog>) {
+    const TICK: Duration = Duration::from_millis(1);
+    while log.strong_count() > 0 {
+        let state = shared.state();
+        let idle = state.completions.is_empty() && state.advances.is_empty();
+        // The wait is the delay that this log is for; what arrives meanwhile ends it early only
+        // when nothing waited before.
+        let wait = if idle { 50 * TICK } else { TICK };
+        drop(shared.arrived.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
+        shared.pump();
+    }
+}
+
+impl Shared {
+    fn pump(&self) -> bool {
+        let (replies, advances, watchers, more) = {
+            let mut state = self.state();
+            let late = self.late;
+            let state = &mut *state;
+            let mut some = |waiting: usize| {
+                if late && waiting > 1 { state.delay.random_range(1..=waiting) } else { waiting }
+            };
+            let (completions, advances) = (some(state.completions.len()), some(state.advances.len()));
+            let replies: Vec<_> = state.completions.drain(..completions).collect();
+            let mut newest: BTreeMap<Partition, Position> = BTreeMap::new();
+            for (partition, watermark) in state.advances.drain(..advances) {
+                if newest.insert(partition, watermark).is_some() {
+                    state.struck.watermarks_skipped += 1;
+                }
+            }
+            newest.retain(|partition, watermark| {
+                let visible = state.visible.entry(*partition).or_default();
+                let grows = *watermark > *visible;
+                *visible = (*visible).max(*watermark);
+                grows
+            });
+            let more = !state.completions.is_empty() || !state.advances.is_empty();
+            (replies, newest.into_iter().collect::<Vec<_>>(), state.watchers.clone(), more)
+        };
+        // One call per run of completions of one sink, without a lock: sinks may do as they like.
+        let mut replies = replies.into_iter().peekable();
+        while let Some((Reply { sink, tag }, outcome)) = replies.next() {
+            let mut group = vec![Completion { tag, outcome }];
+            while let Some((reply, outcome)) = replies.next_if(|(next, _)| Arc::ptr_eq(&next.sink, &sink)) {
+                group.push(Completion { tag: reply.tag, outcome });
+            }
+            sink.complete(group);
+        }
+        if !advances.is_empty() {
+            watchers.iter().for_each(|watcher| watcher.advanced(&advances));
+        }
+        more
+    }
+}
+
+impl State {
+    fn strikes(&mut self, per_thousand: u32) -> bool {
+        per_thousand > 0 && self.fate.random_range(0..1000) < per_thousand
+    }
+
+    /// Whether one of the partitions is not owned (any more).
+    fn is_fenced(&mut self, append: &Append, fenced: u32) -> bool {
+        if self.strikes(fenced) {
+            let victim = append.batches[self.fate.random_range(0..append.batches.len())].0;
+            let appends = self.fate.random_range(1..=4);
+            self.fenced.entry(victim).or_insert(appends);
+        }
+        let mut hit = false;
+        for (partition, _) in &append.batches {
+            if let Some(left) = self.fenced.get_mut(partition) {
+                hit = true;
+                if *left != u32::MAX {
+                    *left -= 1;
+                }
+                if *left == 0 {
+                    self.fenced.remove(partition);
+                }
+            }
+        }
+        self.struck.fenced += u64::from(hit);
+        hit
+    }
+
+    /// Puts a marker among the batches, by chance, and says where.
+    fn punch(&mut self, append: &mut Append, holes: u32) -> Vec<usize> {
+        if !self.strikes(holes) {
+            return Vec::new();
+        }
+        self.struck.holes += 1;
+        let partition = append.batches[self.fate.random_range(0..append.batches.len())].0;
+        let at = self.fate.random_range(0..=append.batches.len());
+        append.batches.insert(at, (partition, marker()));
+        vec![at]
+    }
+}
+
+impl Log for AdverseLog {
+    fn open_stream(&self, id: &StreamId, partitions: u32) -> Result<Stream, Refusal> {
+        let stream = self.inner.open_stream(id, partitions)?;
+        self.learn(&stream);
+        Ok(stream)
+    }
+
+    fn streams(&self) -> Vec<Stream> {
+        self.inner.streams()
+    }
+
+    fn partition_id(&self, partition: Partition) -> Option<PartitionId> {
+        self.inner.partition_id(partition)
+    }
+
+    fn submit(&self, mut append: Append, reply: Option<Reply>) {
+        let Adversity { holes, duplicates, unknown, fenced, .. } = self.adversity;
+        let mut state = self.shared.state();
+        if append.batches.is_empty() {
+            drop(state);
+            return self.inner.submit(append, reply);
+        }
+        if state.is_fenced(&append, fenced) {
+            if let Some(reply) = reply {
+                state.completions.push_back((reply, Outcome::Refused(Refusal::Fenced)));
+                self.shared.arrived.notify_all();
+            }
+            return;
+        }
+        let is_unknown = state.strikes(unknown);
+        if is_unknown && state.fate.random() {
+            state.struck.unknown_lost += 1;
+            if let Some(reply) = reply {
+                state.completions.push_back((reply, Outcome::Unknown));
+                self.shared.arrived.notify_all();
+            }
+            return;
+        }
+        state.struck.unknown_written += u64::from(is_unknown);
+        let again = state.strikes(duplicates).then(|| Append { batches: append.batches.clone(), class: append.class });
+        state.struck.duplicates += u64::from(again.is_some());
+        let markers = state.punch(&mut append, holes);
+        let reply = reply.map(|reply| {
+            let tag = state.next_tag;
+            state.next_tag += 1;
+            state.pending.insert(tag, Pending { reply, markers, unknown: is_unknown });
+            Reply { sink: Arc::clone(&self.tap) as Arc<dyn CompletionSink>, tag }
+        });
+        drop(state);
+        self.inner.submit(append, reply);
+        if let Some(again) = again {
+            self.inner.submit(again, None);
+        }
+    }
+
+    fn queued_bytes(&self) -> u64 {
+        self.inner.queued_bytes()
+    }
+
+    fn queue_capacity_bytes(&self) -> u64 {
+        self.inner.queue_capacity_bytes()
+    }
+
+    fn start(&self, partition: Partition) -> Position {
+        self.inner.start(partition)
+    }
+
+    fn watermark(&self, partition: Partition) -> Position {
+        self.visible(partition)
+    }
+
+    fn watch(&self, sink: Arc<dyn WatermarkSink>) {
+        self.shared.state().watchers.push(sink);
+    }
+
+    fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
+        let visible = self.visible(partition);
+        let mut at = from;
+        loop {
+            let read = Self::censor(self.inner.read(partition, at, max_bytes)?, at, visible);
+            // Behind markers there may be more: a read gives at least one batch if there is one.
+            if !read.batches.is_empty() || read.next >= visible || read.next <= at {
+                return Ok(read);
+            }
+            at = read.next;
+        }
+    }
+
+    fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {
+        // A cache may always have been too small.
+        if self.shared.state().delay.random_ratio(1, 4) {
+            return None;
+        }
+        let visible = self.visible(partition);
+        let mut at = from;
+        loop {
+            let read = Self::censor(self.inner.read_cached(partition, at, max_bytes)?, at, visible);
+            if !read.batches.is_empty() || read.next >= visible || read.next <= at {
+                return Some(read);
+            }
+            at = read.next;
+        }
+    }
+
+    fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError> {
+        self.inner.fetch(partition, refs)
+    }
+
+    fn position_at(&self, partition: Partition, time_ms: i64) -> Result<Position, ReadError> {
+        self.inner.position_at(partition, time_ms)
+    }
+
+    fn trim(&self, partition: Partition, before: Position) {
+        self.inner.trim(partition, before);
+    }
+}

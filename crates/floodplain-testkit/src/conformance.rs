@@ -1,0 +1,160 @@
+//! What every engine behind [`Log`] must do, as one suite with the engine as its parameter.
+
+mod cases;
+
+use crate::wait::{Outcomes, wait_until};
+use floodplain_log::{
+    Append, Batch, BatchBuilder, CompletionSink, Compression, Log, Outcome, Partition, Refusal, Reply, Stream,
+};
+use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId};
+use std::{any::Any, fmt, sync::Arc};
+
+/// One engine, made afresh for each case.
+pub struct Harness {
+    /// An empty log.
+    pub log: Arc<dyn Log>,
+    /// The clock that the log stamps records with.
+    pub clock: Arc<ManualClock>,
+    /// Lets things go on; called again and again while a case waits.
+    pub pump: Box<dyn Fn() + Send + Sync>,
+    /// Whether each append ends as committed or refused and appears once. Otherwise cases repeat
+    /// what was not committed, and bear duplicates.
+    pub exact: bool,
+    /// Closes the log and opens it again. Absent if the engine cannot do that here.
+    pub reopen: Option<Reopen>,
+    /// What must live as long as the log: a folder, a server.
+    pub keep: Box<dyn Any>,
+}
+
+/// Makes the harness of the same log, after the [`Log`] was dropped.
+pub type Reopen = Box<dyn FnOnce(Box<dyn Any>) -> Harness>;
+
+impl fmt::Debug for Harness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Harness").field("log", &self.log).field("exact", &self.exact).finish_non_exhaustive()
+    }
+}
+
+/// A case and its name.
+pub type Case = (&'static str, fn(Harness));
+
+/// The cases: [`run`] runs them all.
+pub const CASES: &[Case] = cases::ALL;
+
+/// Runs every case on an engine of its own.
+///
+/// # Panics
+/// If the engine breaks the contract; the name of the case is printed before it runs.
+pub fn run(engine: &dyn Fn() -> Harness) {
+    for (name, case) in CASES {
+        println!("conformance: {name}");
+        case(engine());
+    }
+}
+
+/// A record as cases compare it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) position: Position,
+    pub(crate) value: String,
+}
+
+/// A batch with these values, keyed and headed so that nothing is left out.
+pub(crate) fn batch<V: AsRef<str>>(values: &[V], compression: Compression, time_ms: i64) -> Batch {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        let headers = [("fp.t", b"a/b".as_slice()), ("unit", b"\xc2\xb0C".as_slice())];
+        builder.push(time_ms, Some(b"device"), Some(value.as_ref().as_bytes()), headers).expect("small records fit");
+    }
+    builder.finish(compression).expect("cases write at least one record")
+}
+
+impl Harness {
+    pub(crate) fn stream(&self, name: &str, partitions: u32) -> Stream {
+        let (tenant, stream) = (TenantId::default_tenant(), StreamName::new(name).expect("names of cases are fine"));
+        let id = StreamId { tenant, stream, generation: 0 };
+        self.log.open_stream(&id, partitions).expect("a healthy log opens streams")
+    }
+
+    /// Appends once and waits for the end.
+    pub(crate) fn attempt(&self, class: Class, batches: Vec<(Partition, Batch)>) -> Outcome {
+        let outcomes = Outcomes::new();
+        let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
+        self.log.submit(Append { batches, class }, Some(Reply { sink, tag: 7 }));
+        outcomes.wait(7, &self.pump)
+    }
+
+    /// Appends until it is committed: the positions of the batches.
+    pub(crate) fn append(&self, class: Class, batches: &[(Partition, Batch)]) -> Vec<Position> {
+        loop {
+            match self.attempt(class, batches.to_vec()) {
+                Outcome::Committed(positions) => {
+                    assert_eq!(positions.len(), batches.len(), "one position per batch");
+                    return positions;
+                }
+                Outcome::Unknown | Outcome::Refused(Refusal::Fenced) if !self.exact => {}
+                other => panic!("a healthy log ended an append as {other:?}"),
+            }
+        }
+    }
+
+    pub(crate) fn write<V: AsRef<str>>(
+        &self,
+        partition: Partition,
+        values: &[V],
+        compression: Compression,
+    ) -> Position {
+        self.append(Class::All, &[(partition, batch(values, compression, 1))])[0]
+    }
+
+    /// Waits until everything below `position` can be read.
+    pub(crate) fn wait_for(&self, partition: Partition, position: Position) {
+        wait_until("the watermark reaches the position", &self.pump, || self.log.watermark(partition) >= position);
+    }
+
+    /// Reads from `from` to the watermark in steps of about `max_bytes`, checking what holds for
+    /// every read on the way.
+    pub(crate) fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Vec<Seen> {
+        let watermark = self.log.watermark(partition);
+        let (mut at, mut seen, mut last) = (from, Vec::new(), None);
+        while at < watermark {
+            let read = self.log.read(partition, at, max_bytes).expect("a healthy log can be read");
+            assert!(read.next > at, "a read below the watermark goes on: {at} of {watermark}");
+            for read_batch in &read.batches {
+                assert!(Some(read_batch.base) > last, "batches come in order");
+                let records = read_batch.batch.records().expect("we wrote it");
+                for record in &records {
+                    let record = record.expect("we wrote it");
+                    let position = read_batch.position(&record);
+                    assert!(Some(position) > last, "positions grow");
+                    assert!(position < read.next, "the next read starts after what was read");
+                    last = Some(position);
+                    if position >= at {
+                        let value = String::from_utf8(record.value.expect("we wrote one").to_vec()).expect("text");
+                        seen.push(Seen { position, value });
+                    }
+                }
+            }
+            at = read.next;
+        }
+        seen
+    }
+
+    /// The values of a partition, each once if the engine may double them.
+    pub(crate) fn values(&self, partition: Partition) -> Vec<String> {
+        let mut values: Vec<String> =
+            self.read(partition, self.log.start(partition), 1 << 20).into_iter().map(|seen| seen.value).collect();
+        if !self.exact {
+            let mut known = std::collections::HashSet::new();
+            values.retain(|value| known.insert(value.clone()));
+        }
+        values
+    }
+
+    /// Closes and opens the log, if the engine can.
+    pub(crate) fn reopen(self) -> Option<Self> {
+        let Self { log, clock, pump, reopen, keep, .. } = self;
+        drop((log, clock, pump));
+        Some(reopen?(keep))
+    }
+}
