@@ -1,5 +1,8 @@
 //! A log that does what distributed engines do to their users, from a seed.
 
+#[cfg(test)]
+mod tests;
+
 use floodplain_log::{
     Append, Batch, BatchBuilder, Completion, CompletionSink, Compression, FetchedRecord, HEADER_BYTES, Log, Outcome,
     Partition, Read, ReadError, RecordRef, Refusal, Reply, Stream, WatermarkSink,

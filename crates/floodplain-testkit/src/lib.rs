@@ -3,15 +3,18 @@
 //! - [`FaultDisk`]: a disk in memory that loses power, fills up and fails.
 //! - [`History`]: what was published, how it ended, and what was read: loss, order, duplicates.
 //! - [`AdverseLog`]: a log that is as hard to use as its contract allows.
+//! - [`ModelLog`]: the contract of the log in memory, as the least code that keeps it.
 //! - [`conformance`]: what every engine behind the log must do.
 
 mod adverse;
 pub mod conformance;
 mod fault_disk;
 mod history;
+mod model;
 mod wait;
 
 pub use adverse::{AdverseLog, Adversity, Struck};
 pub use fault_disk::{Fault, FaultDisk, Op, Rule, Stats};
 pub use history::{Copies, History, Report, Stamp, StampError, Violation};
+pub use model::{ModelLog, batch_of};
 pub use wait::{Outcomes, wait_until};
