@@ -169,6 +169,37 @@ pub enum CloseReason {
     TakenOver,
 }
 
+impl CloseReason {
+    /// The number that is stored.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Disconnect => 0,
+            Self::ConnectionLost => 1,
+            Self::KeepAlive => 2,
+            Self::ProtocolError => 3,
+            Self::Administrative => 4,
+            Self::ServerStop => 5,
+            Self::ServerDied => 6,
+            Self::TakenOver => 7,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Result<Self, WireError> {
+        let all = [
+            Self::Disconnect,
+            Self::ConnectionLost,
+            Self::KeepAlive,
+            Self::ProtocolError,
+            Self::Administrative,
+            Self::ServerStop,
+            Self::ServerDied,
+            Self::TakenOver,
+        ];
+        let found = all.into_iter().find(|reason| reason.code() == code);
+        found.ok_or(WireError::Unknown { what: "close reason", value: u64::from(code) })
+    }
+}
+
 impl Event {
     /// The value of the record, in the newest form.
     #[must_use]
@@ -436,16 +467,7 @@ pub(crate) mod v1 {
 
     fn put_close(out: &mut Vec<u8>, close: &Close) {
         out.put_position(close.epoch);
-        out.put_byte(match close.reason {
-            CloseReason::Disconnect => 0,
-            CloseReason::ConnectionLost => 1,
-            CloseReason::KeepAlive => 2,
-            CloseReason::ProtocolError => 3,
-            CloseReason::Administrative => 4,
-            CloseReason::ServerStop => 5,
-            CloseReason::ServerDied => 6,
-            CloseReason::TakenOver => 7,
-        });
+        out.put_byte(close.reason.code());
         out.put_bool(close.fires_will);
         out.put_option(close.session_expiry_s, |out, seconds| out.put_u64(u64::from(seconds)));
         put_progress(out, &close.progress);
@@ -454,17 +476,7 @@ pub(crate) mod v1 {
     fn take_close(get: &mut Get<'_>) -> Result<Close, WireError> {
         Ok(Close {
             epoch: get.position()?,
-            reason: match get.byte()? {
-                0 => CloseReason::Disconnect,
-                1 => CloseReason::ConnectionLost,
-                2 => CloseReason::KeepAlive,
-                3 => CloseReason::ProtocolError,
-                4 => CloseReason::Administrative,
-                5 => CloseReason::ServerStop,
-                6 => CloseReason::ServerDied,
-                7 => CloseReason::TakenOver,
-                other => return Err(WireError::Unknown { what: "close reason", value: u64::from(other) }),
-            },
+            reason: CloseReason::from_code(get.byte()?)?,
             fires_will: get.bool()?,
             session_expiry_s: get.option(Get::u32)?,
             progress: take_progress(get)?,

@@ -7,6 +7,8 @@
 
 mod events;
 mod positions;
+mod presence;
+mod retained;
 mod session;
 
 pub use events::{
@@ -14,6 +16,8 @@ pub use events::{
     Subscription, Will,
 };
 pub use positions::Positions;
+pub use presence::{Presence, PresenceFold};
+pub use retained::{Candidate, RetainedFold, RetainedPage, RetainedRecord, Stamp, newest};
 pub use session::{Change, EndReason, Session, SessionFold, Subscribed};
 
 /// The stream of devices' messages.

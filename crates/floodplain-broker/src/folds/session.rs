@@ -400,10 +400,10 @@ impl SessionFold {
     }
 
     fn server_start(&mut self, run: RunId, now: Timestamp, out: &mut Outputs) {
-        let lost = |(client, session): (&ClientId, &Box<Session>)| {
+        let lost = |(client, session): (&ClientId, &Session)| {
             (session.is_connected && session.run != run).then(|| client.clone())
         };
-        let lost: Vec<_> = self.sessions.iter().filter_map(lost).collect();
+        let lost: Vec<_> = self.sessions().filter_map(lost).collect();
         for client in lost {
             self.end_connection(&client, CloseReason::ServerDied, now, out);
         }

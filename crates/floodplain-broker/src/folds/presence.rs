@@ -1,0 +1,169 @@
+//! Presence: who is connected, and since when. A fold over `requests`.
+
+use super::{Close, CloseReason, Event, RunId};
+use floodplain_fold::{
+    Fold, Input, Outputs, RestoreError,
+    wire::{Get, Put, WireError},
+};
+use floodplain_types::{ClientId, Position, Timestamp};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// How long a client that is gone is remembered, in log time. As long as the log keeps messages by
+/// default: afterwards nothing tells of it any more.
+const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// What is known of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// The position of the newest Open.
+    pub epoch: Position,
+    pub is_connected: bool,
+    /// Log time of the last change.
+    pub since: Timestamp,
+    /// Why the last connection has ended; `None` while there is one.
+    pub closed: Option<CloseReason>,
+    /// Address of the newest connection.
+    pub peer: Box<str>,
+    pub protocol_level: u8,
+    pub keep_alive_s: u16,
+    run: RunId,
+}
+
+/// The clients of one partition of `requests`.
+#[derive(Debug, Default)]
+pub struct PresenceFold {
+    clients: BTreeMap<ClientId, Presence>,
+    /// Who is gone, by the time since when.
+    gone: BTreeSet<(Timestamp, ClientId)>,
+}
+
+impl PresenceFold {
+    /// What is known of a client: nothing if it was never here, or is gone for a week.
+    #[must_use]
+    pub fn get(&self, client: &str) -> Option<&Presence> {
+        self.clients.get(client)
+    }
+
+    /// All that is known, by client.
+    pub fn iter(&self) -> impl Iterator<Item = (&ClientId, &Presence)> {
+        self.clients.iter()
+    }
+
+    /// How many clients are connected.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.clients.len() - self.gone.len()
+    }
+
+    fn close(&mut self, client: &ClientId, close: &Close, now: Timestamp) {
+        if self.clients.get(client).is_some_and(|presence| presence.epoch == close.epoch) {
+            self.end(client, close.reason, now);
+        }
+    }
+
+    fn end(&mut self, client: &ClientId, reason: CloseReason, now: Timestamp) {
+        if let Some(presence) = self.clients.get_mut(client).filter(|presence| presence.is_connected) {
+            presence.is_connected = false;
+            presence.since = now;
+            presence.closed = Some(reason);
+            self.gone.insert((now, client.clone()));
+        }
+    }
+
+    /// Ends what was remembered long enough; part of every step, so no tick is needed for it.
+    fn forget(&mut self, now: Timestamp) {
+        while self.gone.first().is_some_and(|(since, _)| *since + REMEMBERED <= now) {
+            if let Some((_, client)) = self.gone.pop_first() {
+                self.clients.remove(&client);
+            }
+        }
+    }
+}
+
+impl Fold for PresenceFold {
+    const NAME: &'static str = "presence";
+    const FORMAT: u16 = 1;
+    const EMITS: bool = false;
+
+    fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
+        let now = input.log_time;
+        self.forget(now);
+        let Ok(event) = Event::decode(input.record.value.unwrap_or_default()) else { return };
+        let key = input.record.key.and_then(|key| std::str::from_utf8(key).ok());
+        let client = key.and_then(|key| ClientId::new(key).ok());
+        match (event, client) {
+            (Event::Open(open), Some(client)) => {
+                if let Some(old) = self.clients.get(&client).filter(|old| !old.is_connected) {
+                    self.gone.remove(&(old.since, client.clone()));
+                }
+                let presence = Presence {
+                    epoch: input.position,
+                    is_connected: true,
+                    since: now,
+                    closed: None,
+                    peer: open.peer.into(),
+                    protocol_level: open.protocol_level,
+                    keep_alive_s: open.keep_alive_s,
+                    run: open.run,
+                };
+                self.clients.insert(client, presence);
+            }
+            (Event::Close(close), Some(client)) => self.close(&client, &close, now),
+            (Event::ServerStart { run }, _) => {
+                let lost = |(client, presence): (&ClientId, &Presence)| {
+                    (presence.is_connected && presence.run != run).then(|| client.clone())
+                };
+                let lost: Vec<_> = self.clients.iter().filter_map(lost).collect();
+                for client in lost {
+                    self.end(&client, CloseReason::ServerDied, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn snapshot(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.clients.len() as u64);
+        for (client, presence) in &self.clients {
+            let Presence { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run } = presence;
+            out.put_str(client.as_str());
+            out.put_position(*epoch);
+            out.put_bool(*is_connected);
+            out.put_time(*since);
+            out.put_option(*closed, |out, reason| out.put_byte(reason.code()));
+            out.put_str(peer);
+            out.put_byte(*protocol_level);
+            out.put_u64(u64::from(*keep_alive_s));
+            out.put_u64(run.0);
+        }
+    }
+
+    fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {
+        if format != Self::FORMAT {
+            return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
+        }
+        *self = Self::default();
+        let mut get = Get::new(bytes);
+        for _ in 0..get.count()? {
+            let client = ClientId::new(get.str()?).map_err(|_| WireError::Invalid("client id"))?;
+            let presence = Presence {
+                epoch: get.position()?,
+                is_connected: get.bool()?,
+                since: get.time()?,
+                closed: get.option(|get| CloseReason::from_code(get.byte()?))?,
+                peer: get.str()?.into(),
+                protocol_level: get.byte()?,
+                keep_alive_s: get.u16()?,
+                run: RunId(get.u64()?),
+            };
+            if !presence.is_connected {
+                self.gone.insert((presence.since, client.clone()));
+            }
+            self.clients.insert(client, presence);
+        }
+        Ok(get.end()?)
+    }
+}
