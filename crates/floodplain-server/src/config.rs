@@ -1,6 +1,9 @@
 //! The keys of the configuration, and what each part of the server is told.
 
-use crate::settings::{ConfigError, Key, Kind, Origin, Setting, Settings, Sources};
+use crate::{
+    settings::{ConfigError, Key, Kind, Origin, Setting, Settings, Sources},
+    telemetry,
+};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Every key. The order is that of the guide; `config show` sorts by name.
@@ -76,6 +79,11 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count as usize,
         };
+        let level = settings.get("tracing.level");
+        if telemetry::filter(&level.value).is_none() {
+            let expected = "error, warn, info, debug, trace or off, also per crate: info,floodplain_log=debug";
+            return Err(bad(level, expected));
+        }
         Ok(Self {
             data_dir: PathBuf::from(&settings.get("data_dir").value),
             mqtt_address: loopback(&settings, "mqtt.address")?,
@@ -109,13 +117,12 @@ fn loopback(settings: &Settings, name: &'static str) -> Result<SocketAddr, Confi
     if address.ip().is_loopback() {
         return Ok(address);
     }
-    let setting = settings.get(name);
-    Err(ConfigError::BadValue {
-        key: setting.key.name,
-        value: setting.value.clone(),
-        origin: setting.origin.clone(),
-        expected: "a loopback address: other machines may connect once identities and TLS are built".to_owned(),
-    })
+    Err(bad(settings.get(name), "a loopback address: other machines may connect once identities and TLS are built"))
+}
+
+fn bad(setting: &Setting, expected: &str) -> ConfigError {
+    let (value, origin) = (setting.value.clone(), setting.origin.clone());
+    ConfigError::BadValue { key: setting.key.name, value, origin, expected: expected.to_owned() }
 }
 
 #[cfg(test)]
@@ -140,5 +147,19 @@ mod tests {
         let flags = vec![("--mqtt-address".to_owned(), "mqtt.address".to_owned(), "0.0.0.0:1883".to_owned())];
         let error = Config::load(&Sources { flags, ..Sources::default() }).unwrap_err().to_string();
         assert!(error.contains("must be a loopback address"), "{error}");
+    }
+
+    #[test]
+    fn a_level_that_would_log_nothing_is_refused() {
+        let load = |level: &str| {
+            let flags = vec![("--set".to_owned(), "tracing.level".to_owned(), level.to_owned())];
+            Config::load(&Sources { flags, ..Sources::default() })
+        };
+        for level in ["info", "warn,floodplain_log=debug", "off"] {
+            load(level).unwrap();
+        }
+        for level in ["inof", "info,floodplain_log=loud", ""] {
+            assert!(matches!(load(level), Err(ConfigError::BadValue { .. })), "{level}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Logs to standard error, metrics for Prometheus.
 
+use crate::Config;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{io::IsTerminal, sync::OnceLock};
 use tracing_subscriber::EnvFilter;
@@ -9,21 +10,25 @@ use tracing_subscriber::EnvFilter;
 const SECONDS_BUCKETS: [f64; 15] =
     [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 5.0];
 
-/// Starts logging to standard error; a second call changes nothing.
-///
-/// # Errors
-/// If `level` is not a filter such as `info` or `info,floodplain_log=debug`.
-pub fn start_logs(level: &str, format: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("tracing.level = \"{level}\": {error}"))?;
+/// The filter that `tracing.level` means.
+pub(crate) fn filter(level: &str) -> Option<EnvFilter> {
+    // A word that is no level would be taken for the name of a crate, and nothing be logged.
+    let is_known =
+        |part: &str| part.contains(['=', ':', '_']) || part.parse::<tracing::Level>().is_ok() || part == "off";
+    level.split(',').all(|part| is_known(part.trim())).then(|| EnvFilter::try_new(level).ok()).flatten()
+}
+
+/// Starts logging to standard error as the configuration says; a second call changes nothing.
+pub fn start_logs(config: &Config) {
+    let filter = filter(&config.tracing_level).unwrap_or_default();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if format == "json" {
+    let started = if config.tracing_format == "json" {
         builder.json().flatten_event(true).try_init()
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).try_init()
     };
     // Another server in this process has started them: theirs serve both.
     drop(started);
-    Ok(())
 }
 
 /// The recorder behind the `metrics` facade of this process, installed on first use.

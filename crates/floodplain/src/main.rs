@@ -3,7 +3,11 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod clock;
+mod doctor;
 mod output;
+mod serve;
+mod settings;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -18,6 +22,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server until SIGTERM or SIGINT
+    Serve(serve::Args),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(settings::ConfigCommand),
+    /// Examine this machine: honesty and latency of syncs, file limit, clock, disk space, ports
+    Doctor(doctor::Args),
     /// Print a completion script, for example `floodplain completions bash > /etc/bash_completion.d/floodplain`
     Completions {
         /// The shell it is for
@@ -26,18 +37,21 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match &Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Config(command) => settings::run(command),
+        Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "floodplain", &mut std::io::stdout());
+            clap_complete::generate(*shell, &mut Cli::command(), "floodplain", &mut std::io::stdout());
             Ok(())
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let error: anyhow::Error = error;
             eprintln!("floodplain: {error:#}");
-            ExitCode::FAILURE
+            // A wrong configuration is misuse, like a wrong flag.
+            if error.is::<floodplain_server::ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
