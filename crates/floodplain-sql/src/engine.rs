@@ -1,0 +1,374 @@
+//! One pool of threads, and how a text becomes a running query on it.
+
+use crate::{
+    Config, Error, QueryResult, functions,
+    records::{RecordsTable, Snapshot},
+    result::{self, AbortOnDrop},
+};
+use datafusion::{
+    arrow::{array::RecordBatch, datatypes::SchemaRef},
+    common::{DataFusionError, Result as DataFusionResult, tree_node::TreeNodeRecursion},
+    execution::{
+        SessionState, SessionStateBuilder,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::GreedyMemoryPool,
+        runtime_env::RuntimeEnvBuilder,
+    },
+    logical_expr::LogicalPlan,
+    physical_plan::execute_stream,
+    prelude::{SessionConfig, SessionContext},
+};
+use floodplain_log::Log;
+use futures::StreamExt as _;
+use metrics::{Counter, Gauge, Histogram};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
+
+/// Runs queries. Cheap to clone; the threads end with the last clone and the last result.
+#[derive(Debug, Clone)]
+pub struct Sql {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    /// Cloned for each query: it knows the table, the functions and the memory pool.
+    base: SessionState,
+    running: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    metrics: Arc<Metrics>,
+    pool: Pool,
+}
+
+/// Stops its threads without waiting for them: a query that computes is dropped at its next await.
+#[derive(Debug)]
+struct Pool(Option<Runtime>);
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Metrics {
+    completed: Counter,
+    failed: Counter,
+    cancelled: Counter,
+    refused: Counter,
+    duration: Histogram,
+    read_bytes: Counter,
+    rows: Counter,
+    damaged: Counter,
+    running: Gauge,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let outcome = |outcome| metrics::counter!("floodplain_sql_queries_total", "outcome" => outcome);
+        Self {
+            completed: outcome("completed"),
+            failed: outcome("failed"),
+            cancelled: outcome("cancelled"),
+            refused: outcome("refused"),
+            duration: metrics::histogram!("floodplain_sql_query_duration_seconds"),
+            read_bytes: metrics::counter!("floodplain_sql_read_bytes_total"),
+            rows: metrics::counter!("floodplain_sql_result_rows_total"),
+            damaged: metrics::counter!("floodplain_sql_damaged_ranges_total"),
+            running: metrics::gauge!("floodplain_sql_running_queries"),
+        }
+    }
+}
+
+/// Counts a query once, however it ends.
+struct Account {
+    metrics: Arc<Metrics>,
+    snapshot: Arc<Snapshot>,
+    started: Instant,
+    rows: u64,
+    outcome: Option<bool>,
+}
+
+impl Account {
+    fn end(mut self, completed: bool) {
+        self.outcome = Some(completed);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let metrics = &self.metrics;
+        match self.outcome {
+            Some(true) => metrics.completed.increment(1),
+            Some(false) => metrics.failed.increment(1),
+            None => metrics.cancelled.increment(1),
+        }
+        metrics.duration.record(self.started.elapsed());
+        metrics.rows.increment(self.rows);
+        metrics.read_bytes.increment(self.snapshot.bytes_read.load(Ordering::Relaxed));
+        metrics.damaged.increment(self.snapshot.damaged.load(Ordering::Relaxed));
+        metrics.running.decrement(1);
+    }
+}
+
+/// A place among those who wait.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Sql {
+    /// Starts the query pool over `log`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the system gives no threads.
+    pub fn new(log: Arc<dyn Log>, config: Config) -> Result<Self, Error> {
+        let niceness = i32::from(config.niceness);
+        let pool = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads.max(1))
+            .max_blocking_threads((config.threads.max(1) * config.running_max.max(1)).saturating_add(8))
+            .thread_name("sql")
+            .enable_time()
+            .on_thread_start(move || lower_priority(niceness))
+            .build()
+            .map_err(|error| Error::Internal { message: format!("cannot start the query pool: {error}") })?;
+        let base = base(log, &config).map_err(|error| Error::from_datafusion(&error, config.memory_max_bytes))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                running: Arc::new(Semaphore::new(config.running_max.max(1))),
+                waiting: AtomicUsize::new(0),
+                metrics: Arc::new(Metrics::new()),
+                pool: Pool(Some(pool)),
+                base,
+                config,
+            }),
+        })
+    }
+
+    /// Plans one read-only statement and starts it. Its rows come with [`QueryResult::next`].
+    ///
+    /// The query sees everything that was committed before this call.
+    ///
+    /// # Errors
+    /// [`Error`], before any row.
+    ///
+    /// # Cancel safety
+    /// A dropped call cancels the query.
+    pub async fn query(&self, text: &str) -> Result<QueryResult, Error> {
+        let inner = &self.inner;
+        let config = &inner.config;
+        let started = Instant::now();
+        let deadline = started + config.time_max;
+        if text.len() > config.text_max_bytes {
+            inner.metrics.refused.increment(1);
+            return Err(Error::TooLong { bytes: text.len(), max_bytes: config.text_max_bytes });
+        }
+        let waiting = Waiting(&inner.waiting);
+        if inner.waiting.fetch_add(1, Ordering::Relaxed) >= config.waiting_max {
+            inner.metrics.refused.increment(1);
+            return Err(Error::Busy { running: config.running_max, waiting: config.waiting_max });
+        }
+        let time = Error::Time { limit: config.time_max };
+        let turn = tokio::time::timeout_at(deadline, Arc::clone(&inner.running).acquire_owned());
+        let permit = turn.await.map_err(|_| time.clone())?.map_err(|_| Error::Stopping)?;
+        drop(waiting);
+
+        let snapshot = Arc::new(Snapshot::default());
+        inner.metrics.running.increment(1);
+        let mut account = Account {
+            metrics: Arc::clone(&inner.metrics),
+            snapshot: Arc::clone(&snapshot),
+            started,
+            rows: 0,
+            outcome: None,
+        };
+        let query = Query {
+            state: session(&inner.base, &snapshot),
+            text: text.to_owned(),
+            memory_max_bytes: config.memory_max_bytes,
+            rows_max: config.rows_max,
+        };
+        let (schema_out, schema_in) = oneshot::channel();
+        // One batch waits while the next is made; the query stands still while nobody takes it.
+        let (out, batches) = mpsc::channel(1);
+        let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
+        let work = runtime.spawn(async move {
+            let run = query.run(schema_out, &out, &mut account.rows);
+            let ended = tokio::time::timeout_at(deadline, run).await.unwrap_or(Err(Failed::Rows(time)));
+            match ended {
+                Ok(()) => account.end(true),
+                Err(Failed::Gone) => {}
+                Err(Failed::Planning(error, schema_out)) => {
+                    account.end(false);
+                    // Whoever asked may have gone away.
+                    drop(schema_out.send(Err(error)));
+                }
+                Err(Failed::Rows(error)) => {
+                    account.end(false);
+                    // A reader that is slow to take the error keeps nobody else waiting. Nobody may read any more.
+                    drop(permit);
+                    drop(out.send(Err(error)).await);
+                }
+            }
+        });
+        let work = AbortOnDrop(work.abort_handle());
+        let columns = match schema_in.await {
+            Ok(planned) => result::columns(&planned?),
+            // The time ran out while it was planned, or the planner panicked: the cause is in the other channel.
+            Err(_) => return Err(self.lost(batches).await),
+        };
+        Ok(QueryResult { columns, batches, snapshot, rows: 0, started, ended: None, _work: work })
+    }
+
+    async fn lost(&self, mut batches: mpsc::Receiver<Result<RecordBatch, Error>>) -> Error {
+        match batches.recv().await {
+            Some(Err(error)) => error,
+            _ => Error::Internal { message: "the query ended without an answer".to_owned() },
+        }
+    }
+
+    /// The limits that queries run under.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+}
+
+/// On Linux the priority belongs to the thread that calls. Failing to be polite is no reason to fail.
+fn lower_priority(niceness: i32) {
+    if niceness > 0
+        && let Err(error) = rustix::process::setpriority_process(None, niceness)
+    {
+        tracing::debug!(%error, "query thread keeps its priority");
+    }
+}
+
+fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(config.memory_max_bytes)))
+        // Nothing of a query goes to disk: what does not fit into memory is refused.
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()?;
+    let mut session = SessionConfig::new()
+        .with_target_partitions(config.threads.max(1))
+        .with_default_catalog_and_schema("floodplain", "public")
+        .with_information_schema(true);
+    let options = session.options_mut();
+    options.sql_parser.collect_spans = true;
+    options.execution.time_zone = Some("UTC".to_owned());
+    let mut state =
+        SessionStateBuilder::new().with_config(session).with_runtime_env(runtime).with_default_features().build();
+    functions::register(&mut state)?;
+    let context = SessionContext::new_with_state(state);
+    context.register_table("records", Arc::new(RecordsTable::new(log, config.tenant.clone())))?;
+    Ok(context.state())
+}
+
+fn session(base: &SessionState, snapshot: &Arc<Snapshot>) -> SessionState {
+    let config = base.config().clone().with_extension(Arc::clone(snapshot));
+    SessionStateBuilder::new_from_existing(base.clone()).with_config(config).build()
+}
+
+type Planned = oneshot::Sender<Result<SchemaRef, Error>>;
+
+enum Failed {
+    /// Before the schema was sent.
+    Planning(Error, Planned),
+    /// After it.
+    Rows(Error),
+    /// Nobody takes the rows any more.
+    Gone,
+}
+
+struct Query {
+    state: SessionState,
+    text: String,
+    memory_max_bytes: usize,
+    rows_max: u64,
+}
+
+impl Query {
+    async fn run(
+        self,
+        planned: Planned,
+        out: &mpsc::Sender<Result<RecordBatch, Error>>,
+        rows: &mut u64,
+    ) -> Result<(), Failed> {
+        let stream = match self.start().await {
+            Ok(stream) => stream,
+            Err(error) => return Err(Failed::Planning(error, planned)),
+        };
+        planned.send(Ok(stream.schema())).map_err(|_| Failed::Gone)?;
+        let mut stream = stream;
+        while let Some(batch) = stream.next().await {
+            let batch = batch.map_err(|error| Failed::Rows(self.error(&error)))?;
+            let room = self.rows_max - *rows;
+            let fits = batch.num_rows() as u64 <= room;
+            let batch = if fits { batch } else { batch.slice(0, room as usize) };
+            *rows += batch.num_rows() as u64;
+            if batch.num_rows() > 0 {
+                out.send(Ok(batch)).await.map_err(|_| Failed::Gone)?;
+            }
+            if !fits {
+                return Err(Failed::Rows(Error::Rows { limit: self.rows_max }));
+            }
+        }
+        Ok(())
+    }
+
+    async fn start(&self) -> Result<datafusion::execution::SendableRecordBatchStream, Error> {
+        let plan = self.plan().await?;
+        let started = async {
+            let plan = self.state.create_physical_plan(&plan).await?;
+            execute_stream(plan, self.state.task_ctx())
+        };
+        started.await.map_err(|error| self.error(&error))
+    }
+
+    async fn plan(&self) -> Result<LogicalPlan, Error> {
+        let dialect = self.state.config_options().sql_parser.dialect;
+        let statement = self.state.sql_to_statement(&self.text, &dialect).map_err(|error| self.error(&error))?;
+        let plan = self.state.statement_to_plan(statement).await.map_err(|error| self.error(&error))?;
+        only_reads(&plan)?;
+        Ok(plan)
+    }
+
+    fn error(&self, error: &DataFusionError) -> Error {
+        Error::from_datafusion(error, self.memory_max_bytes)
+    }
+}
+
+/// Refuses everything that would change something, also inside EXPLAIN.
+fn only_reads(plan: &LogicalPlan) -> Result<(), Error> {
+    let mut refused = None;
+    let visited = plan.apply_with_subqueries(|node| {
+        refused = match node {
+            LogicalPlan::Ddl(ddl) => Some(ddl.name().to_owned()),
+            LogicalPlan::Dml(dml) => Some(dml.op.name().to_owned()),
+            LogicalPlan::Copy(_) => Some("COPY".to_owned()),
+            LogicalPlan::Statement(statement) => Some(statement.name().to_owned()),
+            _ => None,
+        };
+        Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    visited.map_err(|error| Error::from_datafusion(&error, 0))?;
+    refused.map_or(Ok(()), |statement| Err(Error::ReadOnly { statement }))
+}
