@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod client;
 mod clock;
 mod doctor;
 mod output;
@@ -24,6 +25,10 @@ struct Cli {
 enum Command {
     /// Run the server until SIGTERM or SIGINT
     Serve(serve::Args),
+    /// Publish one message, or one per line of standard input
+    Pub(client::PublishArgs),
+    /// Print messages as they come
+    Sub(client::SubscribeArgs),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -39,6 +44,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match &Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Pub(args) => client::run_publish(args),
+        Command::Sub(args) => client::run_subscribe(args),
         Command::Config(command) => settings::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
