@@ -8,8 +8,19 @@ mod record_batch;
 
 mod contract;
 mod disk;
+mod embedded;
+mod os_disk;
+
+mod catalog;
+mod checkpoint;
+mod files;
+mod frame;
+mod journal;
+mod tail;
 
 mod base64url;
+mod fast_map;
+mod metrics;
 mod varint;
 
 pub use contract::{
@@ -17,7 +28,10 @@ pub use contract::{
     RecordRef, Refusal, Reply, Stream, WatermarkSink, append,
 };
 pub use disk::{Disk, DiskFile, Entry, Space};
+pub use embedded::{DamagedRange, Embedded, EmbeddedConfig, MAX_UNIT_BYTES, OpenError, RecoveryReport};
+pub(crate) use fast_map::FastMap;
 pub use message::{Correlation, MessageError, MessageRef, header};
+pub use os_disk::OsDisk;
 pub use record_batch::{
     Batch, BatchBuilder, BatchError, Compression, HEADER_BYTES, Headers, MAX_RECORDS_BYTES, Record, RecordIter, Records,
 };

@@ -1,0 +1,196 @@
+//! Which streams there are: the numbers that frames carry, and their lasting names.
+//!
+//! The file is kept twice, because a lost name would lose all records of a stream. Layout in
+//! `docs/formats/catalog.md`.
+
+use crate::{
+    disk::{Disk, DiskFile},
+    files::{self, write_all_at},
+    frame::u32_at,
+};
+use floodplain_types::{StreamId, StreamName, TenantId};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+
+pub(crate) const NAMES: [&str; 2] = ["catalog", "catalog.copy"];
+const FILE_MAGIC: &[u8; 8] = b"FPCATLG\x01";
+const ENTRY_MAGIC: [u8; 4] = *b"FPCE";
+/// Magic, payload length, checksum.
+const ENTRY_HEADER: usize = 12;
+/// Number, generation, partitions, two lengths, and two names of at most 64 and 128 bytes.
+const MAX_PAYLOAD: usize = 16 + 64 + 128;
+const MAX_FILE: u64 = 1 << 30;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CatalogEntry {
+    pub number: u32,
+    pub partitions: u32,
+    pub id: StreamId,
+}
+
+impl CatalogEntry {
+    fn write(&self, buf: &mut Vec<u8>) {
+        let (tenant, stream) = (self.id.tenant.as_str().as_bytes(), self.id.stream.as_str().as_bytes());
+        let mut payload = Vec::with_capacity(MAX_PAYLOAD);
+        for number in [self.number, self.id.generation, self.partitions] {
+            payload.extend_from_slice(&number.to_le_bytes());
+        }
+        // Names are at most 128 bytes long, by their types.
+        for name in [tenant, stream] {
+            payload.extend_from_slice(&(name.len() as u16).to_le_bytes());
+            payload.extend_from_slice(name);
+        }
+        buf.extend_from_slice(&ENTRY_MAGIC);
+        buf.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        buf.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
+        buf.extend_from_slice(&payload);
+    }
+
+    /// Reads one entry from the front; also gives its length.
+    fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let head: &[u8; ENTRY_HEADER] = bytes.first_chunk()?;
+        let len = u32_at(head, 4) as usize;
+        if head[..4] != ENTRY_MAGIC || len > MAX_PAYLOAD {
+            return None;
+        }
+        let mut payload = bytes.get(ENTRY_HEADER..ENTRY_HEADER + len)?;
+        if crc32c::crc32c(payload) != u32_at(head, 8) || len < 16 {
+            return None;
+        }
+        let numbers = [u32_at(payload, 0), u32_at(payload, 4), u32_at(payload, 8)];
+        payload = &payload[12..];
+        let mut name = || {
+            let len = usize::from(u16::from_le_bytes(*payload.first_chunk()?));
+            let name = payload.get(2..2 + len)?;
+            payload = &payload[2 + len..];
+            std::str::from_utf8(name).ok()
+        };
+        let tenant = TenantId::new(name()?).ok()?;
+        let stream = StreamName::new(name()?).ok()?;
+        let [number, generation, partitions] = numbers;
+        let entry = Self { number, partitions, id: StreamId { tenant, stream, generation } };
+        (payload.is_empty() && partitions > 0).then_some((entry, ENTRY_HEADER + len))
+    }
+}
+
+/// All whole entries of one copy, and how many bytes were none.
+fn parse_file(bytes: &[u8], entries: &mut BTreeMap<u32, CatalogEntry>) -> u64 {
+    let mut at = if bytes.starts_with(FILE_MAGIC) { FILE_MAGIC.len() } else { 0 };
+    let mut bad = 0;
+    while at < bytes.len() {
+        if let Some((entry, len)) = CatalogEntry::parse(&bytes[at..]) {
+            entries.insert(entry.number, entry);
+            at += len;
+        } else {
+            bad += 1;
+            at += 1;
+        }
+    }
+    bad
+}
+
+/// What was found of the catalog.
+#[derive(Debug, Default)]
+pub(crate) struct LoadedCatalog {
+    pub entries: BTreeMap<u32, CatalogEntry>,
+    /// Copies that held bytes which are no entry, for setting aside.
+    pub damaged: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// Reads both copies; what one has lost, the other may have.
+pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> io::Result<LoadedCatalog> {
+    let mut loaded = LoadedCatalog::default();
+    for name in NAMES {
+        let Some(bytes) = files::read_whole(disk, &dir.join(name), MAX_FILE)? else { continue };
+        if parse_file(&bytes, &mut loaded.entries) > 0 {
+            loaded.damaged.push((name, bytes));
+        }
+    }
+    Ok(loaded)
+}
+
+/// Appends to both copies.
+#[derive(Debug)]
+pub(crate) struct CatalogWriter {
+    files: [Arc<dyn DiskFile>; 2],
+    len: u64,
+}
+
+impl CatalogWriter {
+    /// Writes both copies anew, one after the other, so that nothing rests on bytes that a failed
+    /// sync may have left in memory only.
+    pub(crate) fn create(disk: &dyn Disk, dir: &Path, entries: &BTreeMap<u32, CatalogEntry>) -> io::Result<Self> {
+        let mut bytes = FILE_MAGIC.to_vec();
+        for entry in entries.values() {
+            entry.write(&mut bytes);
+        }
+        let open = |name: &str| {
+            let path = dir.join(name);
+            files::replace(disk, &path, &bytes)?;
+            disk.sync_dir(dir)?;
+            disk.open(&path)
+        };
+        Ok(Self { files: [open(NAMES[0])?, open(NAMES[1])?], len: bytes.len() as u64 })
+    }
+
+    /// Writes and syncs one entry; after an error it may be there or not.
+    pub(crate) fn append(&mut self, entry: &CatalogEntry) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        entry.write(&mut bytes);
+        for file in &self.files {
+            write_all_at(&**file, &bytes, self.len)?;
+            file.sync()?;
+        }
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OsDisk;
+
+    fn entry(number: u32) -> CatalogEntry {
+        let id = StreamId {
+            tenant: TenantId::default_tenant(),
+            stream: StreamName::new(&format!("s{number}")).unwrap(),
+            generation: 0,
+        };
+        CatalogEntry { number, partitions: 16, id }
+    }
+
+    #[test]
+    fn one_damaged_copy_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = CatalogWriter::create(&OsDisk, dir.path(), &BTreeMap::new()).unwrap();
+        for number in 0..5 {
+            writer.append(&entry(number)).unwrap();
+        }
+        let whole: BTreeMap<_, _> = (0..5).map(|number| (number, entry(number))).collect();
+        let bytes = std::fs::read(dir.path().join("catalog")).unwrap();
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            std::fs::write(dir.path().join("catalog"), &bad).unwrap();
+            let loaded = load(&OsDisk, dir.path()).unwrap();
+            assert_eq!(loaded.entries, whole, "byte {at}");
+            assert_eq!(loaded.damaged.len(), 1, "byte {at}");
+        }
+        std::fs::remove_file(dir.path().join("catalog")).unwrap();
+        assert_eq!(load(&OsDisk, dir.path()).unwrap().entries, whole);
+    }
+
+    #[test]
+    fn a_damaged_entry_does_not_hide_the_next() {
+        let mut bytes = FILE_MAGIC.to_vec();
+        entry(0).write(&mut bytes);
+        let second = bytes.len();
+        entry(1).write(&mut bytes);
+        let third = bytes.len();
+        entry(2).write(&mut bytes);
+        bytes[second + 20] ^= 1;
+        let mut entries = BTreeMap::new();
+        assert_eq!(parse_file(&bytes, &mut entries), (third - second) as u64);
+        assert_eq!(entries.into_keys().collect::<Vec<_>>(), [0, 2]);
+    }
+}

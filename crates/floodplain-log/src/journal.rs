@@ -1,0 +1,195 @@
+//! One journal file: the index of its frames in memory, and the scan that rebuilds it.
+
+use crate::{
+    FastMap, Partition,
+    disk::DiskFile,
+    files::{read_exact_at, read_up_to},
+    frame::{GROUP_HEADER, GROUP_MAGIC, Group, JournalPos},
+};
+use std::{io, ops::Range, sync::Arc};
+
+/// No group is longer: a scan need not believe more. See `MAX_UNIT_BYTES` and `GROUP_TARGET_BYTES`.
+pub(crate) const MAX_GROUP_BYTES: u64 = 16 << 20;
+
+/// Where one batch is in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameAt {
+    pub base: u64,
+    pub at: u64,
+    /// Byte of the file at which the frame's header starts.
+    pub pos: u64,
+    pub ingest_ms: i64,
+    pub batch_len: u32,
+    pub last_delta: u32,
+}
+
+impl FrameAt {
+    pub(crate) fn last(&self) -> u64 {
+        self.base + u64::from(self.last_delta)
+    }
+
+    pub(crate) fn end_at(&self) -> u64 {
+        self.at + u64::from(self.batch_len)
+    }
+}
+
+/// The frames of one partition in one journal. Most partitions of a wide log have one.
+#[derive(Debug, Clone)]
+pub(crate) enum Frames {
+    One(FrameAt),
+    Many(Vec<FrameAt>),
+}
+
+impl Frames {
+    pub(crate) fn as_slice(&self) -> &[FrameAt] {
+        match self {
+            Self::One(frame) => std::slice::from_ref(frame),
+            Self::Many(frames) => frames,
+        }
+    }
+
+    fn push(&mut self, frame: FrameAt) {
+        match self {
+            Self::One(first) => *self = Self::Many(vec![*first, frame]),
+            Self::Many(frames) => frames.push(frame),
+        }
+    }
+}
+
+/// A journal whose frames can be read.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub seq: u64,
+    pub file: Arc<dyn DiskFile>,
+    pub parts: FastMap<Partition, Frames>,
+    pub frame_count: usize,
+    pub len: u64,
+}
+
+impl Journal {
+    pub(crate) fn new(seq: u64, file: Arc<dyn DiskFile>) -> Self {
+        Self { seq, file, parts: FastMap::default(), frame_count: 0, len: 0 }
+    }
+
+    pub(crate) fn push(&mut self, partition: Partition, frame: FrameAt) {
+        self.frame_count += 1;
+        self.parts.entry(partition).and_modify(|frames| frames.push(frame)).or_insert(Frames::One(frame));
+    }
+
+    pub(crate) fn frames(&self, partition: Partition) -> &[FrameAt] {
+        self.parts.get(&partition).map_or(&[], Frames::as_slice)
+    }
+}
+
+/// What a scan found in one journal file.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Whole groups, in order: start, and head.
+    pub groups: Vec<(u64, Group)>,
+    pub frames: Vec<(Partition, FrameAt)>,
+    /// Ranges without a whole group.
+    pub bad: Vec<Range<u64>>,
+    /// Length of the file.
+    pub len: u64,
+    /// The greatest place that any group here knows to be synced.
+    pub synced: JournalPos,
+}
+
+impl Scan {
+    /// Where the last group with frames ends.
+    pub(crate) fn data_end(&self) -> u64 {
+        let last = self.groups.iter().rev().find(|(_, group)| group.frame_count > 0);
+        last.map_or(0, |(pos, group)| pos + u64::from(group.len))
+    }
+}
+
+/// Reads a journal from its first byte to its last.
+///
+/// Behind damage it goes on with the next whole group of this journal that has a higher number.
+///
+/// # Errors
+/// Only what the disk says: damage is in the result.
+pub(crate) fn scan(file: &dyn DiskFile, seq: u64) -> io::Result<Scan> {
+    let mut scan = Scan { len: file.len()?, ..Scan::default() };
+    let mut buf = Vec::new();
+    let mut pos = 0;
+    let mut next_number = 0;
+    while pos < scan.len {
+        if let Some(group) = read_group(file, seq, next_number, pos, scan.len, &mut buf, &mut scan.frames)? {
+            next_number = group.number + 1;
+            scan.synced = scan.synced.max(group.synced);
+            scan.groups.push((pos, group));
+            pos += u64::from(group.len);
+            continue;
+        }
+        let bad_from = pos;
+        loop {
+            pos = find_magic(file, pos + 1, scan.len)?;
+            // Not read twice: the outer loop takes it from here.
+            if pos >= scan.len
+                || read_group(file, seq, next_number, pos, scan.len, &mut buf, &mut Vec::new())?.is_some()
+            {
+                break;
+            }
+        }
+        scan.bad.push(bad_from..pos);
+    }
+    Ok(scan)
+}
+
+/// Reads the group at `pos`, if a whole one is there, and adds its frames.
+fn read_group(
+    file: &dyn DiskFile,
+    seq: u64,
+    next_number: u64,
+    pos: u64,
+    file_len: u64,
+    buf: &mut Vec<u8>,
+    frames: &mut Vec<(Partition, FrameAt)>,
+) -> io::Result<Option<Group>> {
+    buf.resize(GROUP_HEADER, 0);
+    if read_up_to(file, buf, pos)? < GROUP_HEADER {
+        return Ok(None);
+    }
+    let Some(head) = Group::parse_head(buf) else { return Ok(None) };
+    let len = u64::from(head.len);
+    if head.seq != seq || head.number < next_number || len > MAX_GROUP_BYTES || len > file_len - pos {
+        return Ok(None);
+    }
+    buf.resize(head.len as usize, 0);
+    read_exact_at(file, &mut buf[GROUP_HEADER..], pos + GROUP_HEADER as u64)?;
+    let Some((group, found)) = Group::parse(buf) else { return Ok(None) };
+    for (start, frame) in found {
+        let batch = &buf[start + crate::frame::FRAME_HEADER..];
+        let last_delta = u32::from_be_bytes([batch[23], batch[24], batch[25], batch[26]]);
+        frames.push((
+            frame.partition,
+            FrameAt {
+                base: frame.base_offset,
+                at: frame.at,
+                pos: pos + start as u64,
+                ingest_ms: frame.ingest_ms,
+                batch_len: frame.batch_len,
+                last_delta,
+            },
+        ));
+    }
+    Ok(Some(group))
+}
+
+/// The next byte at or after `from` where a group may start, or the end of the file.
+fn find_magic(file: &dyn DiskFile, mut from: u64, file_len: u64) -> io::Result<u64> {
+    let mut window = vec![0; 1 << 16];
+    while from < file_len {
+        let read = read_up_to(file, &mut window, from)?;
+        if let Some(idx) = window[..read].windows(GROUP_MAGIC.len()).position(|bytes| bytes == GROUP_MAGIC) {
+            return Ok(from + idx as u64);
+        }
+        if read < window.len() {
+            break;
+        }
+        // The magic may lie across the border of two windows.
+        from += (read - (GROUP_MAGIC.len() - 1)) as u64;
+    }
+    Ok(file_len)
+}

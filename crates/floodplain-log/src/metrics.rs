@@ -1,0 +1,48 @@
+//! Counters of the log. Handles are made once.
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+#[derive(Clone)]
+pub(crate) struct LogMetrics {
+    pub appends: Counter,
+    pub refused: Counter,
+    pub unknown: Counter,
+    pub batches: Counter,
+    pub records: Counter,
+    pub appended_bytes: Counter,
+    pub groups: Counter,
+    pub journal_bytes: Counter,
+    pub write_seconds: Histogram,
+    pub sync_seconds: Histogram,
+    pub queue_bytes: Gauge,
+    pub poisoned: Gauge,
+    pub damaged_ranges: Counter,
+    pub set_aside_bytes: Counter,
+}
+
+impl LogMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            appends: counter!("floodplain_log_appends_total"),
+            refused: counter!("floodplain_log_appends_refused_total"),
+            unknown: counter!("floodplain_log_appends_unknown_total"),
+            batches: counter!("floodplain_log_batches_total"),
+            records: counter!("floodplain_log_records_total"),
+            appended_bytes: counter!("floodplain_log_appended_bytes_total"),
+            groups: counter!("floodplain_log_groups_total"),
+            journal_bytes: counter!("floodplain_log_journal_bytes_total"),
+            write_seconds: histogram!("floodplain_log_write_duration_seconds"),
+            sync_seconds: histogram!("floodplain_log_sync_duration_seconds"),
+            queue_bytes: gauge!("floodplain_log_queue_bytes"),
+            poisoned: gauge!("floodplain_log_poisoned"),
+            damaged_ranges: counter!("floodplain_log_damaged_ranges_total"),
+            set_aside_bytes: counter!("floodplain_log_set_aside_bytes_total"),
+        }
+    }
+}
+
+impl std::fmt::Debug for LogMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogMetrics")
+    }
+}
