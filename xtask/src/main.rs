@@ -73,7 +73,7 @@ fn faults(args: &[String]) -> Result<()> {
         // The same tests as in `cargo xtask test`, with ten times the cycles.
         run::run(
             cargo()
-                .args(["test", "--release", "--package", "floodplain", "--test", "it", "kill"])
+                .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
                 .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
                 .env("FLOODPLAIN_TEST_KILLS", "1000"),
         )
@@ -97,5 +97,5 @@ fn fuzz(args: &[String]) -> Result<()> {
 }
 
 fn bench(args: &[String]) -> Result<()> {
-    run::run(cargo().args(["bench", "--workspace", "--benches", "--"]).args(args))
+    run::run(cargo().args(["bench", "--workspace", "--bench", "*", "--"]).args(args))
 }
