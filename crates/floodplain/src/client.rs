@@ -176,7 +176,6 @@ pub(crate) enum Event {
 /// What the CONNACK said.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Welcome {
-    pub(crate) session_present: bool,
     /// Unacknowledged QoS 1 and 2 messages that the server takes.
     pub(crate) receive_maximum: u16,
 }
@@ -228,7 +227,6 @@ impl Client {
                     connack.properties.reason_string.map(|reason| format!(", {reason}")).unwrap_or_default()
                 );
                 let welcome = Welcome {
-                    session_present: connack.session_present,
                     receive_maximum: connack.properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),
                 };
                 if let Some(seconds) = connack.properties.server_keep_alive_secs {
