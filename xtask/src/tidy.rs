@@ -1,8 +1,9 @@
 //! Small rules that no lint knows.
 
-use crate::run::root;
+use crate::run::{cargo, root};
 use anyhow::{Context as _, Result, bail};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -41,6 +42,7 @@ pub(crate) fn tidy() -> Result<()> {
         }
     }
     decisions_are_listed(&root, &mut faults)?;
+    one_set_of_features(&mut faults)?;
     if !faults.is_empty() {
         bail!("{} faults\n{}", faults.len(), faults.join("\n"));
     }
@@ -56,6 +58,33 @@ fn decisions_are_listed(root: &Path, faults: &mut Vec<String>) -> Result<()> {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name != "README.md" && !index.contains(&format!("({name})")) {
             faults.push(format!("docs/decisions/{name}: not in the index docs/decisions/README.md"));
+        }
+    }
+    Ok(())
+}
+
+/// What `cargo run` builds, `cargo test --workspace` uses again. A crate whose features differ between the two
+/// is compiled twice, and with it all that depend on it, in the end DataFusion: twenty minutes.
+fn one_set_of_features(faults: &mut Vec<String>) -> Result<()> {
+    let tree = |packages: &[&str], edges: &str| -> Result<BTreeSet<String>> {
+        let mut command = cargo();
+        command
+            .args(["tree", "--locked", "--prefix", "none", "--format", "{p} [{f}]", "--edges", edges])
+            .args(packages);
+        let output = command.output().context("cannot start cargo")?;
+        if !output.status.success() {
+            bail!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let lines = String::from_utf8(output.stdout)?;
+        Ok(lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect())
+    };
+    let tested = tree(&["--workspace"], "normal,build,dev")?;
+    for package in ["floodplain", "floodplain-sql"] {
+        for line in tree(&["--package", package], "normal,build")?.difference(&tested) {
+            faults.push(format!(
+                "{package} alone builds {line}, the workspace builds it with other features; name the missing ones in \
+                 crates/floodplain-sql/Cargo.toml"
+            ));
         }
     }
     Ok(())
