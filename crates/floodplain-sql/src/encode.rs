@@ -94,6 +94,12 @@ impl Encoder {
         if self.text.is_empty() { None } else { Some(Ok(std::mem::take(&mut self.text).into())) }
     }
 
+    /// Whether everything was handed on.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done && self.text.is_empty()
+    }
+
     /// The rest of the text after an error in the middle: rows that were not handed on yet and, as JSON, the end of
     /// the object with `error`, which must be JSON itself. CSV has no place for an error: `None`, break off instead.
     #[must_use]

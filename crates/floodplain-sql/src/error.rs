@@ -91,6 +91,11 @@ fn plain(error: &DataFusionError) -> String {
             text.strip_prefix("sql parser error: ").unwrap_or(&text).to_owned()
         }
         DataFusionError::ArrowError(error, _) => error.to_string(),
+        // From the log: file and byte, and what the system says.
+        DataFusionError::External(error) => {
+            let causes = std::iter::successors(error.source(), |cause| cause.source());
+            causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+        }
         other => other.message().into_owned(),
     };
     message.trim().to_owned()

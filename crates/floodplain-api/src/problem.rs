@@ -1,0 +1,77 @@
+//! RFC 9457: what went wrong, for programs and for people.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use floodplain_sql::Error;
+use serde::Serialize;
+
+/// An error as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Problem {
+    /// Names the kind of problem, as RFC 9457 wants it: a URI that need not lead anywhere.
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    /// For programs; never changes its meaning.
+    code: &'static str,
+    /// Where in the query the mistake is; both count from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Place>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Place {
+    line: u64,
+    column: u64,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        let kind = format!("urn:floodplain:problem:{code}");
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), code, position: None }
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a problem holds only texts and numbers")
+    }
+}
+
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        use StatusCode as S;
+        let (status, code, title) = match error {
+            Error::Syntax { .. } => (S::BAD_REQUEST, "sql_syntax", "the query is not SQL"),
+            Error::Invalid { .. } => (S::BAD_REQUEST, "sql_invalid", "the query does not fit the tables"),
+            Error::ReadOnly { .. } => (S::FORBIDDEN, "sql_read_only", "queries only read"),
+            Error::TooLong { .. } => (S::PAYLOAD_TOO_LARGE, "sql_too_long", "the query is too long"),
+            Error::Execution { .. } => (S::UNPROCESSABLE_ENTITY, "sql_execution", "a value cannot be computed"),
+            Error::Rows { .. } => (S::UNPROCESSABLE_ENTITY, "sql_row_limit", "the result is too large"),
+            Error::Time { .. } => (S::GATEWAY_TIMEOUT, "sql_time_limit", "the query took too long"),
+            Error::Memory { .. } => (S::INSUFFICIENT_STORAGE, "sql_memory_limit", "the query needs too much memory"),
+            Error::Busy { .. } => (S::SERVICE_UNAVAILABLE, "sql_busy", "too many queries"),
+            Error::Stopping => (S::SERVICE_UNAVAILABLE, "stopping", "the server is stopping"),
+            Error::Log { .. } => (S::INTERNAL_SERVER_ERROR, "log_read", "the log cannot be read"),
+            Error::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal", "a fault of the server"),
+        };
+        let position = error.location().map(|at| Place { line: at.line, column: at.column });
+        Self { position, ..Self::new(status, code, title, error.to_string()) }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_json()));
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

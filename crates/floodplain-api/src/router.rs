@@ -1,0 +1,103 @@
+//! Which path leads where.
+
+use crate::{origin, problem::Problem, sql};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use floodplain_sql::Sql;
+use metrics::Counter;
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::{fmt, sync::Arc};
+
+/// Whether the server can do its work; asked by `/readyz`.
+pub trait Readiness: Send + Sync {
+    /// # Errors
+    /// The reason why not, for people: a poisoned log, or a server that stops.
+    fn ready(&self) -> Result<(), String>;
+}
+
+impl<F: Fn() -> Result<(), String> + Send + Sync> Readiness for F {
+    fn ready(&self) -> Result<(), String> {
+        self()
+    }
+}
+
+/// What the HTTP interface is made of.
+#[derive(Clone)]
+pub struct Api {
+    pub sql: Sql,
+    /// Renders what `/metrics` answers.
+    pub metrics: PrometheusHandle,
+    pub readiness: Arc<dyn Readiness>,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("sql", &self.sql).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn router(api: Api) -> Router {
+    let counters = Arc::new(Counters::new());
+    Router::new()
+        .route("/api/v1/sql", post(sql::answer))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(origin::check))
+        .layer(middleware::from_fn(move |request, next| finish(Arc::clone(&counters), request, next)))
+        .with_state(Arc::new(api))
+}
+
+async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, content_type)], api.metrics.render()).into_response()
+}
+
+async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    match api.readiness.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "the server is not ready", reason);
+            problem.into_response()
+        }
+    }
+}
+
+async fn unknown(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here", format!("unknown path {}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{} does not take {method}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the method does not fit", detail)
+}
+
+/// Answers by class of status.
+struct Counters([Counter; 4]);
+
+impl Counters {
+    fn new() -> Self {
+        Self(
+            ["2xx", "3xx", "4xx", "5xx"]
+                .map(|status| metrics::counter!("floodplain_http_requests_total", "status" => status)),
+        )
+    }
+}
+
+async fn finish(counters: Arc<Counters>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let class = usize::from(response.status().as_u16() / 100).clamp(2, 5) - 2;
+    counters.0[class].increment(1);
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,87 @@
+//! Connections: taken, bounded, ended.
+
+use crate::{Api, router};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Connections at once; more wait in the system's queue until one ends.
+const CONNECTIONS_MAX: usize = 512;
+/// How long the head of a request may take, and how long a connection may be silent between two requests.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long requests under way get once stopping has begun.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Before accepting again after the system refused, for example for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers HTTP/1.1 on `listener` until `stop`, then ends idle connections at once and others after their answer or
+/// five seconds.
+///
+/// # Cancel safety
+/// Dropping it leaves connections to end by themselves.
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
+    let router = router::router(api);
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let cut = CancellationToken::new();
+    loop {
+        let (stream, place) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &places) => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an http connection");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let (service, stop, cut) = (TowerToHyperService::new(router.clone()), stop.clone(), cut.clone());
+        connections.spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        ended = connection => ended,
+                        () = cut.cancelled() => Ok(()),
+                    }
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "http connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(STOP_TIME_MAX, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "http answers were cut off at the deadline");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // Small answers leave at once; a connection works without.
+    stream.set_nodelay(true).unwrap_or_default();
+    Ok((stream, place))
+}

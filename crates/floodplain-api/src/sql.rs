@@ -1,0 +1,159 @@
+//! `POST /api/v1/sql`: one query, its rows as they come.
+
+use crate::{problem::Problem, router::Api};
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use floodplain_sql::{Encoder, Format};
+use std::{sync::Arc, time::Duration};
+
+/// How long the body of a request may take.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// JSON escapes at most six times the text.
+const ESCAPES: usize = 6;
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    query: String,
+    format: Option<Wanted>,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Wanted {
+    Json,
+    Csv,
+}
+
+impl From<Wanted> for Format {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Json => Self::Json,
+            Wanted::Csv => Self::Csv,
+        }
+    }
+}
+
+/// Runs the query. Dropped with the connection, and with it the query.
+pub(crate) async fn answer(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
+    match run(&api, &headers, body).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn run(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+    let max_bytes = api.sql.config().text_max_bytes;
+    let body = read(body, max_bytes * ESCAPES + 1024).await?;
+    let (query, wanted) = parse(headers, &body)?;
+    let format = match wanted {
+        Some(format) => format,
+        None => accepted(headers)?,
+    };
+    let result = api.sql.query(&query).await.map_err(|error| Problem::from(&error))?;
+    let mut encoder = result.encode(format);
+    // Most mistakes show before the first rows: then the status can still tell.
+    let first = match encoder.next().await {
+        Some(Ok(first)) => first,
+        Some(Err(error)) => return Err(Problem::from(&error)),
+        None => Bytes::new(),
+    };
+    let body = if encoder.is_done() { Body::from(first) } else { Body::from_stream(chunks(first, encoder)) };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    Ok(response)
+}
+
+async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
+    let read = tokio::time::timeout(BODY_TIME_MAX, axum::body::to_bytes(body, max_bytes)).await;
+    let slow =
+        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the request took too long", "body is incomplete");
+    read.map_err(slow)?.map_err(|error| {
+        // axum wraps the error of the limit; what else can fail is the connection, which reads no answer.
+        let detail = format!("body may have {max_bytes} bytes: {error}");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the request is too large", detail)
+    })
+}
+
+/// The query, and the format if the body names one.
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(String, Option<Format>), Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad_request", "the request is malformed", detail);
+    match media_type.as_str() {
+        "application/json" => {
+            let request: Request = serde_json::from_slice(body).map_err(|error| {
+                bad(format!("body is not {{\"query\": \"…\", \"format\": \"json\" or \"csv\"}}: {error}"))
+            })?;
+            Ok((request.query, request.format.map(Format::from)))
+        }
+        // The last one is what `curl -d` says of whatever it sends.
+        "" | "text/plain" | "application/sql" | "application/x-www-form-urlencoded" => {
+            let query = std::str::from_utf8(body).map_err(|error| bad(format!("query is not UTF-8: {error}")))?;
+            Ok((query.to_owned(), None))
+        }
+        other => {
+            let detail = format!("body is {other}: send application/json or text/plain");
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "unknown body", detail))
+        }
+    }
+}
+
+/// The first format of `Accept` that we write; JSON if it does not matter.
+fn accepted(headers: &HeaderMap) -> Result<Format, Problem> {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let accept = accept.join(",").to_ascii_lowercase();
+    let mut types = accept.split(',').map(|item| item.split(';').next().unwrap_or_default().trim());
+    let format = types.find_map(|media_type| match media_type {
+        "" | "*/*" | "application/*" | "application/json" => Some(Format::Json),
+        "text/*" | "text/csv" => Some(Format::Csv),
+        _ => None,
+    });
+    format.ok_or_else(|| {
+        let detail = format!("{accept} is not written here: accept application/json or text/csv");
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "unknown format", detail)
+    })
+}
+
+/// `first`, then what `encoder` has still to say. An error in the middle becomes the end of the JSON; CSV breaks off.
+fn chunks(first: Bytes, encoder: Encoder) -> impl futures::Stream<Item = Result<Bytes, floodplain_sql::Error>> {
+    futures::stream::unfold((Some(first), Some(encoder)), async |(first, encoder)| {
+        if let Some(first) = first {
+            return Some((Ok(first), (None, encoder)));
+        }
+        let mut encoder = encoder?;
+        match encoder.next().await? {
+            Ok(chunk) => Some((Ok(chunk), (None, Some(encoder)))),
+            Err(error) => {
+                let end = encoder.fail(&Problem::from(&error).to_json());
+                Some((end.ok_or(error), (None, None)))
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_chooses() {
+        for (accept, expected) in [
+            ("", Some(Format::Json)),
+            ("*/*", Some(Format::Json)),
+            ("text/csv", Some(Format::Csv)),
+            ("text/html, text/CSV;q=0.9, application/json;q=0.1", Some(Format::Csv)),
+            ("application/json", Some(Format::Json)),
+            ("image/png", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(accepted(&headers).ok(), expected, "{accept}");
+        }
+        assert_eq!(accepted(&HeaderMap::new()).ok(), Some(Format::Json));
+    }
+}

@@ -1,0 +1,218 @@
+//! Limits, cancelling, freshness, formats.
+
+use crate::fleet::{Fleet, NINE, ask, json, lines, message};
+use floodplain_sql::{Config, Error, Format, Location};
+use floodplain_testkit::wait_until;
+use floodplain_types::Timestamp;
+use std::time::Duration;
+
+/// Never ends by itself, needs little memory.
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b \
+                       WHERE a.value % 7 = b.value % 11";
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn sees_what_was_acknowledged_before() {
+    let fleet = Fleet::empty();
+    let sql = fleet.sql();
+    for n in 1..=50_usize {
+        let device = format!("d-{}", n % 7);
+        fleet.publish("telemetry", &message(&device, "t", b"1"), &[]);
+        assert_eq!(lines(&sql, "SELECT count(*) FROM records"), [n.to_string()]);
+    }
+}
+
+#[test]
+fn answers_json() {
+    let answer = json(
+        &Fleet::sample().sql(),
+        "SELECT device, device AS \"device\", qos, retain, received, payload, 12345678901234567 AS big, 1.5 AS f, NULL AS n, \
+         [1, 2] AS l, {'a': 1} AS s FROM records WHERE device IN ('motor-1', 'thermo-1') ORDER BY 1",
+    );
+    let expected = serde_json::json!([
+        { "device": "motor-1", "device_2": "motor-1", "qos": 2, "retain": true,
+          "received": "2026-11-21T09:10:00.000001234Z", "payload": { "base64": "/wAB" },
+          "big": 12_345_678_901_234_567_i64, "f": 1.5, "n": null, "l": [1, 2], "s": { "a": 1 } },
+        { "device": "thermo-1", "device_2": "thermo-1", "qos": 0, "retain": false,
+          "received": "2026-11-21T09:10:00Z", "payload": "21.5",
+          "big": 12_345_678_901_234_567_i64, "f": 1.5, "n": null, "l": [1, 2], "s": { "a": 1 } },
+    ]);
+    assert_eq!(answer["rows"], expected);
+    let types: Vec<_> = answer["columns"].as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+    let expected =
+        ["text", "text", "smallint", "boolean", "timestamp", "binary", "bigint", "double", "null", "array", "struct"];
+    assert_eq!(types, expected);
+    assert_eq!(answer["row_count"], 2);
+    assert_eq!(answer["warnings"], serde_json::json!([]));
+    assert!(answer["stats"]["bytes_read"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn json_of_no_rows_is_whole() {
+    let answer = json(&Fleet::empty().sql(), "SELECT device FROM records");
+    assert_eq!(answer["rows"], serde_json::json!([]));
+    assert_eq!(answer["columns"], serde_json::json!([{ "name": "device", "type": "text" }]));
+}
+
+#[test]
+fn mistakes_have_a_place() {
+    let sql = Fleet::empty().sql();
+    for (query, expected) in [
+        ("SELECT\n  FROM WHERE", Some(Location { line: 2, column: 8 })),
+        ("SELECT device,\n  devise FROM records", Some(Location { line: 2, column: 3 })),
+        ("SELECT 'x", Some(Location { line: 1, column: 8 })),
+        ("", None),
+    ] {
+        let error = ask(&sql, query, Format::Json).unwrap_err();
+        assert_eq!(error.location(), expected, "{query}: {error:?}");
+    }
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let sql = Fleet::empty().sql();
+    let deep = format!("SELECT {}1{}", "(".repeat(20_000), ")".repeat(20_000));
+    let wide = format!("SELECT {}1", "1+".repeat(2_000));
+    for query in ["\0", "SELECT \u{202e}", ";;;", "--", "/*", "SELECT * FROM", "\"", deep.as_str()] {
+        let error = ask(&sql, query, Format::Json).unwrap_err();
+        assert!(matches!(error, Error::Syntax { .. } | Error::Invalid { .. }), "{query:.40}: {error:?}");
+    }
+    // Long is not wrong.
+    assert!(matches!(ask(&sql, &wide, Format::Csv), Ok(_) | Err(Error::Syntax { .. })), "2000 terms");
+    let long = "x".repeat(Config::default().text_max_bytes + 1);
+    assert!(matches!(ask(&sql, &long, Format::Json), Err(Error::TooLong { .. })));
+}
+
+#[test]
+fn rows_are_limited() {
+    let sql = Fleet::sample().sql_with(Config { rows_max: 5, ..Config::default() });
+    assert_eq!(lines(&sql, "SELECT device FROM records LIMIT 5").len(), 5);
+    runtime().block_on(async {
+        let mut result = sql.query("SELECT device FROM records").await.unwrap();
+        let mut rows = 0;
+        let error = loop {
+            match result.next().await.unwrap() {
+                Ok(batch) => rows += batch.num_rows(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((rows, error), (5, Error::Rows { limit: 5 }));
+        assert!(result.next().await.is_none());
+    });
+}
+
+#[test]
+fn time_is_limited() {
+    let limit = Duration::from_millis(200);
+    let sql = Fleet::empty().sql_with(Config { time_max: limit, ..Config::default() });
+    assert_eq!(ask(&sql, ENDLESS, Format::Json).unwrap_err(), Error::Time { limit });
+    // The pool is free again.
+    assert_eq!(lines(&sql, "SELECT 1"), ["1"]);
+}
+
+#[test]
+fn memory_is_limited() {
+    let sql = Fleet::empty().sql_with(Config { memory_max_bytes: 1 << 20, ..Config::default() });
+    let query = "SELECT value, count(*) FROM generate_series(1, 3000000) GROUP BY value ORDER BY value DESC";
+    let error = ask(&sql, query, Format::Csv).unwrap_err();
+    assert!(matches!(error, Error::Memory { limit_bytes: 1_048_576, .. }), "{error:?}");
+}
+
+#[test]
+fn a_dropped_result_ends_its_query() {
+    let sql = Fleet::empty().sql_with(Config { running_max: 1, waiting_max: 1, ..Config::default() });
+    runtime().block_on(async {
+        for _ in 0..3 {
+            drop(sql.query(ENDLESS).await.unwrap());
+        }
+        // Waits for its turn, which comes only when the others are gone.
+        let mut result = tokio::time::timeout(Duration::from_secs(20), sql.query("SELECT 1")).await.unwrap().unwrap();
+        assert_eq!(result.next().await.unwrap().unwrap().num_rows(), 1);
+    });
+}
+
+#[test]
+fn too_many_queries_are_refused() {
+    let sql = Fleet::empty().sql_with(Config { running_max: 1, waiting_max: 1, ..Config::default() });
+    runtime().block_on(async {
+        let running = sql.query(ENDLESS).await.unwrap();
+        let other = sql.clone();
+        let waiting = tokio::spawn(async move { other.query("SELECT 1").await.map(|_| ()) });
+        tokio::task::yield_now().await;
+        let refused = sql.query("SELECT 1").await.unwrap_err();
+        assert_eq!(refused, Error::Busy { running: 1, waiting: 1 });
+        drop(running);
+        waiting.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_query_that_nobody_reads_stands_still() {
+    let fleet = Fleet::empty();
+    let payload = [b'x'; 10_000];
+    for n in 0..500 {
+        fleet.publish("telemetry", &message(&format!("d-{n}"), "t", &payload), &[]);
+    }
+    let sql = fleet.sql();
+    runtime().block_on(async {
+        let mut result = sql.query("SELECT payload FROM records").await.unwrap();
+        assert!(result.next().await.unwrap().is_ok());
+        drop(result);
+    });
+    assert_eq!(lines(&sql, "SELECT count(*) FROM records"), ["500"]);
+}
+
+#[test]
+fn threads_are_polite() {
+    let sql = Fleet::empty().sql_with(Config { niceness: 7, ..Config::default() });
+    runtime().block_on(async {
+        let _running = sql.query(ENDLESS).await.unwrap();
+        let niceness = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+            let polite = tasks.filter(|task| {
+                let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                // Behind the name in parentheses: state is field 3, nice is field 19.
+                let stat = read("stat");
+                let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16)?.parse::<i32>().ok());
+                read("comm").trim() == "sql" && nice == Some(7)
+            });
+            polite.count()
+        };
+        wait_until("query threads give way", &|| {}, || niceness() >= 2);
+    });
+}
+
+#[test]
+fn time_ranges_include_what_they_say() {
+    let fleet = Fleet::empty();
+    for second in 0..100_i64 {
+        fleet.clock.set(Timestamp::from_millis(NINE + second * 1000));
+        fleet.publish("telemetry", &message("d", "t", b"1"), &[]);
+    }
+    let sql = fleet.sql();
+    for (predicate, expected) in [
+        ("received >= '2026-11-21T09:00:10Z'", "90"),
+        ("received > '2026-11-21T09:00:10Z'", "89"),
+        ("received < '2026-11-21T09:00:10Z'", "10"),
+        ("received <= '2026-11-21T09:00:10Z'", "11"),
+        ("received = '2026-11-21T09:00:10Z'", "1"),
+        ("received > '2026-11-21T09:00:10Z' AND received < '2026-11-21T09:00:10.5Z'", "0"),
+        ("received > '2026-11-21T09:00:10+00:00'::timestamptz - INTERVAL '5 seconds'", "94"),
+        ("received > TIMESTAMP '2026-11-21 09:00:10'", "89"),
+        ("received >= '2027-01-01'", "0"),
+        ("received < '1970-01-01'", "0"),
+        ("offset < 10 AND received >= '2026-11-21T09:00:05Z'", "5"),
+        ("offset BETWEEN 5 AND 6", "2"),
+        ("offset = 99", "1"),
+        ("offset > 99", "0"),
+        ("position = '0:7'", "1"),
+        ("received < now()", "100"),
+    ] {
+        let count = lines(&sql, &format!("SELECT count(*) FROM records WHERE {predicate}"));
+        let rows = lines(&sql, &format!("SELECT device, received FROM records WHERE {predicate}"));
+        assert_eq!((count[0].as_str(), rows.len().to_string().as_str()), (expected, expected), "{predicate}");
+    }
+}

@@ -1,0 +1,138 @@
+//! A small log with something of everything, and the ways to ask it.
+
+use floodplain_log::{Append, BatchBuilder, Compression, Correlation, Log, MessageRef, Outcome, Stream};
+use floodplain_sql::{Config, Error, Format, Sql};
+use floodplain_testkit::ModelLog;
+use floodplain_types::{Class, ManualClock, StreamId, StreamName, TenantId, Timestamp};
+use std::sync::Arc;
+
+/// 2026-11-21T09:00:00Z.
+pub(crate) const NINE: i64 = 1_795_251_600_000;
+
+pub(crate) struct Fleet {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) clock: Arc<ManualClock>,
+}
+
+impl Fleet {
+    /// Streams `telemetry` (4 partitions), `requests` and `dlq` (2), `_folds` (1), and one of another tenant.
+    pub(crate) fn empty() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NINE)));
+        let log = Arc::new(ModelLog::new(clock.clone()));
+        for (name, partitions) in [("telemetry", 4), ("requests", 2), ("dlq", 2), ("_folds", 1)] {
+            log.open_stream(&id("default", name), partitions).unwrap();
+        }
+        log.open_stream(&id("other", "telemetry"), 1).unwrap();
+        Self { log, clock }
+    }
+
+    /// What `docs/guides/sql.md` and the `.slt` files speak of.
+    pub(crate) fn sample() -> Self {
+        let fleet = Self::empty();
+        for minute in 0..6_i64 {
+            fleet.clock.set(Timestamp::from_millis(NINE + minute * 60_000));
+            for truck in 1..=2 {
+                let device = format!("truck-{truck}");
+                let payload = format!(
+                    r#"{{"n":{minute},"speed":{speed:.1},"engine":{{"temp":{temp},"ok":true}},"pos":[48.{minute},11.5]}}"#,
+                    speed = 50.5 + minute as f64 * f64::from(truck),
+                    temp = 80 + minute,
+                );
+                let topic = format!("devices/{device}/track");
+                fleet.publish("telemetry", &message(&device, &topic, payload.as_bytes()), &[("site", "north")]);
+            }
+        }
+        fleet.clock.set(Timestamp::from_millis(NINE + 600_000));
+        let text = MessageRef { qos: 0, ..message("thermo-1", "rooms/1/temp", b"21.5") };
+        fleet.publish("telemetry", &text, &[]);
+        let odd = MessageRef {
+            qos: 2,
+            retain: true,
+            expiry_seconds: Some(60),
+            content_type: Some("application/x-odd"),
+            response_topic: Some("reply/here"),
+            correlation: Some(Correlation::Raw(b"\x00\x01")),
+            event_time_ns: Some(1_500_000_000_123_456_789),
+            ingest_time_ns: Some((NINE + 600_000) * 1_000_000 + 1_234),
+            publisher: Some("gateway"),
+            ..message("motor-1", "motors/1/raw", b"\xff\x00\x01")
+        };
+        fleet.publish("telemetry", &odd, &[("a", "1"), ("b", "x\"y"), ("a", "2")]);
+        fleet.publish("requests", &message("truck-1", "$session/open", b"{}"), &[]);
+        fleet.publish("_folds", &message("sessions", "snapshot", b"{}"), &[]);
+        let log = &fleet.log;
+        let other = log.open_stream(&id("other", "telemetry"), 1).unwrap();
+        append(&**log, &other, &message("spy", "secret", b"{}"), &[], NINE);
+        // As a Kafka client writes it: no topic, no value.
+        let telemetry = log.open_stream(&id("default", "telemetry"), 4).unwrap();
+        let mut builder = BatchBuilder::new();
+        builder.push(NINE + 600_000, Some(b"kafka-1"), None, [("traceparent", b"00-1".as_slice())]).unwrap();
+        let batch = builder.finish(Compression::Zstd).unwrap();
+        submit(&**log, vec![(telemetry.partition_of(b"kafka-1"), batch)]);
+        fleet
+    }
+
+    pub(crate) fn stream(&self, name: &str) -> Stream {
+        self.log.streams().into_iter().find(|stream| *stream.id == id("default", name)).unwrap()
+    }
+
+    pub(crate) fn publish(&self, stream: &str, message: &MessageRef<'_>, user: &[(&str, &str)]) {
+        use floodplain_types::Clock as _;
+        append(&*self.log, &self.stream(stream), message, user, self.clock.now().as_millis());
+    }
+
+    pub(crate) fn sql(&self) -> Sql {
+        self.sql_with(Config::default())
+    }
+
+    pub(crate) fn sql_with(&self, config: Config) -> Sql {
+        Sql::new(Arc::clone(&self.log), Config { threads: 2, ..config }).unwrap()
+    }
+}
+
+pub(crate) fn id(tenant: &str, stream: &str) -> StreamId {
+    let (tenant, stream) = (TenantId::new(tenant).unwrap(), StreamName::new(stream).unwrap());
+    StreamId { tenant, stream, generation: 0 }
+}
+
+pub(crate) fn message<'a>(device: &'a str, topic: &'a str, payload: &'a [u8]) -> MessageRef<'a> {
+    MessageRef { topic, payload, key: device.as_bytes(), qos: 1, ..MessageRef::default() }
+}
+
+fn append(log: &dyn Log, stream: &Stream, message: &MessageRef<'_>, user: &[(&str, &str)], ms: i64) {
+    let mut builder = BatchBuilder::new();
+    message.write(&mut builder, ms, user.iter().copied()).unwrap();
+    let batch = builder.finish(Compression::None).unwrap();
+    submit(log, vec![(stream.partition_of(message.key), batch)]);
+}
+
+pub(crate) fn submit(log: &dyn Log, batches: Vec<(floodplain_log::Partition, floodplain_log::Batch)>) {
+    let appended = floodplain_log::append(log, Append { batches, class: Class::All });
+    let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(appended);
+    assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+}
+
+/// The whole answer as text.
+pub(crate) fn ask(sql: &Sql, query: &str, format: Format) -> Result<String, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut encoder = sql.query(query).await?.encode(format);
+        let mut text = Vec::new();
+        while let Some(chunk) = encoder.next().await {
+            text.extend_from_slice(&chunk?);
+        }
+        Ok(String::from_utf8(text).unwrap())
+    })
+}
+
+/// The answer as CSV lines without the header.
+pub(crate) fn lines(sql: &Sql, query: &str) -> Vec<String> {
+    let text = ask(sql, query, Format::Csv).unwrap_or_else(|error| panic!("{query}: {error}"));
+    text.lines().skip(1).map(str::to_owned).collect()
+}
+
+/// The answer as JSON.
+pub(crate) fn json(sql: &Sql, query: &str) -> serde_json::Value {
+    let text = ask(sql, query, Format::Json).unwrap_or_else(|error| panic!("{query}: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{query}: {error}\n{text}"))
+}

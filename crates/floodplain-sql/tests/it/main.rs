@@ -1,0 +1,9 @@
+//! SQL over a log whose content is known.
+#![allow(clippy::unwrap_used)]
+
+mod damage;
+mod engine;
+mod fleet;
+mod guide;
+mod pushdown;
+mod slt;
