@@ -113,6 +113,11 @@ impl FaultDisk {
         self.state().faults.cut_in(n);
     }
 
+    /// Forgets [`Self::cut_at_call`], unless the power is cut already.
+    pub fn cancel_cut(&self) {
+        self.state().faults.cancel_cut();
+    }
+
     /// Whether the power is cut.
     #[must_use]
     pub fn is_frozen(&self) -> bool {

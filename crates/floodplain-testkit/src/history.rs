@@ -88,6 +88,8 @@ enum End {
     Weak,
     /// Refused: must not be there.
     Fail,
+    /// Allowed to be removed, by trimming: may be there or not, now and later.
+    Released,
 }
 
 /// How many copies of one message may be read.
@@ -206,6 +208,17 @@ impl History {
     /// The outcome of the last attempt is unknown; it stays as open as it is without this call.
     pub fn unknown(&self, stamp: &Stamp) {
         self.end(stamp, End::Open);
+    }
+
+    /// All messages of `client` before `seq` may be removed from now on.
+    pub fn release(&self, client: &str, before_seq: u64) {
+        self.with(client, |attempts| {
+            for (seq, end) in attempts.iter_mut() {
+                if *seq < before_seq && *end != End::Fail {
+                    *end = End::Released;
+                }
+            }
+        });
     }
 
     /// Messages with an acknowledged attempt so far.
@@ -371,6 +384,22 @@ mod tests {
             assert_eq!(check(attempts, read, Copies::PerAttempt), [expected], "{attempts} {read:?}");
         }
         assert_eq!(check("1+ 2+", &[2, 1, 2], Copies::Any), [Order(stamp(1))]);
+    }
+
+    #[test]
+    fn what_was_released_may_be_there_or_not() {
+        let history = History::new();
+        for seq in 1..=3 {
+            history.invoke(&stamp(seq));
+            history.ok(&stamp(seq));
+        }
+        history.release("c", 3);
+        let payloads: Vec<_> = (1..=3).map(|seq| stamp(seq).payload(0)).collect();
+        for from in 0..=3 {
+            let report = history.check(payloads[from..].iter().map(Vec::as_slice), Copies::PerAttempt);
+            assert_eq!(report.violations.is_empty(), from < 3, "from {from}: {report}");
+            history.settle(payloads[2..].iter().map(Vec::as_slice));
+        }
     }
 
     #[test]

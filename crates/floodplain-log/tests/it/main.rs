@@ -1,4 +1,6 @@
 //! What the log promises, tried from outside.
 #![allow(clippy::unwrap_used)]
 
+mod conformance;
+mod crash;
 mod kafka;

@@ -1,6 +1,6 @@
 //! The cases. Each gets an empty log of its own.
 
-use super::{Case, Harness, batch};
+use super::{Case, Harness, Seen, batch};
 use crate::history::{Copies, History, Stamp};
 use crate::wait::{Outcomes, wait_until};
 use floodplain_log::{
@@ -113,7 +113,7 @@ fn read_your_append(h: Harness) {
 }
 
 /// Batches of many sizes, compressed and not; returns what is in the partition.
-fn fill(h: &Harness, partition: Partition) -> Vec<super::Seen> {
+fn fill(h: &Harness, partition: Partition) -> Vec<Seen> {
     for i in 0..40_usize {
         let values: Vec<String> = (0..=i % 7).map(|j| format!("value {i}.{j} {}", "x".repeat(i * 13 % 200))).collect();
         let compression = if i % 3 == 0 { Compression::Zstd } else { Compression::None };
@@ -121,6 +121,17 @@ fn fill(h: &Harness, partition: Partition) -> Vec<super::Seen> {
         h.wait_for(partition, position.next());
     }
     h.read(partition, h.log.start(partition), FAR)
+}
+
+/// Compares what was read with what it should be. An engine that doubles appends may have added
+/// copies behind it meanwhile.
+fn same(h: &Harness, read: Vec<Seen>, expected: &[Seen], context: impl std::fmt::Display) {
+    let known = expected.last().map_or(Position::ZERO, |last| last.position);
+    let read: Vec<_> = read.into_iter().filter(|seen| h.exact || seen.position <= known).collect();
+    for (i, expected) in expected.iter().enumerate() {
+        assert_eq!(read.get(i), Some(expected), "{context}: record {i}");
+    }
+    assert_eq!(read.len(), expected.len(), "{context}");
 }
 
 /// From every position there is: first in a batch, inside one, in a hole.
@@ -132,7 +143,7 @@ fn read_from_anywhere(h: Harness) {
         let from = Position { offset, ..first };
         let expected: Vec<_> = all.iter().filter(|seen| seen.position >= from).cloned().collect();
         for max_bytes in [1, 500, FAR] {
-            assert_eq!(h.read(partition, from, max_bytes), expected, "from {from} by {max_bytes}");
+            same(&h, h.read(partition, from, max_bytes), &expected, format_args!("from {from} by {max_bytes}"));
         }
     }
 }
@@ -148,7 +159,7 @@ fn the_end_is_the_watermark(h: Harness) {
     assert!(end > all[all.len() - 1].position);
     let read = h.log.read(partition, end, FAR).expect("the end can be read");
     assert!(read.batches.is_empty());
-    assert_eq!(read.next, end);
+    assert!(read.next == end || !h.exact && read.next > end);
 }
 
 fn trim(h: Harness) {
@@ -163,7 +174,7 @@ fn trim(h: Harness) {
     let now = h.log.start(partition);
     assert!(start <= now && now <= middle, "{start} <= {now} <= {middle}");
     let expected: Vec<_> = all.iter().filter(|seen| seen.position >= middle).cloned().collect();
-    assert_eq!(h.read(partition, middle, FAR), expected);
+    same(&h, h.read(partition, middle, FAR), &expected, "from the trimmed position");
     if start < now {
         match h.log.read(partition, start, FAR) {
             Err(ReadError::Trimmed { partition: id, from, start: told }) => {
@@ -179,7 +190,7 @@ fn trim(h: Harness) {
     let position = h.write(partition, &["after"], Compression::None);
     h.wait_for(partition, position.next());
     assert_eq!(h.read(partition, position, FAR)[0].value, "after");
-    assert_eq!(h.read(other, h.log.start(other), FAR), untouched, "other partitions stay");
+    same(&h, h.read(other, h.log.start(other), FAR), &untouched, "other partitions stay");
 }
 
 fn classes(h: Harness) {
@@ -424,7 +435,7 @@ fn restart(h: Harness) {
     let Some(h) = h.reopen() else { return };
     assert_eq!(h.stream("a", 9).partitions, 2);
     let partition = h.stream("a", 2).partition(0);
-    assert_eq!(h.read(partition, h.log.start(partition), FAR), all);
+    same(&h, h.read(partition, h.log.start(partition), FAR), &all, "after the restart");
     assert!(h.log.watermark(partition) >= end, "positions are not given again");
     check_fetch(&h, partition, &references, 2);
     let position = h.write(partition, &["after"], Compression::None);

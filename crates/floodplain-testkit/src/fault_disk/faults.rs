@@ -122,6 +122,10 @@ impl Faults {
         self.cut_in = Some(calls.max(1));
     }
 
+    pub(super) fn cancel_cut(&mut self) {
+        self.cut_in = None;
+    }
+
     pub(super) fn freeze(&mut self) {
         self.frozen = true;
     }

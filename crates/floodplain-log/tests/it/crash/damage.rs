@@ -1,0 +1,1 @@
+//! Bits flip on the disk.
