@@ -10,6 +10,7 @@ mod positions;
 mod presence;
 mod retained;
 mod session;
+mod waiting;
 
 pub use events::{
     Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId,
@@ -19,6 +20,7 @@ pub use positions::Positions;
 pub use presence::{Presence, PresenceFold};
 pub use retained::{Candidate, RetainedFold, RetainedPage, RetainedRecord, Stamp, newest};
 pub use session::{Change, EndReason, Session, SessionFold, Subscribed};
+pub use waiting::{Interest, Lost, LostReason, Posting, WaitingIndex, WaitingPage};
 
 /// The stream of devices' messages.
 pub const TELEMETRY: &str = "telemetry";

@@ -1,0 +1,210 @@
+//! Start: streams, folds replayed, one worker per thread.
+
+use crate::{
+    BrokerConfig, Worker,
+    folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold},
+    mailbox::{Mail, Mailbox},
+    owner::{DataPartition, Owner, RequestPartition},
+    router::Routes,
+    seams::Access,
+    worker::Shared,
+};
+use floodplain_fold::{Fold, Next, OpenError, Runner, RunnerConfig, RunnerError, Snapshots};
+use floodplain_log::{
+    Append, BatchBuilder, Compression, Disk, Log, Outcome, Partition, ReadError, Refusal, Stream,
+};
+use floodplain_types::{Class, Clock, StreamId, StreamName, TenantId};
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+};
+
+/// Why the broker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A stream is new and could not be created.
+    #[error("cannot open stream {stream}")]
+    Stream { stream: String, source: Refusal },
+    /// A fold cannot start from what is on disk.
+    #[error(transparent)]
+    Fold(#[from] OpenError),
+    /// A fold cannot replay.
+    #[error(transparent)]
+    Replay(#[from] RunnerError),
+    /// The log cannot be read.
+    #[error("cannot read the log")]
+    Read(#[from] ReadError),
+    /// The log does not take the record that says this server has started.
+    #[error("the log takes no records: {0}")]
+    Log(String),
+    /// More workers than a set of workers has room for.
+    #[error("{0} workers are too many, at most 64 are supported")]
+    Workers(usize),
+}
+
+/// What workers are built from. Shared by the threads that build them.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    data_dir: PathBuf,
+    positions: Stream,
+}
+
+impl Broker {
+    /// Opens the streams and prepares `workers` workers.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(
+        config: BrokerConfig,
+        access: Access,
+        log: Arc<dyn Log>,
+        disk: Arc<dyn Disk>,
+        data_dir: PathBuf,
+        clock: Arc<dyn Clock>,
+        run: u64,
+        workers: usize,
+    ) -> Result<Self, StartError> {
+        if !(1..=64).contains(&workers) {
+            return Err(StartError::Workers(workers));
+        }
+        let open = |name: &str| {
+            let id = StreamId {
+                tenant: TenantId::default_tenant(),
+                stream: StreamName::new(name).expect("our stream names are valid"),
+                generation: 0,
+            };
+            log.open_stream(&id, config.partitions)
+                .map_err(|source| StartError::Stream { stream: id.to_string(), source })
+        };
+        let (telemetry, requests) = (open(folds::TELEMETRY)?, open(folds::REQUESTS)?);
+        let (dlq, positions) = (open(folds::DLQ)?, open(folds::FOLDS)?);
+        let mailboxes: Vec<_> =
+            (0..workers as u32).map(|idx| Arc::new(Mailbox::new(idx, workers as u32))).collect();
+        for mailbox in &mailboxes {
+            log.watch(mailbox.clone());
+        }
+        let shared = Arc::new(Shared {
+            config,
+            access,
+            log,
+            clock,
+            routes: Routes::default(),
+            mailboxes,
+            telemetry,
+            requests,
+            dlq,
+            run: RunId(run),
+        });
+        Ok(Self { shared, disk, data_dir, positions })
+    }
+
+    /// Builds worker `idx`, replaying the folds of its partitions. Blocks.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn worker(&self, idx: usize) -> Result<Worker, StartError> {
+        let shared = &self.shared;
+        let mine = |stream: &Stream| -> Vec<Partition> {
+            let indexes = (0..stream.partitions).filter(|index| shared.owner_of(*index) == idx as u32);
+            indexes.map(|index| stream.partition(index)).collect()
+        };
+        let mut requests = Vec::new();
+        for partition in mine(&shared.requests) {
+            let mut sessions = self.replayed(SessionFold::default(), partition)?;
+            sessions.fold_mut().watch();
+            // Connections of the run before are gone: their wills are due, their sessions sleep.
+            self.say_started(partition)?;
+            replay(&mut sessions, &*shared.log, &*shared.clock)?;
+            let presence = self.replayed(PresenceFold::default(), partition)?;
+            requests.push(RequestPartition::new(partition, sessions, presence));
+        }
+        let mut data = Vec::new();
+        for partition in mine(&shared.telemetry) {
+            let retained = self.replayed(RetainedFold::default(), partition)?;
+            let delivered = retained.position();
+            data.push(DataPartition::new(partition, retained, delivered));
+        }
+        let owner = Owner::new(data, requests, shared.workers());
+        Ok(Worker::new(idx as u32, shared.clone(), owner))
+    }
+
+    fn replayed<F: Fold>(&self, fold: F, partition: Partition) -> Result<Runner<F>, StartError> {
+        let log = &*self.shared.log;
+        let Some(id) = log.partition_id(partition) else {
+            return Err(ReadError::UnknownPartition(partition).into());
+        };
+        let config = RunnerConfig {
+            partition,
+            snapshots: Snapshots::new(self.disk.clone(), &self.data_dir.join("folds"), F::NAME, &id),
+            id,
+            outputs: vec![(folds::TELEMETRY, self.shared.telemetry.clone())],
+            folds: F::EMITS.then(|| self.positions.clone()),
+        };
+        let mut runner = Runner::open(fold, config, log)?;
+        replay(&mut runner, log, &*self.shared.clock)?;
+        Ok(runner)
+    }
+
+    fn say_started(&self, partition: Partition) -> Result<(), StartError> {
+        let mut batch = BatchBuilder::new();
+        let value = Event::ServerStart { run: self.shared.run }.encode();
+        let now = self.shared.clock.now().as_millis();
+        let none = std::iter::empty::<(&str, &[u8])>();
+        batch.push(now, None, Some(&value), none).expect("a small record fits an empty batch");
+        let batches = batch.finish(Compression::None).map(|batch| (partition, batch)).into_iter().collect();
+        match append(&*self.shared.log, Append { batches, class: Class::All }) {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Refused(refusal) => Err(StartError::Log(refusal.to_string())),
+            Outcome::Unknown => Err(StartError::Log("the outcome of an append is unknown".to_owned())),
+        }
+    }
+
+    /// Tells all workers to stop: clients are told and disconnected, and what they have said is
+    /// waited for.
+    pub fn stop(&self) {
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post([Mail::Stop]);
+        }
+    }
+}
+
+/// Appends and blocks until the end.
+fn append(log: &dyn Log, append: Append) -> Outcome {
+    #[derive(Debug)]
+    struct Sink(mpsc::SyncSender<Outcome>);
+    impl floodplain_log::CompletionSink for Sink {
+        fn complete(&self, completions: Vec<floodplain_log::Completion>) {
+            for completion in completions {
+                // The receiver waits below until it has one.
+                drop(self.0.try_send(completion.outcome));
+            }
+        }
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    log.submit(append, Some(floodplain_log::Reply { sink: Arc::new(Sink(sender)), tag: 0 }));
+    receiver.recv().unwrap_or(Outcome::Unknown)
+}
+
+/// Folds up to the watermark, and appends what that emits.
+fn replay<F: Fold>(runner: &mut Runner<F>, log: &dyn Log, clock: &dyn Clock) -> Result<(), StartError> {
+    loop {
+        match runner.next(log, clock.now()) {
+            Next::Append(unit) => {
+                let outcome = append(log, unit);
+                if let floodplain_fold::Settled::Retry(refusal) = runner.on_outcome(outcome)? {
+                    return Err(StartError::Log(refusal.to_string()));
+                }
+            }
+            Next::Read { partition, from, max_bytes } => {
+                let read = log.read(partition, from, max_bytes);
+                match read {
+                    Ok(read) => drop(runner.on_read(log, partition, from, Ok(&read))?),
+                    Err(error) => drop(runner.on_read(log, partition, from, Err(error))?),
+                }
+            }
+            Next::Idle => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The end of a connection, and what the log is told about it (MQTT 5.0 §3.14, §4.1).
+
+use crate::{
+    CloseKind, ConnId, Worker,
+    connection::{Phase, Refusal},
+    folds::{self, CloseReason, Event, Outbound, OutboundState, PartitionProgress, Progress},
+    session::{Session, Stage},
+};
+use floodplain_mqtt::{Disconnect, DisconnectCode};
+use floodplain_types::{Class, Position, Timestamp};
+use std::{sync::Arc, time::Duration};
+
+/// Acknowledgements after which a lasting session's progress is logged at once.
+const PROGRESS_ACKS: u32 = 64;
+/// Progress is logged this long after the first acknowledgement that it holds.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+
+/// A `Close` that waits for its epoch.
+#[derive(Debug)]
+pub(crate) struct Unsaid {
+    client: Arc<str>,
+    partition: u32,
+    reason: CloseReason,
+    fires_will: bool,
+}
+
+/// What a `Close` says.
+#[derive(Debug, Clone, Copy)]
+struct Farewell {
+    reason: CloseReason,
+    fires_will: bool,
+    expiry_s: Option<u32>,
+}
+
+impl Worker {
+    /// DISCONNECT from the client.
+    pub(crate) fn disconnected(&mut self, conn: ConnId, disconnect: &Disconnect<'_>) -> Result<(), Refusal> {
+        let expiry_max = u32::try_from(self.shared.config.session_expiry_max.as_secs()).unwrap_or(u32::MAX);
+        let Some(session_expiry) = self.get(conn).and_then(|c| c.session.as_deref()).map(|s| s.expiry_s) else {
+            return Ok(());
+        };
+        let asked = disconnect.session_expiry_interval_secs;
+        if session_expiry == 0 && asked.is_some_and(|asked| asked > 0) {
+            // §3.14.2.2.2
+            return Err(Refusal::protocol("session expiry may not change from zero"));
+        }
+        // Only 0x00 removes the will, and any DISCONNECT of 3.1.1 [MQTT-3.14.4-3; 3:3.14.4-3].
+        let fires_will = disconnect.code != DisconnectCode::NormalDisconnection;
+        let expiry_s = asked.map(|asked| asked.min(expiry_max));
+        let farewell = Farewell { reason: CloseReason::Disconnect, fires_will, expiry_s };
+        self.close_session(conn, farewell);
+        self.end(conn, CloseKind::ByUs);
+        Ok(())
+    }
+
+    /// The socket is gone.
+    pub(crate) fn close_lost(&mut self, conn: ConnId) {
+        let farewell = Farewell { reason: CloseReason::ConnectionLost, fires_will: true, expiry_s: None };
+        self.close_session(conn, farewell);
+        self.end(conn, CloseKind::ByPeer);
+    }
+
+    /// We end it, and the will fires.
+    pub(crate) fn close_failed(&mut self, conn: ConnId, reason: CloseReason) {
+        self.close_session(conn, Farewell { reason, fires_will: true, expiry_s: None });
+        self.end(conn, CloseKind::ByUs);
+    }
+
+    /// The server stops; 5.0 clients are told so.
+    pub(crate) fn close_stopping(&mut self, conn: ConnId) {
+        self.send_disconnect(conn, DisconnectCode::ServerShuttingDown, None);
+        self.close_failed(conn, CloseReason::ServerStop);
+    }
+
+    /// A newer connection of the same client takes over: its `Open` ends this one.
+    pub(crate) fn close_taken_over(&mut self, conn: ConnId) {
+        if let Some(session) = self.leave(conn)
+            && let Some(epoch) = session.epoch.filter(|_| session.is_lasting())
+        {
+            let progress = whole_progress(&session);
+            if !is_nothing(&progress) {
+                let event = Event::Progress { epoch, progress };
+                self.append_event(Class::All, &session.client, session.partition, &event);
+            }
+        }
+        // Whatever this turn has for the old connection lies before what the new one says.
+        self.submit();
+        self.end(conn, CloseKind::ByUs);
+    }
+
+    /// Takes a session out of everything that delivers to it.
+    fn leave(&mut self, conn: ConnId) -> Option<Box<Session>> {
+        let shared = self.shared.clone();
+        let connection = self.get(conn)?;
+        if connection.phase == Phase::Closed {
+            return None;
+        }
+        let session = connection.session.take()?;
+        for held in &session.subscriptions {
+            self.router.unsubscribe(&shared.routes, conn.slot, held.filter.as_str());
+        }
+        if self.clients.get(&session.client) == Some(&conn) {
+            self.clients.remove(&session.client);
+        }
+        self.forget_lags(conn, &session);
+        Some(session)
+    }
+
+    fn close_session(&mut self, conn: ConnId, farewell: Farewell) {
+        let Some(session) = self.leave(conn) else { return };
+        let Farewell { reason, fires_will, expiry_s } = farewell;
+        let (client, partition) = (session.client.clone(), session.partition);
+        let Some(epoch) = session.epoch else {
+            self.closing.insert(conn, Unsaid { client, partition, reason, fires_will });
+            return;
+        };
+        let lasts = session.is_lasting() && expiry_s != Some(0);
+        let progress = if lasts { whole_progress(&session) } else { Progress::default() };
+        let close = folds::Close { epoch, reason, fires_will, session_expiry_s: expiry_s, progress };
+        self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
+    }
+
+    /// The epoch of a connection that is closed already has come: so its `Close` can be said.
+    pub(crate) fn say_unsaid(&mut self, conn: ConnId, epoch: Position) {
+        let Some(Unsaid { client, partition, reason, fires_will }) = self.closing.remove(&conn) else { return };
+        let close =
+            folds::Close { epoch, reason, fires_will, session_expiry_s: None, progress: Progress::default() };
+        self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
+    }
+
+    /// Appends an event of a client to its partition of `requests`, in this turn's unit.
+    pub(crate) fn append_event(
+        &mut self,
+        class: Class,
+        client: &str,
+        partition: u32,
+        event: &Event,
+    ) -> Option<crate::append::Place> {
+        let value = event.encode();
+        let now = self.now.as_millis();
+        let key = Some(client.as_bytes()).filter(|key| !key.is_empty());
+        let write = |batch: &mut floodplain_log::BatchBuilder| {
+            batch.push(now, key, Some(&value), std::iter::empty::<(&str, &[u8])>())
+        };
+        let pushed = self.appends.push(class, self.shared.requests.partition(partition), write, None);
+        pushed.inspect_err(|error| tracing::error!(%error, "session event does not fit a batch")).ok()
+    }
+
+    /// A lasting session has `unlogged` acknowledgements that the log does not know.
+    pub(crate) fn progress_made(&mut self, conn: ConnId, unlogged: u32) {
+        if unlogged == 1 {
+            self.owner.progress.push_back((self.now + PROGRESS_AFTER, conn));
+        }
+        if unlogged >= PROGRESS_ACKS {
+            self.write_progress(conn);
+        }
+    }
+
+    /// Logs the progress that has waited long enough. A crash repeats what was acknowledged since.
+    pub(crate) fn log_progress(&mut self) {
+        while self.owner.progress.front().is_some_and(|(due, _): &(Timestamp, ConnId)| *due <= self.now) {
+            if let Some((_, conn)) = self.owner.progress.pop_front() {
+                self.write_progress(conn);
+            }
+        }
+    }
+
+    fn write_progress(&mut self, conn: ConnId) {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let Some(epoch) = session.epoch.filter(|_| session.out.unlogged > 0) else { return };
+        session.out.unlogged = 0;
+        let mut partitions = Vec::new();
+        for track in session.out.tracks.iter_mut().filter(|track| track.is_unlogged) {
+            track.is_unlogged = false;
+            let (partition, cursor, done) = (track.partition, track.cursor(), track.done.clone());
+            partitions.push(PartitionProgress { partition, cursor, done });
+        }
+        let closed = std::mem::take(&mut session.out.closed_ids);
+        let in_use = |id: &u16| session.out.in_flight.iter().any(|flight| flight.id == *id);
+        let outbound = closed.into_iter().filter(|id| !in_use(id)).map(|id| (id, None)).collect();
+        let (client, partition) = (session.client.clone(), session.partition);
+        let progress = Progress { partitions, outbound };
+        self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
+    }
+}
+
+fn is_nothing(progress: &Progress) -> bool {
+    progress.partitions.is_empty() && progress.outbound.is_empty()
+}
+
+/// All that a sleeping session needs: cursors, what is done above them, ids in use.
+fn whole_progress(session: &Session) -> Progress {
+    let partitions = session
+        .out
+        .tracks
+        .iter()
+        .map(|track| PartitionProgress {
+            partition: track.partition,
+            cursor: track.cursor(),
+            done: track.done.clone(),
+        })
+        .collect();
+    let mut outbound: Vec<(u16, Option<Outbound>)> =
+        session.out.closed_ids.iter().map(|id| (*id, None)).collect();
+    for flight in &session.out.in_flight {
+        let Some(position) = flight.position else { continue };
+        let state = match flight.stage {
+            Stage::AwaitsPuback => OutboundState::AwaitsPuback,
+            Stage::PublishHeld | Stage::AwaitsPubrec => OutboundState::AwaitsPubrec,
+            Stage::PubrelHeld | Stage::AwaitsPubcomp => OutboundState::AwaitsPubcomp,
+        };
+        outbound.retain(|(id, _)| *id != flight.id);
+        outbound.push((flight.id, Some(Outbound { partition: flight.partition, position, state })));
+    }
+    Progress { partitions, outbound }
+}

@@ -1,0 +1,305 @@
+//! CONNECT to CONNACK (MQTT 5.0 §3.1, §3.2).
+
+use crate::{
+    CloseKind, ConnId, Effect, Handoff, Worker,
+    append::Waiter,
+    connection::{Blocked, Phase},
+    folds::{self, Event},
+    seams::{Credentials, Denied},
+    session::{Outbound, Session},
+    worker::second,
+};
+use bytes::Bytes;
+use floodplain_log::Partition;
+use floodplain_mqtt::{
+    Connack, ConnackCode, ConnackProperties, Connect, DisconnectCode, Encoder, Packet, UserProperties, Version,
+};
+use floodplain_types::{Class, ClientId, Position, Topic, partition_index};
+use std::{num::NonZeroU16, num::NonZeroU32, sync::Arc};
+
+/// User property by which a client asks for a class, and by which CONNACK says what it got.
+pub(crate) const ACK_PROPERTY: &str = "floodplain-ack";
+/// User property of CONNACK that says in words what an acknowledgement means here.
+const MEANS_PROPERTY: &str = "floodplain-ack-means";
+
+/// The class that user properties ask for, if they do.
+pub(crate) fn asked_class(properties: &UserProperties<'_>) -> Option<Class> {
+    let asked = properties.iter().filter(|(name, _)| *name == ACK_PROPERTY);
+    asked.filter_map(|(_, class)| class.parse().ok()).max()
+}
+
+const fn meaning(class: Class) -> &'static str {
+    match class {
+        Class::None => "nothing is promised",
+        Class::Leader => "handed to the operating system: survives a crash of the server, not a power cut",
+        Class::All => "synced to disk: survives a power cut",
+    }
+}
+
+fn refusal(denied: Denied) -> ConnackCode {
+    match denied {
+        Denied::BadCredential => ConnackCode::BadUserNameOrPassword,
+        Denied::NotAuthorized => ConnackCode::NotAuthorized,
+        Denied::Unavailable => ConnackCode::ServerUnavailable,
+        Denied::Busy { .. } => ConnackCode::ServerBusy,
+    }
+}
+
+impl Worker {
+    /// Handles CONNECT; `bytes` start with it. False if the connection has moved or is refused.
+    pub(crate) fn connect(&mut self, conn: ConnId, connect: &Connect<'_>, bytes: &[u8]) -> bool {
+        let version = connect.version;
+        let assigned;
+        let (client_id, is_assigned) = if connect.client_id.is_empty() {
+            // 3.1.1 gives an empty id to clean sessions only [3:3.1.3-8].
+            if version == Version::V311 && !connect.clean_start {
+                return self.refuse_connect(conn, version, ConnackCode::ClientIdentifierNotValid, None);
+            }
+            assigned = self.assign_id();
+            (assigned.as_str(), true)
+        } else {
+            (connect.client_id, false)
+        };
+        if ClientId::new(client_id).is_err() {
+            let why = "client id is longer than 256 bytes";
+            return self.refuse_connect(conn, version, ConnackCode::ClientIdentifierNotValid, Some(why));
+        }
+        if connect.properties.authentication_method.is_some() {
+            // [MQTT-4.12.0-1]
+            return self.refuse_connect(conn, version, ConnackCode::BadAuthenticationMethod, None);
+        }
+        let Some(peer) = self.get(conn).map(|connection| connection.peer) else { return false };
+        let credentials =
+            Credentials { client_id, username: connect.username, password: connect.password, peer };
+        let access = &self.shared.access;
+        let principal = match access.identity.identify(&credentials) {
+            Ok(principal) => principal,
+            Err(denied) => return self.refuse_connect(conn, version, refusal(denied), None),
+        };
+        let partition = partition_index(principal.device.as_str().as_bytes(), self.shared.requests.partitions);
+        let owner = self.shared.owner_of(partition);
+        if owner != self.idx {
+            let handoff = Handoff { peer, bytes: bytes.to_vec() };
+            self.hand_off(conn, owner as u8, handoff);
+            return false;
+        }
+        if self.stopping.is_some() {
+            return self.refuse_connect(conn, version, ConnackCode::ServerUnavailable, Some("server is stopping"));
+        }
+        if let Err(denied) = access.admission.connect(peer) {
+            return self.refuse_connect(conn, version, refusal(denied), None);
+        }
+        if let Some(will) = &connect.will {
+            if let Err(denied) = access.policy.publish(&principal, will.topic) {
+                return self.refuse_connect(conn, version, refusal(denied), None);
+            }
+            if !self.topic_fits(will.topic) {
+                return self.refuse_connect(conn, version, ConnackCode::TopicNameInvalid, Some("will topic is too long"));
+            }
+        }
+
+        let config = &self.shared.config;
+        let expiry_max = u32::try_from(config.session_expiry_max.as_secs()).unwrap_or(u32::MAX);
+        let asked = match version {
+            Version::V5 => connect.properties.session_expiry_interval_secs.unwrap_or(0),
+            Version::V311 if connect.clean_start => 0,
+            Version::V311 => expiry_max,
+        };
+        let expiry_s = asked.min(expiry_max);
+        let keep_alive_max = config.keep_alive_max.and_then(|max| u16::try_from(max.as_secs()).ok());
+        let keep_alive = match keep_alive_max {
+            // Only 5.0 can be told another value than its own [MQTT-3.2.2-22].
+            Some(max) if version == Version::V5 && (connect.keep_alive_secs == 0 || connect.keep_alive_secs > max) => max,
+            _ => connect.keep_alive_secs,
+        };
+        let properties = &connect.properties;
+        let encoder = Encoder {
+            version,
+            max_packet_size: properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
+            problem_information: properties.request_problem_information.unwrap_or(true),
+        };
+        let receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        let class = config.ack_class.max(asked_class(&properties.user_properties).unwrap_or(Class::None));
+        let window = receive_maximum.min(config.outbound_window);
+        let client: Arc<str> = client_id.into();
+        let session = Box::new(Session {
+            client: client.clone(),
+            principal,
+            partition,
+            encoder,
+            epoch: None,
+            expiry_s,
+            clean_start: connect.clean_start,
+            assigned: is_assigned,
+            keep_alive_told: (keep_alive != connect.keep_alive_secs).then_some(keep_alive),
+            expiry_told: (expiry_s != asked && version == Version::V5).then_some(expiry_s),
+            class,
+            aliases: Vec::new(),
+            subscriptions: Vec::new(),
+            received: Vec::new(),
+            inbound: 0,
+            out: Outbound { window, ..Outbound::default() },
+            lookups: std::collections::VecDeque::new(),
+        });
+        let is_lasting = session.is_lasting();
+
+        // The old connection's last words go before the new one's first.
+        if let Some(old) = self.clients.insert(client.clone(), conn) {
+            self.metrics.takeovers.increment(1);
+            self.send_disconnect(old, DisconnectCode::SessionTakenOver, None);
+            self.close_taken_over(old);
+            self.clients.insert(client.clone(), conn);
+        }
+        let now = second(self.now);
+        self.half_open -= 1;
+        let generation = conn.generation;
+        let Some(connection) = self.get(conn) else { return false };
+        connection.decoder.set_version(version);
+        connection.keep_alive = keep_alive;
+        connection.phase = Phase::Opening;
+        connection.session = Some(session);
+        if keep_alive > 0 {
+            self.wheel.add(now + u64::from(keep_alive) * 3 / 2 + 1, conn.slot, generation);
+        }
+
+        let open = Event::Open(Box::new(folds::Open {
+            run: self.shared.run,
+            protocol_level: match (version, connect.level3) {
+                (Version::V5, _) => 5,
+                (Version::V311, false) => 4,
+                (Version::V311, true) => 3,
+            },
+            clean_start: connect.clean_start,
+            session_expiry_s: expiry_s,
+            keep_alive_s: keep_alive,
+            peer: peer.to_string(),
+            will: connect.will.as_ref().and_then(stored_will),
+        }));
+        // A session that is stored, or was, is known only once its Open is folded.
+        let waits = is_lasting || !connect.clean_start;
+        if let Some(place) = self.append_event(Class::All, &client, partition, &open) {
+            let partition = self.shared.requests.partition(partition);
+            let crate::append::Place { batch, delta } = place;
+            self.appends.wait(Class::All, Waiter::Open { conn, partition, batch, delta });
+        }
+        if waits {
+            if let Some(connection) = self.get(conn) {
+                connection.blocked.add(Blocked::OPENING);
+            }
+        } else {
+            self.welcome(conn, false);
+        }
+        true
+    }
+
+    /// An id that nobody uses, owned by this worker so that its connection need not move.
+    fn assign_id(&mut self) -> String {
+        loop {
+            let id = format!("fp-{:016x}{:016x}", self.random(), self.random());
+            let partition = partition_index(id.as_bytes(), self.shared.requests.partitions);
+            if self.shared.owner_of(partition) == self.idx {
+                return id;
+            }
+        }
+    }
+
+    /// SplitMix64, seeded by the run: unique, not secret.
+    fn random(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn hand_off(&mut self, conn: ConnId, to: u8, handoff: Handoff) {
+        let Some(connection) = self.get(conn) else { return };
+        connection.phase = Phase::Closed;
+        connection.input = Vec::new();
+        self.half_open -= 1;
+        self.effects.push_back(Effect::Move(conn, to, handoff));
+    }
+
+    fn refuse_connect(&mut self, conn: ConnId, version: Version, code: ConnackCode, why: Option<&str>) -> bool {
+        self.send_connack_refusal(conn, version, code, why);
+        self.end(conn, CloseKind::ByUs);
+        false
+    }
+
+    /// The `Open` of a connection is committed at delta `delta` from `base`.
+    pub(crate) fn open_committed(&mut self, conn: ConnId, partition: Partition, base: Position, delta: u32) {
+        // What a batch holds lies behind its base, one after the other, in every engine.
+        let epoch = Position { offset: base.offset + u64::from(delta), ..base };
+        let Some(connection) = self.get(conn).filter(|connection| connection.phase != Phase::Closed) else {
+            self.say_unsaid(conn, epoch);
+            return;
+        };
+        let Some(session) = &mut connection.session else { return };
+        session.epoch = Some(epoch);
+        if connection.phase == Phase::Opening {
+            self.owner.wait_opened(partition, epoch, conn);
+            self.drive_folds();
+        }
+    }
+
+    /// The `Open` will not be confirmed in time.
+    pub(crate) fn open_failed(&mut self, conn: ConnId) {
+        let Some(connection) = self.get(conn) else { return };
+        if connection.phase != Phase::Opening {
+            return;
+        }
+        let version = connection.decoder.version().unwrap_or(Version::V311);
+        self.send_connack_refusal(conn, version, ConnackCode::ServerUnavailable, Some("the log does not answer"));
+        self.close_failed(conn, folds::CloseReason::Administrative);
+    }
+
+    /// CONNACK, and then what was sent behind CONNECT.
+    pub(crate) fn welcome(&mut self, conn: ConnId, session_present: bool) {
+        let shared = self.shared.clone();
+        let config = &shared.config;
+        let Some(connection) = self.get(conn) else { return };
+        connection.phase = Phase::Live;
+        let Some(session) = &connection.session else { return };
+        let words = [(ACK_PROPERTY, session.class.as_str()), (MEANS_PROPERTY, meaning(session.class))];
+        let client = session.client.clone();
+        let properties = match session.encoder.version {
+            Version::V311 => ConnackProperties::default(),
+            Version::V5 => ConnackProperties {
+                session_expiry_interval_secs: session.expiry_told,
+                receive_maximum: NonZeroU16::new(config.receive_maximum),
+                maximum_packet_size: NonZeroU32::new(config.maximum_packet_size),
+                assigned_client_identifier: session.assigned.then_some(&*client),
+                topic_alias_maximum: Some(config.topic_alias_maximum),
+                user_properties: UserProperties::from(&words[..]),
+                shared_subscription_available: Some(false),
+                server_keep_alive_secs: session.keep_alive_told,
+                ..ConnackProperties::default()
+            },
+        };
+        let connack = Connack { properties, ..Connack::new(ConnackCode::Success, session_present) };
+        self.send(conn, &Packet::Connack(connack));
+        if let Some(connection) = self.get(conn)
+            && connection.blocked.has(Blocked::OPENING)
+        {
+            self.unblock(conn, Blocked::OPENING);
+        }
+    }
+}
+
+fn stored_will(will: &floodplain_mqtt::Will<'_>) -> Option<folds::Will> {
+    let properties = &will.properties;
+    Some(folds::Will {
+        // Checked by the decoder.
+        topic: Topic::new(will.topic).ok()?,
+        payload: Bytes::copy_from_slice(will.payload),
+        qos: will.qos as u8,
+        retain: will.retain,
+        delay_s: will.delay_secs,
+        expiry_s: properties.message_expiry_secs(),
+        payload_format: properties.payload_is_utf8().map(u8::from),
+        content_type: properties.content_type().map(str::to_owned),
+        response_topic: properties.response_topic().map(str::to_owned),
+        correlation: properties.correlation_data().map(Bytes::copy_from_slice),
+        user_properties: properties.user_properties().iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+    })
+}

@@ -1,0 +1,312 @@
+//! One connection: its phase, its bytes, its packets.
+
+use crate::{
+    CloseKind, ConnId, Effect, Worker,
+    session::Session,
+    worker::second,
+};
+use floodplain_mqtt::{
+    ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
+};
+use std::{collections::VecDeque, net::SocketAddr};
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for CONNECT.
+    Greeting,
+    /// CONNECT was accepted, CONNACK waits for the log.
+    Opening,
+    /// CONNACK was sent.
+    Live,
+    /// Nothing more is read or said.
+    Closed,
+}
+
+/// Why input is held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blocked(u8);
+
+impl Blocked {
+    /// CONNACK comes before everything else [MQTT-3.1.4-6].
+    pub(crate) const OPENING: Self = Self(1);
+    /// The log is behind: publishers wait.
+    pub(crate) const LOG: Self = Self(2);
+    /// Too many acknowledgements are owed to this client.
+    pub(crate) const ACKS: Self = Self(4);
+
+    pub(crate) const fn any(self) -> bool {
+        self.0 != 0
+    }
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+    pub(crate) const fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+    pub(crate) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// See the module. What only a connected client needs is in its [`Session`].
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) phase: Phase,
+    pub(crate) blocked: Blocked,
+    /// The driver does not read the socket.
+    pub(crate) paused: bool,
+    pub(crate) decoder: Decoder,
+    /// A packet that is not whole, or packets that must wait. Empty, without memory, while idle.
+    pub(crate) input: Vec<u8>,
+    pub(crate) output: Vec<u8>,
+    /// How much of `output` the socket has taken.
+    pub(crate) written: usize,
+    /// The socket did not take everything.
+    pub(crate) stalled: bool,
+    /// Deliveries wait until the output has gone.
+    pub(crate) wants_room: bool,
+    /// An [`Effect::Write`] is on its way.
+    pub(crate) dirty: bool,
+    /// Second in which something was received last.
+    pub(crate) last_seen: u64,
+    /// Seconds; 0 is off.
+    pub(crate) keep_alive: u16,
+    pub(crate) acks: VecDeque<crate::acks::Ack>,
+    /// Sequence number of the first of `acks`.
+    pub(crate) first_ack: u32,
+    pub(crate) session: Option<Box<Session>>,
+}
+
+/// Why the connection must end, as an MQTT 5.0 client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: DisconnectCode,
+    pub(crate) why: &'static str,
+}
+
+impl Refusal {
+    pub(crate) const fn new(code: DisconnectCode, why: &'static str) -> Self {
+        Self { code, why }
+    }
+
+    pub(crate) const fn protocol(why: &'static str) -> Self {
+        Self::new(DisconnectCode::ProtocolError, why)
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(id: ConnId, peer: SocketAddr, max_packet_size: u32, now: u64) -> Self {
+        Self {
+            id,
+            peer,
+            phase: Phase::Greeting,
+            blocked: Blocked(0),
+            paused: false,
+            decoder: Decoder::server(max_packet_size),
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            stalled: false,
+            wants_room: false,
+            dirty: false,
+            last_seen: now,
+            keep_alive: 0,
+            acks: VecDeque::new(),
+            first_ack: 0,
+            session: None,
+        }
+    }
+
+    /// Output that the socket has not taken yet, in bytes.
+    pub(crate) fn backlog(&self) -> usize {
+        self.output.len() - self.written
+    }
+}
+
+impl Worker {
+    /// Handles whole packets at the start of `bytes`; returns how many bytes they have.
+    pub(crate) fn process(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        loop {
+            let Some(connection) = self.get(conn) else { return bytes.len() };
+            if connection.phase == Phase::Closed {
+                return bytes.len();
+            }
+            if connection.blocked.any() {
+                return used;
+            }
+            let decoder = connection.decoder;
+            let rest = &bytes[used..];
+            match decoder.frame(rest) {
+                Ok(Frame::Incomplete { .. }) => return used,
+                Ok(Frame::Complete { first_byte, body }) => {
+                    let end = body.end;
+                    let body = &rest[body];
+                    match decoder.decode(first_byte, body) {
+                        Ok(Packet::Connect(connect)) => {
+                            if !self.connect(conn, &connect, rest) {
+                                return bytes.len();
+                            }
+                        }
+                        Ok(packet) => match self.packet(conn, &packet) {
+                            Ok(true) => {}
+                            // Not taken: its time comes again.
+                            Ok(false) => return used,
+                            Err(refusal) => {
+                                self.refuse_with(conn, refusal);
+                                return bytes.len();
+                            }
+                        },
+                        Err(error) => {
+                            self.malformed(conn, &error, body);
+                            return bytes.len();
+                        }
+                    }
+                    used += end;
+                }
+                Err(error) => {
+                    self.malformed(conn, &error, &[]);
+                    return bytes.len();
+                }
+            }
+        }
+    }
+
+    /// Handles one packet. False: nothing was done, it must be given again later.
+    fn packet(&mut self, conn: ConnId, packet: &Packet<'_>) -> Result<bool, Refusal> {
+        match packet {
+            Packet::Publish(publish) => return self.publish(conn, publish),
+            Packet::Puback(ack) => self.puback(conn, ack)?,
+            Packet::Pubrec(ack) => self.pubrec(conn, ack)?,
+            Packet::Pubrel(ack) => self.pubrel(conn, ack),
+            Packet::Pubcomp(ack) => self.pubcomp(conn, ack),
+            Packet::Subscribe(subscribe) => self.subscribe(conn, subscribe)?,
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(conn, unsubscribe),
+            Packet::Pingreq => self.send(conn, &Packet::Pingresp),
+            Packet::Disconnect(disconnect) => self.disconnected(conn, disconnect)?,
+            // [MQTT-4.12.0-6]: no client has named a method, since we know none.
+            Packet::Auth(_) => return Err(Refusal::protocol("AUTH without authentication method [MQTT-4.12.0-6]")),
+            // The decoder refuses these from a client.
+            Packet::Connect(_) | Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
+                return Err(Refusal::protocol("packet comes from the wrong side"));
+            }
+        }
+        Ok(true)
+    }
+
+    fn malformed(&mut self, conn: ConnId, error: &DecodeError, body: &[u8]) {
+        self.metrics.protocol_errors.increment(1);
+        let Some(connection) = self.get(conn) else { return };
+        tracing::debug!(peer = %connection.peer, %error, "connection broke the protocol");
+        if connection.phase == Phase::Greeting {
+            if let Some((version, code)) = connect_refusal(body, error) {
+                self.send_connack_refusal(conn, version, code, None);
+            }
+            self.end(conn, CloseKind::ByUs);
+            return;
+        }
+        self.send_disconnect(conn, error.disconnect_code(), Some(&error.to_string()));
+        self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
+    }
+
+    pub(crate) fn refuse_with(&mut self, conn: ConnId, refusal: Refusal) {
+        self.metrics.protocol_errors.increment(1);
+        if let Some(connection) = self.get(conn) {
+            tracing::debug!(peer = %connection.peer, code = %refusal.code, why = refusal.why, "connection refused");
+        }
+        self.send_disconnect(conn, refusal.code, Some(refusal.why));
+        self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
+    }
+
+    /// Ends a connection for a reason that is not the client's fault.
+    pub(crate) fn refuse(&mut self, conn: ConnId, code: DisconnectCode) {
+        self.send_disconnect(conn, code, None);
+        self.close_failed(conn, crate::folds::CloseReason::Administrative);
+    }
+
+    /// DISCONNECT, to an MQTT 5.0 client that has had its CONNACK [MQTT-3.14.0-1].
+    pub(crate) fn send_disconnect(&mut self, conn: ConnId, code: DisconnectCode, why: Option<&str>) {
+        let Some(connection) = self.get(conn) else { return };
+        if connection.phase != Phase::Live || connection.decoder.version() != Some(Version::V5) {
+            return;
+        }
+        self.send(conn, &Packet::Disconnect(Disconnect { reason_string: why, ..Disconnect::new(code) }));
+    }
+
+    pub(crate) fn send_connack_refusal(
+        &mut self,
+        conn: ConnId,
+        version: Version,
+        code: ConnackCode,
+        why: Option<&str>,
+    ) {
+        let mut connack = floodplain_mqtt::Connack::new(code, false);
+        connack.properties.reason_string = why;
+        if self.get(conn).is_some() {
+            let out = self.out(conn.slot);
+            // A refusal that 3.1.1 has no code for is silent: the connection just ends.
+            if let Err(error) = Encoder::new(version).encode(&Packet::Connack(connack), out) {
+                tracing::trace!(%error, "no CONNACK for this refusal");
+            }
+        }
+    }
+
+    /// Writes a packet for a client that is connected.
+    pub(crate) fn send(&mut self, conn: ConnId, packet: &Packet<'_>) {
+        let Some(connection) = self.get(conn) else { return };
+        let Some(encoder) = connection.session.as_ref().map(|session| session.encoder) else { return };
+        let out = self.out(conn.slot);
+        if let Err(error) = encoder.encode(packet, out) {
+            tracing::debug!(%error, "packet was not sent");
+        }
+    }
+
+    /// Ends a connection without another word. Its session must have been seen to.
+    pub(crate) fn end(&mut self, conn: ConnId, kind: CloseKind) {
+        let Some(connection) = self.get(conn) else { return };
+        if connection.phase == Phase::Closed {
+            return;
+        }
+        let was_greeting = connection.phase == Phase::Greeting;
+        connection.phase = Phase::Closed;
+        connection.input = Vec::new();
+        connection.acks = VecDeque::new();
+        connection.session = None;
+        if was_greeting {
+            self.half_open -= 1;
+        }
+        self.effects.push_back(Effect::Close(conn, kind));
+    }
+
+    /// Looks at a connection whose time may be up.
+    pub(crate) fn check_deadline(&mut self, conn: ConnId) {
+        let now = second(self.now);
+        let Some(connection) = self.get(conn) else { return };
+        match connection.phase {
+            Phase::Closed => {}
+            Phase::Greeting => {
+                self.metrics.connect_timeouts.increment(1);
+                self.end(conn, CloseKind::ByUs);
+            }
+            Phase::Opening | Phase::Live => {
+                if connection.keep_alive == 0 {
+                    return;
+                }
+                // [MQTT-3.1.2-22]: one and a half times the keep-alive, and a second for the wheel.
+                let allowed = u64::from(connection.keep_alive) * 3 / 2 + 1;
+                // While we do not read, the clock of the client stands still.
+                let seen = if connection.blocked.any() { now } else { connection.last_seen };
+                if now >= seen + allowed {
+                    self.metrics.keep_alive_timeouts.increment(1);
+                    self.send_disconnect(conn, DisconnectCode::KeepAliveTimeout, None);
+                    self.close_failed(conn, crate::folds::CloseReason::KeepAlive);
+                } else {
+                    self.wheel.add(seen + allowed, conn.slot, conn.generation);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Counters of the broker, made once per worker.
+
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// Handles of one worker; all workers share the same names.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    pub(crate) connections: Gauge,
+    pub(crate) received: [Counter; 3],
+    pub(crate) delivered: [Counter; 3],
+    pub(crate) appends_refused: Counter,
+    pub(crate) appends_unknown: Counter,
+    /// QoS 0 that was lost, by reason.
+    pub(crate) dropped_log_refused: Counter,
+    pub(crate) dropped_outbox_full: Counter,
+    pub(crate) dropped_mailbox_full: Counter,
+    pub(crate) dropped_expired: Counter,
+    pub(crate) dropped_too_large: Counter,
+    /// QoS 1 and 2 that a session did not get, by reason; each is in `dlq`.
+    pub(crate) undelivered: Counter,
+    pub(crate) refused_by_client: Counter,
+    pub(crate) takeovers: Counter,
+    pub(crate) protocol_errors: Counter,
+    pub(crate) keep_alive_timeouts: Counter,
+    pub(crate) connect_timeouts: Counter,
+    pub(crate) receive_maximum_exceeded: Counter,
+    pub(crate) lagging: Counter,
+    pub(crate) mailbox_gaps: Counter,
+    pub(crate) resume_read_bytes: Counter,
+    pub(crate) resume_delivered_bytes: Counter,
+    pub(crate) paused: Counter,
+    pub(crate) blocking_reads: Counter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn dropped(reason: &'static str) -> Counter {
+    counter!("floodplain_broker_dropped_messages_total", "reason" => reason)
+}
+
+fn by_qos(name: &'static str) -> [Counter; 3] {
+    ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos))
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            connections: gauge!("floodplain_broker_connections_count"),
+            received: by_qos("floodplain_broker_received_messages_total"),
+            delivered: by_qos("floodplain_broker_delivered_messages_total"),
+            appends_refused: counter!("floodplain_broker_refused_appends_total"),
+            appends_unknown: counter!("floodplain_broker_unknown_appends_total"),
+            dropped_log_refused: dropped("log_refused"),
+            dropped_outbox_full: dropped("outbox_full"),
+            dropped_mailbox_full: dropped("mailbox_full"),
+            dropped_expired: dropped("expired"),
+            dropped_too_large: dropped("too_large"),
+            undelivered: counter!("floodplain_broker_undelivered_messages_total"),
+            refused_by_client: counter!("floodplain_broker_refused_by_client_total"),
+            takeovers: counter!("floodplain_broker_takeovers_total"),
+            protocol_errors: counter!("floodplain_broker_protocol_errors_total"),
+            keep_alive_timeouts: counter!("floodplain_broker_keep_alive_timeouts_total"),
+            connect_timeouts: counter!("floodplain_broker_connect_timeouts_total"),
+            receive_maximum_exceeded: counter!("floodplain_broker_receive_maximum_exceeded_total"),
+            lagging: counter!("floodplain_broker_lagging_sessions_total"),
+            mailbox_gaps: counter!("floodplain_broker_mailbox_gaps_total"),
+            resume_read_bytes: counter!("floodplain_broker_resume_read_bytes_total"),
+            resume_delivered_bytes: counter!("floodplain_broker_resume_delivered_bytes_total"),
+            paused: counter!("floodplain_broker_paused_publishers_total"),
+            blocking_reads: counter!("floodplain_broker_blocking_reads_total"),
+        }
+    }
+}

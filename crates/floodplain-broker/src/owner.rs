@@ -1,0 +1,465 @@
+//! The owner's side of a worker: folds of its partitions, and live delivery after commit.
+
+use crate::{
+    ConnId, Worker,
+    append::Sent,
+    dlq::Dlq,
+    folds::{PresenceFold, RetainedFold, RetainedPage, SessionFold},
+    jobs::{Job, JobResult, Work},
+    publication::{Placed, Publication},
+};
+use floodplain_fold::{Fold, Next, Runner};
+use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, Reply};
+use floodplain_types::{Class, Position, Timestamp, TopicFilter};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// What one worker asks another.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// A page of what your partitions retain, once you have folded all that you have appended.
+    Retained { worker: u32, conn: ConnId, filter: TopicFilter, after: Option<Arc<str>>, limit: usize },
+}
+
+/// What it is told.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Retained { conn: ConnId, pages: Vec<RetainedPage> },
+}
+
+/// A partition of `telemetry`.
+#[derive(Debug)]
+pub(crate) struct DataPartition {
+    pub(crate) partition: Partition,
+    pub(crate) retained: Runner<RetainedFold>,
+    /// Everything before this was delivered live.
+    pub(crate) delivered: Position,
+    /// What this worker has appended, by base position: so that it need not be decoded again.
+    sent: VecDeque<Sent>,
+    /// How many batches were ever put into `sent`, and taken from it.
+    sent_in: u64,
+    sent_out: u64,
+}
+
+/// A partition of `requests`.
+#[derive(Debug)]
+pub(crate) struct RequestPartition {
+    pub(crate) partition: Partition,
+    pub(crate) sessions: Runner<SessionFold>,
+    pub(crate) presence: Runner<PresenceFold>,
+    /// Connections whose CONNACK waits until their `Open` is folded.
+    opening: Vec<(Position, ConnId)>,
+    retry_at: Timestamp,
+}
+
+/// A question that waits until what was appended before it is folded.
+#[derive(Debug)]
+struct Barrier {
+    /// Units with smaller tags must have ended.
+    mark: u64,
+    /// Then so many batches of each data partition must have been folded.
+    counts: Option<Vec<u64>>,
+    question: Question,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) data: Vec<DataPartition>,
+    pub(crate) requests: Vec<RequestPartition>,
+    barriers: VecDeque<Barrier>,
+    /// Publishers that are not read because the log is behind.
+    pub(crate) paused: Vec<ConnId>,
+    pub(crate) dlq: Dlq,
+    /// Sessions with unlogged progress, and when it is due.
+    pub(crate) progress: VecDeque<(Timestamp, ConnId)>,
+    /// Committed publications for other workers, by worker and partition.
+    outgoing: Vec<BTreeMap<u32, Vec<Placed>>>,
+    /// Partitions that have something to fold.
+    dirty: bool,
+    snapshots_running: usize,
+}
+
+impl Owner {
+    pub(crate) fn new(data: Vec<DataPartition>, requests: Vec<RequestPartition>, workers: u32) -> Self {
+        Self {
+            data,
+            requests,
+            barriers: VecDeque::new(),
+            paused: Vec::new(),
+            dlq: Dlq::default(),
+            progress: VecDeque::new(),
+            outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
+            dirty: true,
+            snapshots_running: 0,
+        }
+    }
+
+    /// A unit with these publications is committed.
+    pub(crate) fn sent(&mut self, partition: Partition, sent: Sent) {
+        if let Some(data) = self.data.iter_mut().find(|data| data.partition == partition) {
+            data.sent.push_back(sent);
+            data.sent_in += 1;
+        }
+        self.dirty = true;
+    }
+
+    /// Lets a connection wait until its `Open` is folded.
+    pub(crate) fn wait_opened(&mut self, partition: Partition, epoch: Position, conn: ConnId) {
+        if let Some(requests) = self.requests.iter_mut().find(|requests| requests.partition == partition) {
+            requests.opening.push((epoch, conn));
+        }
+        self.dirty = true;
+    }
+
+    pub(crate) fn request_partition(&self, index: u32) -> Option<&RequestPartition> {
+        self.requests.iter().find(|requests| requests.partition.index == index)
+    }
+}
+
+impl DataPartition {
+    pub(crate) fn new(partition: Partition, retained: Runner<RetainedFold>, delivered: Position) -> Self {
+        Self { partition, retained, delivered, sent: VecDeque::new(), sent_in: 0, sent_out: 0 }
+    }
+
+    /// The publications of a batch: as they were sent, or decoded if somebody else appended it.
+    fn publications(&mut self, batch: &ReadBatch) -> (bool, Vec<Placed>) {
+        while self.sent.front().is_some_and(|sent| sent.base < batch.base) {
+            self.sent.pop_front();
+            self.sent_out += 1;
+        }
+        if let Some(sent) = self.sent.pop_front_if(|sent| sent.base == batch.base) {
+            self.sent_out += 1;
+            let base = batch.base;
+            let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
+            let placed = sent.publications.into_iter();
+            return (true, placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect());
+        }
+        (false, decode(batch, self.partition.index))
+    }
+}
+
+/// Reads the messages of a batch; what is no message is nobody's to deliver.
+fn decode(batch: &ReadBatch, partition: u32) -> Vec<Placed> {
+    let Ok(records) = batch.batch.records() else { return Vec::new() };
+    let messages = records.iter().map_while(Result::ok).filter_map(|record| {
+        let message = MessageRef::parse(&record).ok()?;
+        let ingest = Timestamp::from_millis(batch.batch.timestamp_ms(&record));
+        let publisher = message.publisher_or_key().into();
+        let publication = Publication::new(&message, message.user_properties(), partition, ingest, publisher);
+        Some(Placed { position: batch.position(&record), publication: Arc::new(publication) })
+    });
+    messages.collect()
+}
+
+impl RequestPartition {
+    pub(crate) fn new(
+        partition: Partition,
+        sessions: Runner<SessionFold>,
+        presence: Runner<PresenceFold>,
+    ) -> Self {
+        Self { partition, sessions, presence, opening: Vec::new(), retry_at: Timestamp(0) }
+    }
+}
+
+impl Worker {
+    /// A watermark of an owned partition has moved.
+    pub(crate) fn advanced(&mut self, _: Partition, _: Position) {
+        self.owner.dirty = true;
+    }
+
+    /// Folds what is committed, delivers it, and answers what waited for it.
+    pub(crate) fn drive_folds(&mut self) {
+        if !std::mem::take(&mut self.owner.dirty) {
+            return;
+        }
+        for at in 0..self.owner.requests.len() {
+            self.drive_requests(at);
+        }
+        for at in 0..self.owner.data.len() {
+            self.drive_data(at);
+        }
+        for worker in 0..self.shared.workers() {
+            self.post_committed(worker);
+        }
+        self.lift_barriers();
+        // Folding may have appended: events of sessions, records of the dead-letter stream.
+        self.submit();
+    }
+
+    /// Posts what has gathered for another worker.
+    pub(crate) fn post_committed(&mut self, worker: u32) {
+        for (partition, batch) in std::mem::take(&mut self.owner.outgoing[worker as usize]) {
+            self.shared.mailboxes[worker as usize].post_committed(partition, batch);
+        }
+    }
+
+    /// Reads from memory if it can, from disk if it must.
+    fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, floodplain_log::ReadError> {
+        if let Some(read) = self.shared.log.read_cached(partition, from, max_bytes) {
+            return Ok(read);
+        }
+        self.metrics.blocking_reads.increment(1);
+        self.shared.log.read(partition, from, max_bytes)
+    }
+
+    fn drive_requests(&mut self, at: usize) {
+        let shared = self.shared.clone();
+        let log = &*shared.log;
+        loop {
+            if self.now < self.owner.requests[at].retry_at {
+                break;
+            }
+            let requests = &mut self.owner.requests[at];
+            match requests.sessions.next(log, self.now) {
+                Next::Append(append) => {
+                    let tag = u64::from(requests.partition.index);
+                    log.submit(append, Some(Reply { sink: self.mailbox.clone(), tag }));
+                }
+                Next::Read { partition, from, max_bytes } => {
+                    let read = self.read(partition, from, max_bytes);
+                    let requests = &mut self.owner.requests[at];
+                    let is_input = partition == requests.partition;
+                    let folded = requests.sessions.on_read(log, partition, from, as_ref(&read));
+                    if let Err(error) = folded {
+                        tracing::error!(%error, "sessions cannot be folded");
+                        break;
+                    }
+                    if is_input && let Ok(read) = &read {
+                        drop(requests.presence.on_read(log, partition, from, Ok(read)));
+                    }
+                }
+                Next::Idle => break,
+            }
+        }
+        // Presence follows; where it has fallen behind it reads for itself.
+        while let Next::Read { partition, from, max_bytes } =
+            self.owner.requests[at].presence.next(log, self.now)
+        {
+            let read = self.read(partition, from, max_bytes);
+            if let Err(error) = self.owner.requests[at].presence.on_read(log, partition, from, as_ref(&read)) {
+                tracing::error!(%error, "presence cannot be folded");
+                break;
+            }
+        }
+        let requests = &mut self.owner.requests[at];
+        let position = requests.sessions.position();
+        let (opened, waiting) = std::mem::take(&mut requests.opening).into_iter().partition(|(epoch, _)| *epoch < position);
+        requests.opening = waiting;
+        let changes = requests.sessions.fold_mut().drain_changes();
+        for change in changes {
+            self.session_changed(change);
+        }
+        for (epoch, conn) in opened {
+            self.opened(conn, at, epoch);
+        }
+    }
+
+    fn drive_data(&mut self, at: usize) {
+        let shared = self.shared.clone();
+        let log = &*shared.log;
+        loop {
+            let Next::Read { partition, from, max_bytes } = self.owner.data[at].retained.next(log, self.now) else {
+                break;
+            };
+            let read = self.read(partition, from, max_bytes);
+            let data = &mut self.owner.data[at];
+            if let Err(error) = data.retained.on_read(log, partition, from, as_ref(&read)) {
+                tracing::error!(%error, "retained messages cannot be folded");
+                break;
+            }
+            if let Ok(read) = read {
+                self.deliver_read(at, &read);
+            }
+        }
+    }
+
+    /// Live delivery of what was read, in offset order.
+    fn deliver_read(&mut self, at: usize, read: &Read) {
+        for batch in &read.batches {
+            let data = &mut self.owner.data[at];
+            let partition = data.partition.index;
+            let delivered = data.delivered;
+            let (is_own, placed) = data.publications(batch);
+            for placed in placed.into_iter().filter(|placed| placed.position >= delivered) {
+                self.route_committed(partition, placed, is_own);
+            }
+        }
+        let data = &mut self.owner.data[at];
+        data.delivered = data.delivered.max(read.next);
+    }
+
+    fn route_committed(&mut self, partition: u32, placed: Placed, is_own: bool) {
+        let (workers, local) = self.router.find(&self.shared.routes, placed.publication.topic());
+        if placed.publication.qos == 0 {
+            // Appended by a fold, a will for example: nobody has delivered it yet.
+            if !is_own {
+                self.route_at_once(&placed.publication);
+            }
+            return;
+        }
+        let mut others = workers & !(1 << self.idx);
+        while others != 0 {
+            let worker = others.trailing_zeros() as usize;
+            self.owner.outgoing[worker].entry(partition).or_default().push(placed.clone());
+            others &= others - 1;
+        }
+        if !local.is_empty() {
+            self.deliver_committed(partition, &placed, &local);
+        }
+    }
+
+    /// An append of a fold has ended.
+    pub(crate) fn owner_completed(&mut self, tag: u64, outcome: Outcome) {
+        let now = self.now;
+        let Some(requests) = self.owner.requests.iter_mut().find(|r| u64::from(r.partition.index) == tag) else {
+            return;
+        };
+        match requests.sessions.on_outcome(outcome) {
+            Ok(floodplain_fold::Settled::Retry(refusal)) => {
+                tracing::debug!(%refusal, "the log cannot take what sessions emit yet");
+                requests.retry_at = now + Duration::from_millis(50);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "sessions can emit nothing more until restart"),
+        }
+        self.owner.dirty = true;
+    }
+
+    /// Answers a question, now or when what was appended before it is folded.
+    pub(crate) fn question(&mut self, question: Question) {
+        self.submit();
+        let mark = self.appends.mark();
+        self.owner.barriers.push_back(Barrier { mark, counts: None, question });
+        self.owner.dirty = true;
+    }
+
+    fn lift_barriers(&mut self) {
+        let oldest = self.appends.oldest();
+        while let Some(mut barrier) = self.owner.barriers.pop_front() {
+            if barrier.mark > oldest {
+                self.owner.barriers.push_front(barrier);
+                return;
+            }
+            let data = &self.owner.data;
+            let counts = barrier.counts.get_or_insert_with(|| data.iter().map(|data| data.sent_in).collect());
+            if data.iter().zip(counts).any(|(data, count)| data.sent_out < *count) {
+                self.owner.barriers.push_front(barrier);
+                return;
+            }
+            self.answer_question(barrier.question);
+        }
+    }
+
+    fn answer_question(&mut self, question: Question) {
+        match question {
+            Question::Retained { worker, conn, filter, after, limit } => {
+                let page = |data: &DataPartition| data.retained.fold().page(filter.as_str(), after.as_deref(), limit);
+                let pages = self.owner.data.iter().map(page).collect();
+                self.reply(worker, Answer::Retained { conn, pages });
+            }
+        }
+    }
+
+    /// An answer has come.
+    pub(crate) fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Retained { conn, pages } => self.retained_answer(conn, pages),
+        }
+    }
+
+    /// Whether the folds have nothing more to append.
+    pub(crate) fn owner_is_settled(&self) -> bool {
+        self.owner.requests.iter().all(|requests| requests.sessions.is_settled() && requests.opening.is_empty())
+            && self.owner.snapshots_running == 0
+    }
+
+    /// Ticks, dead letters and snapshots.
+    pub(crate) fn tick_folds(&mut self) {
+        let now = self.now;
+        for at in 0..self.owner.requests.len() {
+            let requests = &self.owner.requests[at];
+            let due = requests.sessions.is_tick_due(now) || requests.presence.is_tick_due(now);
+            if due && self.stopping.is_none() {
+                let index = requests.partition.index;
+                self.append_event(Class::All, "", index, &crate::folds::Event::Tick);
+            }
+        }
+        if self.owner.dlq.is_full() || !self.is_pressed() {
+            for (client, letter) in self.owner.dlq.take() {
+                let partition = self.shared.dlq.partition_of(client.as_bytes());
+                let ms = now.as_millis();
+                if let Err(error) =
+                    self.appends.push(Class::All, partition, |batch| letter.write(&client, ms, batch), None)
+                {
+                    tracing::error!(%error, "dead letter does not fit a batch");
+                }
+            }
+        }
+        self.owner.dirty = true;
+        self.snapshot_folds();
+    }
+
+    fn snapshot_folds(&mut self) {
+        let every = self.shared.config.snapshot_bytes;
+        let mut work = Vec::new();
+        for data in &mut self.owner.data {
+            work.extend(due_snapshot(&mut data.retained, every));
+        }
+        for requests in &mut self.owner.requests {
+            work.extend(due_snapshot(&mut requests.sessions, every));
+            work.extend(due_snapshot(&mut requests.presence, every));
+        }
+        self.owner.snapshots_running += work.len();
+        for work in work {
+            self.run_job(work);
+        }
+    }
+
+    pub(crate) fn run_job(&mut self, work: Work) {
+        let job = Job { work, log: self.shared.log.clone(), reply: self.mailbox.clone() };
+        self.effects.push_back(crate::Effect::Run(job));
+    }
+
+    pub(crate) fn job_done(&mut self, result: JobResult) {
+        match result {
+            JobResult::Snapshot => self.owner.snapshots_running -= 1,
+            JobResult::Fetched { conn, partition, refs, records } => self.fetched(conn, partition, &refs, records),
+        }
+    }
+}
+
+fn as_ref(
+    read: &Result<Read, floodplain_log::ReadError>,
+) -> Result<&Read, floodplain_log::ReadError> {
+    // The error is wanted by value and is not used again: its text is all that goes on.
+    match read {
+        Ok(read) => Ok(read),
+        Err(error) => Err(again(error)),
+    }
+}
+
+fn again(error: &floodplain_log::ReadError) -> floodplain_log::ReadError {
+    use floodplain_log::ReadError as E;
+    match error {
+        E::Trimmed { partition, from, start } => {
+            E::Trimmed { partition: partition.clone(), from: *from, start: *start }
+        }
+        E::UnknownPartition(partition) => E::UnknownPartition(*partition),
+        E::Io { file, at, source } => {
+            E::Io { file: file.clone(), at: *at, source: std::io::Error::new(source.kind(), source.to_string()) }
+        }
+        E::Corrupt { file, at, reason } => E::Corrupt { file: file.clone(), at: *at, reason: reason.clone() },
+    }
+}
+
+fn due_snapshot<F: Fold>(runner: &mut Runner<F>, every: u64) -> Option<Work> {
+    if runner.bytes_since_snapshot() >= every {
+        runner.begin_snapshot();
+    }
+    let snapshot = runner.take_snapshot()?;
+    Some(Work::Snapshot { snapshots: runner.snapshots().clone(), snapshot: Box::new(snapshot) })
+}

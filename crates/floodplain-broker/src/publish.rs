@@ -1,0 +1,213 @@
+//! PUBLISH from a client, and the rest of its QoS 2 (MQTT 5.0 §3.3, §4.3).
+
+use crate::{
+    ConnId, Worker,
+    acks::What,
+    append::Waiter,
+    connect::asked_class,
+    connection::{Blocked, Refusal},
+    folds::Event,
+    publication::Publication,
+};
+use floodplain_log::{Correlation, MessageRef};
+use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, PubrelCode, Publish, QoS};
+use floodplain_types::Class;
+use std::sync::Arc;
+
+impl Worker {
+    /// Whether a topic name or filter is within the limits.
+    pub(crate) fn topic_fits(&self, topic: &str) -> bool {
+        let config = &self.shared.config;
+        topic.len() <= config.topic_bytes_max
+            && topic.bytes().filter(|byte| *byte == b'/').count() < config.topic_levels_max
+    }
+
+    /// Handles PUBLISH. False: the log is behind, give it again later.
+    pub(crate) fn publish(&mut self, conn: ConnId, publish: &Publish<'_>) -> Result<bool, Refusal> {
+        if self.is_pressed() {
+            self.metrics.paused.increment(1);
+            if let Some(connection) = self.get(conn) {
+                connection.blocked.add(Blocked::LOG);
+                self.owner.paused.push(conn);
+            }
+            return Ok(false);
+        }
+        let shared = self.shared.clone();
+        let config = &shared.config;
+        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return Ok(true) };
+        let Some(session) = connection.session.as_deref_mut() else { return Ok(true) };
+        let v5 = session.is_v5();
+
+        if let Some(alias) = publish.properties.topic_alias() {
+            let at = usize::from(alias.get()) - 1;
+            if alias.get() > config.topic_alias_maximum {
+                // [MQTT-3.3.2-8]
+                return Err(Refusal::new(DisconnectCode::TopicAliasInvalid, "topic alias is above the maximum"));
+            }
+            if !publish.topic.is_empty() {
+                if session.aliases.len() <= at {
+                    session.aliases.resize(at + 1, None);
+                }
+                session.aliases[at] = Some(publish.topic.into());
+            }
+        }
+        let aliased = publish.properties.topic_alias().filter(|_| publish.topic.is_empty());
+        let aliased: Option<Box<str>> = match aliased {
+            None => None,
+            Some(alias) => match session.aliases.get(usize::from(alias.get()) - 1) {
+                Some(Some(topic)) => Some(topic.clone()),
+                _ => return Err(Refusal::protocol("topic alias is unknown (§3.3.2.3.4)")),
+            },
+        };
+        let topic = aliased.as_deref().unwrap_or(publish.topic);
+
+        if let Some(id) = publish.packet_id {
+            if publish.qos == QoS::ExactlyOnce && session.received.contains(&id.get()) {
+                // Came before and was stored: PUBREC again, and not delivered again [MQTT-4.3.3-10].
+                self.owe_ready(conn, What::Pubrec(id, PubackCode::Success));
+                return Ok(true);
+            }
+            if v5 && session.inbound >= config.receive_maximum {
+                self.metrics.receive_maximum_exceeded.increment(1);
+                return Err(Refusal::new(DisconnectCode::ReceiveMaximumExceeded, "receive maximum exceeded (§3.3.4)"));
+            }
+        }
+
+        let refused = if !self.topic_fits(topic) {
+            Some(PubackCode::TopicNameInvalid)
+        } else {
+            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(true) };
+            match shared.access.policy.publish(&session.principal, topic) {
+                Ok(()) => None,
+                Err(_) => Some(PubackCode::NotAuthorized),
+            }
+        };
+        if let Some(code) = refused {
+            return self.refuse_publish(conn, publish, v5, code);
+        }
+
+        let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(true) };
+        let qos = publish.qos as u8;
+        let users = publish.properties.user_properties();
+        let class = match publish.qos {
+            QoS::AtMostOnce => Class::None,
+            _ => {
+                let binding = shared.access.policy.class(&session.principal, topic).min(config.ack_class);
+                let asked = if users.is_empty() { Class::None } else { asked_class(&users).unwrap_or(Class::None) };
+                binding.max(session.class).max(asked)
+            }
+        };
+        let mut message = MessageRef::default();
+        message.topic = topic;
+        message.payload = publish.payload;
+        message.key = session.principal.device.as_str().as_bytes();
+        message.qos = qos;
+        message.retain = publish.retain;
+        if !publish.properties.is_empty() {
+            let properties = &publish.properties;
+            message.expiry_seconds = properties.message_expiry_secs();
+            message.content_type = properties.content_type();
+            message.response_topic = properties.response_topic();
+            message.correlation = properties.correlation_data().map(Correlation::Raw);
+            message.payload_format = properties.payload_is_utf8().map(u8::from);
+        }
+        if *session.client != *session.principal.device.as_str() {
+            message.publisher = Some(&session.client);
+        }
+        let (partition, client) = (session.partition, session.client.clone());
+        let is_lasting = session.is_lasting();
+        let epoch = session.epoch;
+        let publication =
+            Arc::new(Publication::new(&message, users.iter(), partition, self.now, client.clone()));
+        let ingest_ms = self.now.as_millis();
+        let kept = (qos > 0).then(|| publication.clone());
+        let place = self.appends.push(
+            class,
+            shared.telemetry.partition(partition),
+            |batch| message.write(batch, ingest_ms, users.iter()),
+            kept,
+        );
+        if place.is_err() {
+            return Err(Refusal::new(DisconnectCode::PacketTooLarge, "message is too large for a record"));
+        }
+        self.metrics.received[usize::from(qos)].increment(1);
+
+        match publish.packet_id {
+            None => self.route_at_once(&publication),
+            Some(id) => {
+                let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(true) };
+                session.inbound += 1;
+                let what = if publish.qos == QoS::ExactlyOnce {
+                    session.received.push(id.get());
+                    if let Some(epoch) = epoch.filter(|_| is_lasting) {
+                        // In the same unit: both are there after a crash, or neither.
+                        let received = Event::Received { epoch, packet_id: id.get() };
+                        self.append_event(class, &client, partition, &received);
+                    }
+                    What::Pubrec(id, PubackCode::Success)
+                } else {
+                    What::Puback(id, PubackCode::Success)
+                };
+                let seq = self.owe(conn, what);
+                self.appends.wait(class, Waiter::Ack { conn, seq });
+            }
+        }
+        if self.appends.is_full() {
+            self.submit();
+        }
+        Ok(true)
+    }
+
+    fn refuse_publish(
+        &mut self,
+        conn: ConnId,
+        publish: &Publish<'_>,
+        v5: bool,
+        code: PubackCode,
+    ) -> Result<bool, Refusal> {
+        let disconnect = match code {
+            PubackCode::TopicNameInvalid => Refusal::new(DisconnectCode::TopicNameInvalid, "topic name is too long"),
+            _ => Refusal::new(DisconnectCode::NotAuthorized, "not authorized to publish"),
+        };
+        match (v5, publish.packet_id) {
+            (true, Some(id)) => {
+                if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
+                    session.inbound += 1;
+                }
+                let what = match publish.qos {
+                    QoS::ExactlyOnce => What::Pubrec(id, code),
+                    _ => What::Puback(id, code),
+                };
+                self.owe_ready(conn, what);
+                Ok(true)
+            }
+            // 3.1.1 acknowledges or closes, nothing else [3:3.3.5-2]; QoS 0 has no answer.
+            _ => Err(disconnect),
+        }
+    }
+
+    /// PUBREL: the client may use the id for a new message once we have said PUBCOMP.
+    pub(crate) fn pubrel(&mut self, conn: ConnId, ack: &Ack<'_, PubrelCode>) {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let id = ack.packet_id;
+        let Some(at) = session.received.iter().position(|received| *received == id.get()) else {
+            // 3.1.1 knows no such code and writes it as success.
+            let code = if session.is_v5() { PubrelCode::PacketIdentifierNotFound } else { PubrelCode::Success };
+            self.owe_ready(conn, What::Pubcomp(id, code));
+            return;
+        };
+        session.received.swap_remove(at);
+        let (client, partition) = (session.client.clone(), session.partition);
+        match session.epoch.filter(|_| session.is_lasting()) {
+            Some(epoch) => {
+                // Else a crash would leave the id in use, and the client's next message under it
+                // would be taken for a repetition.
+                let released = Event::Released { epoch, packet_id: id.get() };
+                self.append_event(Class::All, &client, partition, &released);
+                let seq = self.owe(conn, What::Pubcomp(id, PubrelCode::Success));
+                self.appends.wait(Class::All, Waiter::Ack { conn, seq });
+            }
+            None => self.owe_ready(conn, What::Pubcomp(id, PubrelCode::Success)),
+        }
+    }
+}

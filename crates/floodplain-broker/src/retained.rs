@@ -1,0 +1,161 @@
+//! Retained messages for a new subscription (MQTT 5.0 §3.3.1.3, §3.8.4).
+//!
+//! Every worker is asked for what its partitions retain, page by page; of two messages on one topic
+//! the newer wins. A worker answers once it has folded all that it had appended when it was asked,
+//! so a subscriber sees what was published before it subscribed, at QoS 0 too.
+
+use crate::{
+    ConnId, Worker,
+    folds::{Candidate, RetainedPage, newest},
+    mailbox::Mail,
+    owner::{Answer, Question},
+    publication::{Delivery, Publication},
+    router::Wanted,
+    session::Queued,
+    subscribe::effective,
+};
+use floodplain_log::{MessageRef, Record};
+use floodplain_types::{Timestamp, TopicFilter};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
+
+/// Topics per page and worker.
+const PAGE: usize = 64;
+/// No further page is asked for while this many messages wait for the client.
+const QUEUED_MAX: usize = 64;
+/// Nor while this much output does.
+const BACKLOG_MAX: usize = 64 << 10;
+
+/// Subscriptions whose retained messages are due after their SUBACK.
+#[derive(Debug, Default)]
+pub(crate) struct RetainedWish {
+    pub(crate) filters: Vec<(TopicFilter, Wanted)>,
+}
+
+/// What a session still has to get.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    filters: VecDeque<(TopicFilter, Wanted)>,
+    after: Option<Arc<str>>,
+    pages: Vec<RetainedPage>,
+    /// Workers that have not answered yet; 0 while nothing is asked.
+    missing: u32,
+}
+
+impl Worker {
+    /// Starts to look up retained messages.
+    pub(crate) fn ask_retained(&mut self, conn: ConnId, wish: RetainedWish) {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let filters = wish.filters.into();
+        session.lookups.push_back(Lookup { filters, after: None, pages: Vec::new(), missing: 0 });
+        self.look_on(conn);
+    }
+
+    /// Asks for the next page, if the client has room for it.
+    pub(crate) fn look_on(&mut self, conn: ConnId) {
+        let workers = self.shared.workers();
+        let Some(connection) = self.get(conn) else { return };
+        let backlog = connection.backlog();
+        let Some(session) = connection.session.as_deref_mut() else { return };
+        let queued = session.out.queue.len();
+        let Some(lookup) = session.lookups.front_mut().filter(|lookup| lookup.missing == 0) else { return };
+        if queued >= QUEUED_MAX || backlog >= BACKLOG_MAX {
+            connection.wants_room = true;
+            return;
+        }
+        let Some((filter, _)) = lookup.filters.front().cloned() else { return };
+        let after = lookup.after.clone();
+        lookup.missing = workers;
+        for worker in 0..workers {
+            let question =
+                Question::Retained { worker: self.idx, conn, filter: filter.clone(), after: after.clone(), limit: PAGE };
+            self.ask(worker, question);
+        }
+    }
+
+    /// The pages of one worker have come.
+    pub(crate) fn retained_answer(&mut self, conn: ConnId, mut pages: Vec<RetainedPage>) {
+        let now = self.now;
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let Some(lookup) = session.lookups.front_mut() else { return };
+        lookup.pages.append(&mut pages);
+        lookup.missing = lookup.missing.saturating_sub(1);
+        if lookup.missing > 0 {
+            return;
+        }
+        let (found, next) = newest(std::mem::take(&mut lookup.pages), now);
+        let Some((_, wanted)) = lookup.filters.front().cloned() else { return };
+        lookup.after = next;
+        if lookup.after.is_none() {
+            lookup.filters.pop_front();
+            if lookup.filters.is_empty() {
+                session.lookups.pop_front();
+                if session.lookups.is_empty() {
+                    session.lookups = VecDeque::new();
+                }
+            }
+        }
+        for candidate in found {
+            self.deliver_retained(conn, &candidate, wanted, now);
+        }
+        self.pump(conn);
+        self.look_on(conn);
+    }
+
+    fn deliver_retained(&mut self, conn: ConnId, candidate: &Candidate, wanted: Wanted, now: Timestamp) {
+        let Some(held) = &candidate.record else { return };
+        let Ok(record) = Record::parse(&held.bytes) else { return };
+        let Ok(message) = MessageRef::parse(&record) else { return };
+        let ingest = Timestamp::from_millis(held.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
+        let publisher: Arc<str> = message.publisher_or_key().into();
+        let users = message.user_properties();
+        let publication = Publication::new(&message, users, candidate.stamp.partition, ingest, publisher);
+        if publication.is_expired(now) {
+            return;
+        }
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        if wanted.no_local && *session.client == *publication.publisher {
+            return;
+        }
+        let qos = effective(message.qos, wanted.qos);
+        let ids: Option<Rc<[u32]>> = (wanted.id != 0).then(|| Rc::from([wanted.id]));
+        if qos == 0 {
+            let how = Delivery {
+                v5: session.is_v5(),
+                qos: 0,
+                retain: true,
+                dup: false,
+                packet_id: 0,
+                subscription_ids: ids.as_deref().unwrap_or_default(),
+                expiry_seconds: publication.expiry_left(now),
+            };
+            self.write_at_once(conn.slot, &publication, &how);
+            return;
+        }
+        session.out.push(Queued {
+            publication: Arc::new(publication),
+            position: None,
+            qos,
+            retain: true,
+            ids,
+            again: None,
+        });
+    }
+
+    pub(crate) fn ask(&mut self, worker: u32, question: Question) {
+        if worker == self.idx {
+            // Not by mail: what this worker delivers to itself does not pass its mailbox either.
+            self.question(question);
+        } else {
+            self.shared.mailboxes[worker as usize].post([Mail::Question(question)]);
+        }
+    }
+
+    pub(crate) fn reply(&mut self, worker: u32, answer: Answer) {
+        if worker == self.idx {
+            self.answer(answer);
+        } else {
+            self.post_committed(worker);
+            self.shared.mailboxes[worker as usize].post([Mail::Answer(answer)]);
+        }
+    }
+}

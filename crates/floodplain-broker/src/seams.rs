@@ -1,0 +1,121 @@
+//! Where identity, policy and admission are asked: one call each at connect, subscribe and publish.
+//!
+//! Only the open provider exists so far: on a loopback listener everybody is who the client id says,
+//! and may do everything. It is a provider like any other, so nothing else knows that it is open.
+
+use floodplain_types::{Class, DeviceId, TenantId};
+use std::{fmt, net::SocketAddr, time::Duration};
+
+/// What a CONNECT brings to prove who it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Credentials<'a> {
+    /// The client id, assigned by us if the client gave none.
+    pub client_id: &'a str,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a [u8]>,
+    pub peer: SocketAddr,
+}
+
+/// Who a connection speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    pub tenant: TenantId,
+    /// Key of the records of this connection; decides its partition and its worker.
+    pub device: DeviceId,
+    /// Whether a credential proved it. Never so on an open listener.
+    pub trusted: bool,
+}
+
+/// Why a connection or an action is refused. Protocols translate it into their own codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// The credential is wrong.
+    BadCredential,
+    /// The identity is known and may not do this.
+    NotAuthorized,
+    /// Whoever decides cannot be asked: not the client's fault, it may try again.
+    Unavailable,
+    /// Too much at once; try again after this time.
+    Busy { retry_after: Duration },
+}
+
+/// Decides who a client is.
+pub trait Identity: Send + Sync + fmt::Debug {
+    /// Decides once per CONNECT, before anything of it is stored.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn identify(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied>;
+}
+
+/// Decides what an identity may do.
+pub trait Policy: Send + Sync + fmt::Debug {
+    /// Whether messages may be published to `topic`. Asked once per topic and connection epoch.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn publish(&self, principal: &Principal, topic: &str) -> Result<(), Denied>;
+
+    /// Whether `filter` may be subscribed.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    fn subscribe(&self, principal: &Principal, filter: &str) -> Result<(), Denied>;
+
+    /// The least class that QoS 1 and 2 of this topic get; clients may ask for more.
+    fn class(&self, principal: &Principal, topic: &str) -> Class;
+}
+
+/// Decides whether there is room.
+pub trait Admission: Send + Sync + fmt::Debug {
+    /// Whether one more session may be opened now.
+    ///
+    /// # Errors
+    /// [`Denied::Busy`] with a hint for the client.
+    fn connect(&self, peer: SocketAddr) -> Result<(), Denied>;
+}
+
+/// The three seams together, as the broker uses them.
+#[derive(Debug)]
+pub struct Access {
+    pub identity: Box<dyn Identity>,
+    pub policy: Box<dyn Policy>,
+    pub admission: Box<dyn Admission>,
+}
+
+impl Access {
+    /// Everybody may do everything. Only for listeners that nobody else can reach.
+    #[must_use]
+    pub fn open_loopback() -> Self {
+        Self { identity: Box::new(OpenLoopback), policy: Box::new(OpenLoopback), admission: Box::new(OpenLoopback) }
+    }
+}
+
+/// The provider of an open listener: the client id is the device, unproven.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenLoopback;
+
+impl Identity for OpenLoopback {
+    fn identify(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied> {
+        let device = DeviceId::new(credentials.client_id).map_err(|_| Denied::BadCredential)?;
+        Ok(Principal { tenant: TenantId::default_tenant(), device, trusted: false })
+    }
+}
+
+impl Policy for OpenLoopback {
+    fn publish(&self, _: &Principal, _: &str) -> Result<(), Denied> {
+        Ok(())
+    }
+    fn subscribe(&self, _: &Principal, _: &str) -> Result<(), Denied> {
+        Ok(())
+    }
+    fn class(&self, _: &Principal, _: &str) -> Class {
+        Class::All
+    }
+}
+
+impl Admission for OpenLoopback {
+    fn connect(&self, _: SocketAddr) -> Result<(), Denied> {
+        Ok(())
+    }
+}

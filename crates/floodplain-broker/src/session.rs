@@ -1,0 +1,282 @@
+//! The live state of a session: what its client is owed, and how far it is.
+
+use crate::{
+    catchup::Lag,
+    publication::Publication,
+    router::Wanted,
+    seams::Principal,
+};
+use floodplain_mqtt::{Encoder, Version};
+use floodplain_types::{Class, Position, TopicFilter};
+use std::{
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+};
+
+/// Messages with QoS 1 and 2 that wait in memory for a place in the window. What does not fit stays
+/// in the log: the session leaves live delivery and reads on from there.
+pub(crate) const QUEUE_MAX: usize = 256;
+/// The same in bytes.
+pub(crate) const QUEUE_BYTES_MAX: usize = 256 << 10;
+
+/// One subscription of a session.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    pub(crate) filter: TopicFilter,
+    pub(crate) wanted: Wanted,
+}
+
+/// A message on its way to one client.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) publication: Arc<Publication>,
+    /// Where it is in its partition; `None` for retained messages, which no cursor follows.
+    pub(crate) position: Option<Position>,
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
+    pub(crate) ids: Option<Rc<[u32]>>,
+    /// It had a packet identifier on an earlier connection: it gets the same one, and DUP.
+    pub(crate) again: Option<u16>,
+}
+
+/// What the client owes for a packet identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its id must be in the log before it is sent.
+    PublishHeld,
+    AwaitsPuback,
+    AwaitsPubrec,
+    /// PUBREC has come; that must be in the log before PUBREL is sent.
+    PubrelHeld,
+    AwaitsPubcomp,
+}
+
+/// A packet identifier in use towards the client.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) id: u16,
+    pub(crate) stage: Stage,
+    pub(crate) partition: u32,
+    pub(crate) position: Option<Position>,
+    /// Kept only while it may still have to be encoded.
+    pub(crate) held: Option<Queued>,
+    /// Number of the `Progress` that a held stage waits for.
+    pub(crate) seq: u32,
+}
+
+/// How far a session is in one data partition; only kept for lasting sessions and laggards.
+#[derive(Debug, Clone)]
+pub(crate) struct Track {
+    pub(crate) partition: u32,
+    /// After the last message that was handed to this session, or is known not to concern it.
+    pub(crate) seen: Position,
+    /// Handed over, not acknowledged; in order.
+    pub(crate) open: VecDeque<Position>,
+    /// Acknowledged above the first open one.
+    pub(crate) done: Vec<Position>,
+    /// The log does not know all of this yet.
+    pub(crate) is_unlogged: bool,
+}
+
+impl Track {
+    pub(crate) fn new(partition: u32, seen: Position) -> Self {
+        Self { partition, seen, open: VecDeque::new(), done: Vec::new(), is_unlogged: false }
+    }
+
+    /// Everything before this is done.
+    pub(crate) fn cursor(&self) -> Position {
+        self.open.front().copied().unwrap_or(self.seen)
+    }
+
+    /// Notes that the message at `position` is on its way.
+    pub(crate) fn sent(&mut self, position: Position) {
+        // Resent messages come before newer ones that are open already.
+        let at = self.open.iter().rposition(|open| *open < position).map_or(0, |i| i + 1);
+        if self.open.get(at) != Some(&position) {
+            self.open.insert(at, position);
+        }
+        self.seen = self.seen.max(position.next());
+    }
+
+    /// Notes that nothing more has to happen for the message at `position`.
+    pub(crate) fn finished(&mut self, position: Position) {
+        self.is_unlogged = true;
+        if let Some(i) = self.open.iter().position(|open| *open == position) {
+            self.open.remove(i);
+            if i > 0
+                && let Err(at) = self.done.binary_search(&position)
+            {
+                self.done.insert(at, position);
+            }
+        }
+        self.seen = self.seen.max(position.next());
+        let cursor = self.cursor();
+        let passed = self.done.partition_point(|done| *done < cursor);
+        self.done.drain(..passed);
+    }
+
+    /// Whether the message at `position` was done on an earlier connection, or is on its way.
+    pub(crate) fn knows(&self, position: Position) -> bool {
+        self.done.binary_search(&position).is_ok() || self.open.contains(&position)
+    }
+}
+
+/// Messages towards the client.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    /// How many may be in flight: the smaller of the client's Receive Maximum and our window.
+    pub(crate) window: u16,
+    pub(crate) next_id: u16,
+    /// In the order they were sent.
+    pub(crate) in_flight: VecDeque<InFlight>,
+    pub(crate) queue: VecDeque<Queued>,
+    pub(crate) queue_bytes: usize,
+    /// By partition; empty for clean sessions that never lagged.
+    pub(crate) tracks: Vec<Track>,
+    /// Partitions that are read from the log; all others are live.
+    pub(crate) lags: Vec<Lag>,
+    /// Ids in use on an earlier connection whose messages have not been read again yet.
+    pub(crate) owed: Vec<Owed>,
+    /// Number of the last `Progress` that ids wait for.
+    pub(crate) progress_seq: u32,
+    /// Acknowledgements since the last `Progress`.
+    pub(crate) unlogged: u32,
+    /// Ids that are done since the last `Progress` and that the log knows about.
+    pub(crate) closed_ids: Vec<u16>,
+}
+
+/// A packet identifier that an earlier connection used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owed {
+    pub(crate) id: u16,
+    pub(crate) partition: u32,
+    pub(crate) position: Position,
+}
+
+impl Outbound {
+    /// Whether a further message would have to be read from the log later.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_MAX || self.queue_bytes >= QUEUE_BYTES_MAX
+    }
+
+    pub(crate) fn push(&mut self, queued: Queued) {
+        self.queue_bytes += queued.publication.len_bytes();
+        self.queue.push_back(queued);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Queued> {
+        let queued = self.queue.pop_front()?;
+        self.queue_bytes -= queued.publication.len_bytes();
+        if self.queue.is_empty() && self.queue.capacity() > 16 {
+            self.queue = VecDeque::new();
+        }
+        Some(queued)
+    }
+
+    /// A packet identifier that is not in use, neither now nor by what an earlier connection left.
+    pub(crate) fn allocate(&mut self) -> u16 {
+        loop {
+            self.next_id = if self.next_id == u16::MAX { 1 } else { self.next_id + 1 };
+            let id = self.next_id;
+            // At most the window plus what is owed: a few dozen.
+            if !self.in_flight.iter().any(|sent| sent.id == id) && !self.owed.iter().any(|owed| owed.id == id) {
+                return id;
+            }
+        }
+    }
+
+    pub(crate) fn find(&mut self, id: u16) -> Option<usize> {
+        self.in_flight.iter().position(|sent| sent.id == id)
+    }
+
+    pub(crate) fn track(&mut self, partition: u32) -> Option<&mut Track> {
+        self.tracks.iter_mut().find(|track| track.partition == partition)
+    }
+
+    pub(crate) fn lag(&mut self, partition: u32) -> Option<&mut Lag> {
+        self.lags.iter_mut().find(|lag| lag.partition == partition)
+    }
+
+    /// Whether live publications of `partition` are left for later.
+    pub(crate) fn is_lagging(&self, partition: u32) -> bool {
+        // Almost always empty.
+        self.lags.iter().any(|lag| lag.partition == partition)
+    }
+}
+
+/// A session with its client connected.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Arc<str>,
+    pub(crate) principal: Principal,
+    /// Index of the partition of its device, in every stream.
+    pub(crate) partition: u32,
+    pub(crate) encoder: Encoder,
+    /// Position of its `Open`; unknown until that is committed.
+    pub(crate) epoch: Option<Position>,
+    /// Seconds it outlives its connection.
+    pub(crate) expiry_s: u32,
+    pub(crate) clean_start: bool,
+    /// The client's id was chosen by us and must be told.
+    pub(crate) assigned: bool,
+    pub(crate) keep_alive_told: Option<u16>,
+    pub(crate) expiry_told: Option<u32>,
+    /// Least class for its messages with QoS 1 and 2.
+    pub(crate) class: Class,
+    /// Inbound topic aliases, by number less one.
+    pub(crate) aliases: Vec<Option<Box<str>>>,
+    pub(crate) subscriptions: Vec<Subscribed>,
+    /// Inbound QoS 2 ids between PUBLISH and PUBREL.
+    pub(crate) received: Vec<u16>,
+    /// Inbound QoS 1 and 2 messages whose flow is not finished: what Receive Maximum bounds.
+    pub(crate) inbound: u16,
+    pub(crate) out: Outbound,
+    /// The retained messages it still has to get.
+    pub(crate) lookups: VecDeque<crate::retained::Lookup>,
+}
+
+impl Session {
+    pub(crate) fn is_v5(&self) -> bool {
+        self.encoder.version == Version::V5
+    }
+
+    /// Whether it outlives its connection, so that its state must be in the log.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        self.expiry_s > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Position {
+        Position::new(0, offset)
+    }
+
+    #[test]
+    fn a_track_knows_what_is_done() {
+        let mut track = Track::new(0, at(10));
+        for offset in [10, 12, 15] {
+            track.sent(at(offset));
+        }
+        track.finished(at(12));
+        assert_eq!((track.cursor(), track.done.clone()), (at(10), vec![at(12)]));
+        assert!(track.knows(at(12)) && track.knows(at(15)) && !track.knows(at(11)));
+        track.finished(at(10));
+        assert_eq!((track.cursor(), track.done.len()), (at(15), 0));
+        track.finished(at(15));
+        assert_eq!(track.cursor(), at(16));
+        // Never sent, but done: expired, or larger than the client takes.
+        track.finished(at(20));
+        assert_eq!(track.cursor(), at(21));
+    }
+
+    #[test]
+    fn ids_of_an_earlier_connection_are_not_given_again() {
+        let mut out = Outbound { window: 10, next_id: u16::MAX - 1, ..Outbound::default() };
+        out.owed.push(Owed { id: 1, partition: 0, position: at(1) });
+        assert_eq!([out.allocate(), out.allocate()], [u16::MAX, 2]);
+    }
+}

@@ -1,0 +1,194 @@
+//! SUBSCRIBE and UNSUBSCRIBE (MQTT 5.0 §3.8 to §3.11).
+
+use crate::{
+    ConnId, Worker,
+    acks::What,
+    append::Waiter,
+    connection::Refusal,
+    folds::{self, Event, Positions},
+    retained::RetainedWish,
+    router::Wanted,
+    session::Subscribed,
+};
+use floodplain_mqtt::{
+    Packet, QoS, RetainHandling, Suback, SubackCode, SubackCodes, Subscribe, Unsuback, UnsubackCode, UnsubackCodes,
+    Unsubscribe, UserProperties,
+};
+use floodplain_types::{Class, TopicFilter};
+
+impl Worker {
+    pub(crate) fn subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>) -> Result<(), Refusal> {
+        let shared = self.shared.clone();
+        let mut codes = Vec::new();
+        let mut wish = RetainedWish::default();
+        let mut stored = Vec::new();
+        let mut why: Option<&'static str> = None;
+        let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
+        // Before anything is routed here: what is committed from now on is seen.
+        let start = self.positions_now(conn);
+        for asked in subscribe.subscriptions.iter() {
+            let fits = self.topic_fits(asked.filter);
+            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
+            let options = asked.options;
+            let known = session.subscriptions.iter().position(|held| held.filter.as_str() == asked.filter);
+            let refusal = if asked.filter.starts_with("$share/") {
+                Some((SubackCode::SharedSubscriptionsNotSupported, "shared subscriptions are not supported"))
+            } else if !fits {
+                Some((SubackCode::TopicFilterInvalid, "topic filter is longer than the limit"))
+            } else if known.is_none() && session.subscriptions.len() >= shared.config.subscriptions_max {
+                Some((SubackCode::QuotaExceeded, "too many subscriptions in one session"))
+            } else if shared.access.policy.subscribe(&session.principal, asked.filter).is_err() {
+                Some((SubackCode::NotAuthorized, "not authorized to subscribe"))
+            } else {
+                None
+            };
+            let filter = match refusal {
+                None => TopicFilter::new(asked.filter).ok(),
+                Some((code, text)) => {
+                    codes.push(code);
+                    why = why.or(Some(text));
+                    continue;
+                }
+            };
+            let Some(filter) = filter else {
+                codes.push(SubackCode::TopicFilterInvalid);
+                continue;
+            };
+            codes.push(SubackCode::granted(options.qos));
+            let wanted = Wanted {
+                qos: options.qos as u8,
+                no_local: options.no_local,
+                retain_as_published: options.retain_as_published,
+                id,
+            };
+            let wants_retained = match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => known.is_none(),
+                RetainHandling::DoNotSend => false,
+            };
+            if wants_retained {
+                wish.filters.push((filter.clone(), wanted));
+            }
+            stored.push(folds::Subscription {
+                filter: filter.clone(),
+                qos: wanted.qos,
+                no_local: wanted.no_local,
+                retain_as_published: wanted.retain_as_published,
+                id: (id != 0).then_some(id),
+            });
+            self.router.subscribe(&shared.routes, conn.slot, filter.as_str(), wanted);
+            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(()) };
+            match known {
+                Some(at) => session.subscriptions[at].wanted = wanted,
+                None => {
+                    session.subscriptions.reserve_exact(1);
+                    session.subscriptions.push(Subscribed { filter, wanted });
+                }
+            }
+        }
+        if stored.iter().any(|subscription| subscription.qos > 0) {
+            self.track_all(conn, &start);
+        }
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
+        let (client, partition, encoder) = (session.client.clone(), session.partition, session.encoder);
+        let epoch = session.epoch.filter(|_| session.is_lasting() && !stored.is_empty());
+        let suback = Suback {
+            packet_id: subscribe.packet_id,
+            codes: SubackCodes::from(&codes[..]),
+            reason_string: why,
+            user_properties: UserProperties::default(),
+        };
+        let mut bytes = Vec::new();
+        if let Err(error) = encoder.encode(&Packet::Suback(suback), &mut bytes) {
+            tracing::debug!(%error, "SUBACK does not fit the client");
+        }
+        let what = What::Bytes(bytes.into(), (!wish.filters.is_empty()).then(|| Box::new(wish)));
+        match epoch {
+            Some(epoch) => {
+                // From its SUBACK on the client relies on the queue: so it must be in the log.
+                let event = Event::Subscribe { epoch, subscriptions: stored, start };
+                self.append_event(Class::All, &client, partition, &event);
+                let seq = self.owe(conn, what);
+                self.appends.wait(Class::All, Waiter::Ack { conn, seq });
+            }
+            None => self.answer_now(conn, what),
+        }
+        Ok(())
+    }
+
+    /// Sends what waits for nothing: not even for the acknowledgements before it.
+    fn answer_now(&mut self, conn: ConnId, what: What) {
+        if let What::Bytes(bytes, wish) = what {
+            if self.get(conn).is_some() {
+                self.out(conn.slot).extend_from_slice(&bytes);
+            }
+            if let Some(wish) = wish {
+                self.ask_retained(conn, *wish);
+            }
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe<'_>) {
+        let shared = self.shared.clone();
+        let mut codes = Vec::new();
+        let mut gone = Vec::new();
+        for filter in unsubscribe.filters.iter() {
+            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+            // Compared byte for byte [MQTT-3.10.4-1].
+            match session.subscriptions.iter().position(|held| held.filter.as_str() == filter) {
+                Some(at) => {
+                    let held = session.subscriptions.swap_remove(at);
+                    self.router.unsubscribe(&shared.routes, conn.slot, filter);
+                    gone.push(held.filter);
+                    codes.push(UnsubackCode::Success);
+                }
+                None => codes.push(UnsubackCode::NoSubscriptionExisted),
+            }
+        }
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return };
+        let (client, partition, encoder) = (session.client.clone(), session.partition, session.encoder);
+        let epoch = session.epoch.filter(|_| session.is_lasting() && !gone.is_empty());
+        let unsuback = Unsuback {
+            packet_id: unsubscribe.packet_id,
+            codes: UnsubackCodes::from(&codes[..]),
+            reason_string: None,
+            user_properties: UserProperties::default(),
+        };
+        let mut bytes = Vec::new();
+        if let Err(error) = encoder.encode(&Packet::Unsuback(unsuback), &mut bytes) {
+            tracing::debug!(%error, "UNSUBACK does not fit the client");
+        }
+        let what = What::Bytes(bytes.into(), None);
+        match epoch {
+            Some(epoch) => {
+                self.append_event(Class::All, &client, partition, &Event::Unsubscribe { epoch, filters: gone });
+                let seq = self.owe(conn, what);
+                self.appends.wait(Class::All, Waiter::Ack { conn, seq });
+            }
+            None => self.answer_now(conn, what),
+        }
+    }
+
+    /// Where each data partition stands: what a subscription sees starts here.
+    fn positions_now(&mut self, conn: ConnId) -> Positions {
+        let is_lasting =
+            self.get(conn).and_then(|c| c.session.as_deref()).is_some_and(crate::session::Session::is_lasting);
+        if !is_lasting {
+            return Positions::default();
+        }
+        let telemetry = &self.shared.telemetry;
+        (0..telemetry.partitions)
+            .map(|index| (index, self.shared.log.watermark(telemetry.partition(index))))
+            .collect()
+    }
+}
+
+/// Delivered QoS: the smaller of published and granted [MQTT-3.8.4-8].
+pub(crate) const fn effective(published: u8, granted: u8) -> u8 {
+    if published < granted { published } else { granted }
+}
+
+/// The codec's QoS for ours.
+pub(crate) fn qos(qos: u8) -> QoS {
+    QoS::from_bits(qos).unwrap_or(QoS::ExactlyOnce)
+}

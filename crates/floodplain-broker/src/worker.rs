@@ -1,0 +1,507 @@
+//! One worker: the connections of its devices, the partitions that hold their records.
+//!
+//! It has no socket and no thread. Its driver gives it bytes, mail and time, ends each turn, and
+//! carries out the [`Effect`]s; so tests drive it with byte strings.
+
+use crate::{
+    BrokerConfig, ConnId, Job,
+    append::{Appends, End, UNIT_TAGS, Waiter},
+    connection::{Blocked, Connection, Phase},
+    mailbox::{Letters, Mail, Mailbox},
+    metrics::Metrics,
+    owner::Owner,
+    publication::Publication,
+    router::{Router, Routes},
+    seams::Access,
+    wheel::Wheel,
+};
+use floodplain_log::{Completion, CompletionSink, Log, Stream};
+use floodplain_mqtt::DisconnectCode;
+use floodplain_types::{Clock, Position, Timestamp};
+use slab::Slab;
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+/// Output gathered in one turn after which the driver is asked to write.
+const FLUSH_BYTES: usize = 256 << 10;
+/// Output buffers that are kept for the next turn.
+const SPARE_BUFFERS: usize = 64;
+/// A larger buffer is not kept.
+const SPARE_BYTES_MAX: usize = 64 << 10;
+
+/// What all workers of a process share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) config: BrokerConfig,
+    pub(crate) access: Access,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) routes: Routes,
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) telemetry: Stream,
+    pub(crate) requests: Stream,
+    pub(crate) dlq: Stream,
+    pub(crate) run: crate::folds::RunId,
+}
+
+impl Shared {
+    pub(crate) fn workers(&self) -> u32 {
+        self.mailboxes.len() as u32
+    }
+
+    /// The worker that owns partition `index` of every stream, and the connections of its devices.
+    pub(crate) fn owner_of(&self, index: u32) -> u32 {
+        index % self.workers()
+    }
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write [`Worker::output`] to the socket.
+    Write(ConnId),
+    /// Write what is left, then close the socket and [`Worker::release`] the connection.
+    Close(ConnId, CloseKind),
+    /// Read from the socket again; [`Worker::received`] had said not to.
+    Resume(ConnId),
+    /// Move the socket to another worker, and [`Worker::release`] the connection.
+    Move(ConnId, u8, Handoff),
+    /// Run this on a thread that may block.
+    Run(Job),
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseKind {
+    /// The client did, or the socket broke.
+    ByPeer,
+    /// We did: let the client read why.
+    ByUs,
+}
+
+/// A connection that turned out to belong to another worker.
+#[derive(Debug)]
+pub struct Handoff {
+    pub(crate) peer: SocketAddr,
+    /// All that was received, from CONNECT on.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) idx: u32,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    sink: Arc<dyn CompletionSink>,
+    pub(crate) connections: Slab<Connection>,
+    next_generation: u32,
+    /// Connections without CONNECT.
+    pub(crate) half_open: usize,
+    /// Connected clients by their id.
+    pub(crate) clients: HashMap<Arc<str>, ConnId>,
+    /// Closed before their `Open` was committed: the epoch for their `Close` is still to come.
+    pub(crate) closing: HashMap<ConnId, crate::close::Unsaid>,
+    pub(crate) router: Router,
+    pub(crate) appends: Appends,
+    pub(crate) owner: Owner,
+    pub(crate) wheel: Wheel,
+    pub(crate) metrics: Metrics,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) now: Timestamp,
+    letters: Letters,
+    /// QoS 0 for other workers, gathered in this turn.
+    pub(crate) at_once: Vec<Vec<Arc<Publication>>>,
+    spare: Vec<Vec<u8>>,
+    gathered: usize,
+    due: Vec<(u32, u32)>,
+    pub(crate) stopping: Option<Timestamp>,
+    stopped: bool,
+    pub(crate) seed: u64,
+}
+
+impl Worker {
+    pub(crate) fn new(idx: u32, shared: Arc<Shared>, owner: Owner) -> Self {
+        let mailbox = shared.mailboxes[idx as usize].clone();
+        let now = shared.clock.now();
+        let workers = shared.workers() as usize;
+        Self {
+            idx,
+            mailbox: mailbox.clone(),
+            sink: mailbox,
+            connections: Slab::new(),
+            next_generation: 1,
+            half_open: 0,
+            clients: HashMap::new(),
+            closing: HashMap::new(),
+            router: Router::new(idx as u8),
+            appends: Appends::new(),
+            owner,
+            wheel: Wheel::new(second(now)),
+            metrics: Metrics::new(),
+            effects: VecDeque::new(),
+            now,
+            letters: Letters::default(),
+            at_once: (0..workers).map(|_| Vec::new()).collect(),
+            spare: Vec::new(),
+            gathered: 0,
+            due: Vec::new(),
+            stopping: None,
+            stopped: false,
+            seed: shared.run.0 ^ (u64::from(idx) << 56),
+            shared,
+        }
+    }
+
+    /// The worker's mailbox, to be told how to wake its thread.
+    #[must_use]
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    /// Takes in an accepted connection; `None` if too many have not said CONNECT yet: drop the socket.
+    pub fn open(&mut self, peer: SocketAddr) -> Option<ConnId> {
+        if self.stopping.is_some() || self.half_open >= self.shared.config.half_open_max {
+            return None;
+        }
+        Some(self.add(peer))
+    }
+
+    /// Takes in a connection from another worker, and what it has said so far.
+    pub fn adopt(&mut self, handoff: Handoff) -> ConnId {
+        let conn = self.add(handoff.peer);
+        self.received(conn, &handoff.bytes);
+        conn
+    }
+
+    fn add(&mut self, peer: SocketAddr) -> ConnId {
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let entry = self.connections.vacant_entry();
+        let conn = ConnId { slot: entry.key() as u32, generation };
+        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, second(self.now)));
+        self.half_open += 1;
+        self.metrics.connections.increment(1.0);
+        let deadline = self.now + self.shared.config.connect_deadline;
+        self.wheel.add(second(deadline) + 1, conn.slot, generation);
+        conn
+    }
+
+    pub(crate) fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        self.connections.get_mut(conn.slot as usize).filter(|connection| connection.id == conn)
+    }
+
+    /// Takes bytes from a socket. False: do not read from it until [`Effect::Resume`].
+    pub fn received(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
+        let now = second(self.now);
+        let Some(connection) = self.get(conn) else { return true };
+        if connection.phase == Phase::Closed {
+            return true;
+        }
+        connection.last_seen = now;
+        if connection.blocked.any() || !connection.input.is_empty() {
+            connection.input.extend_from_slice(bytes);
+            self.go_on(conn);
+        } else {
+            let used = self.process(conn, bytes);
+            if let Some(connection) = self.get(conn)
+                && used < bytes.len()
+                && connection.phase != Phase::Closed
+            {
+                connection.input.extend_from_slice(&bytes[used..]);
+            }
+        }
+        self.get(conn).is_none_or(|connection| {
+            connection.paused = connection.blocked.any();
+            !connection.paused
+        })
+    }
+
+    /// Handles what a connection's input holds, as far as it may.
+    pub(crate) fn go_on(&mut self, conn: ConnId) {
+        let Some(connection) = self.get(conn) else { return };
+        if connection.input.is_empty() || connection.blocked.any() {
+            return;
+        }
+        let input = std::mem::take(&mut connection.input);
+        let used = self.process(conn, &input);
+        if let Some(connection) = self.get(conn).filter(|connection| connection.phase != Phase::Closed) {
+            connection.input = if used == 0 { input } else { input[used..].to_vec() };
+        }
+    }
+
+    /// Lifts a block; what was held back is handled, and the socket read again.
+    pub(crate) fn unblock(&mut self, conn: ConnId, blocked: Blocked) {
+        let now = second(self.now);
+        let Some(connection) = self.get(conn) else { return };
+        connection.blocked.remove(blocked);
+        if connection.blocked.any() {
+            return;
+        }
+        // While we did not read, the client could not show that it lives.
+        connection.last_seen = now;
+        self.go_on(conn);
+        if let Some(connection) = self.get(conn)
+            && connection.paused
+            && !connection.blocked.any()
+        {
+            connection.paused = false;
+            self.effects.push_back(Effect::Resume(conn));
+        }
+    }
+
+    /// The socket was closed by the client, or broke.
+    pub fn hung_up(&mut self, conn: ConnId) {
+        self.close_lost(conn);
+    }
+
+    /// What is to be written to a connection's socket.
+    #[must_use]
+    pub fn output(&self, conn: ConnId) -> &[u8] {
+        match self.connections.get(conn.slot as usize) {
+            Some(connection) if connection.id == conn => &connection.output[connection.written..],
+            _ => &[],
+        }
+    }
+
+    /// `bytes` of the output have been written.
+    pub fn written(&mut self, conn: ConnId, bytes: usize) {
+        let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else { return };
+        connection.written += bytes;
+        if connection.written < connection.output.len() {
+            connection.stalled = true;
+            return;
+        }
+        let waited = std::mem::take(&mut connection.stalled);
+        connection.written = 0;
+        let mut buffer = std::mem::take(&mut connection.output);
+        if self.spare.len() < SPARE_BUFFERS && buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+        if waited || connection.wants_room {
+            connection.wants_room = false;
+            self.pump(conn);
+        }
+    }
+
+    /// The output of a connection, which will be written at the end of the turn.
+    pub(crate) fn out(&mut self, slot: u32) -> &mut Vec<u8> {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.dirty {
+            connection.dirty = true;
+            self.effects.push_back(Effect::Write(connection.id));
+            if connection.output.capacity() == 0
+                && let Some(buffer) = self.spare.pop()
+            {
+                connection.output = buffer;
+            }
+        }
+        &mut connection.output
+    }
+
+    /// Counts output towards an early flush.
+    pub(crate) fn gathered(&mut self, bytes: usize) {
+        self.gathered += bytes;
+    }
+
+    /// Whether so much output has gathered that the driver should carry out effects before it goes on.
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        self.gathered >= FLUSH_BYTES
+    }
+
+    /// Forgets a connection whose socket is closed or has moved.
+    pub fn release(&mut self, conn: ConnId) {
+        if self.get(conn).is_some() {
+            self.connections.remove(conn.slot as usize);
+            self.metrics.connections.decrement(1.0);
+        }
+    }
+
+    /// The next thing to do for the driver.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        let effect = self.effects.pop_front()?;
+        if let Effect::Write(conn) = &effect {
+            self.gathered = 0;
+            if let Some(connection) = self.connections.get_mut(conn.slot as usize) {
+                connection.dirty = false;
+            }
+        }
+        Some(effect)
+    }
+
+    /// Starts a turn: looks at the clock and empties the mailbox.
+    pub fn take_mail(&mut self) {
+        self.now = self.shared.clock.now().max(self.now);
+        let mut letters = std::mem::take(&mut self.letters);
+        self.mailbox.take(&mut letters);
+        for completion in letters.completions.drain(..) {
+            self.completed(completion);
+        }
+        for (partition, position) in letters.watermarks.drain(..) {
+            self.advanced(partition, position);
+        }
+        for mail in letters.mail.drain(..) {
+            self.take_letter(mail);
+        }
+        self.letters = letters;
+    }
+
+    fn take_letter(&mut self, mail: Mail) {
+        match mail {
+            Mail::AtOnce(batch) => {
+                for publication in batch {
+                    let (_, local) = self.router.find(&self.shared.routes, publication.topic());
+                    self.deliver_now(&publication, &local);
+                }
+            }
+            Mail::Committed { partition, batch } => {
+                for placed in batch {
+                    let (_, local) = self.router.find(&self.shared.routes, placed.publication.topic());
+                    self.deliver_committed(partition, &placed, &local);
+                }
+            }
+            Mail::Gap { partition, from } => self.gap(partition, from),
+            Mail::Through(through) => self.passed(&through),
+            Mail::Question(question) => self.question(question),
+            Mail::Answer(answer) => self.answer(answer),
+            Mail::JobDone(result) => self.job_done(result),
+            Mail::Stop => self.begin_stop(),
+        }
+    }
+
+    fn completed(&mut self, Completion { tag, outcome }: Completion) {
+        if tag < UNIT_TAGS {
+            self.owner_completed(tag, outcome);
+            return;
+        }
+        match self.appends.ended(tag, outcome, self.now, &self.metrics) {
+            End::Quiet => {}
+            End::Committed { waiters, sent } => {
+                for (partition, sent) in sent {
+                    self.owner.sent(partition, sent);
+                }
+                for (waiter, position) in waiters {
+                    self.reached(waiter, position);
+                }
+            }
+            End::TooLarge { waiters } => self.give_up(waiters, DisconnectCode::PacketTooLarge),
+        }
+    }
+
+    fn reached(&mut self, waiter: Waiter, base: Position) {
+        match waiter {
+            Waiter::Ack { conn, seq } => self.ack_ready(conn, seq),
+            Waiter::Open { conn, partition, delta, .. } => self.open_committed(conn, partition, base, delta),
+            Waiter::Outbound { conn, seq } => self.outbound_committed(conn, seq),
+        }
+    }
+
+    /// Ends the connections of those who cannot get their answer.
+    pub(crate) fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode) {
+        for waiter in waiters {
+            match waiter {
+                Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => self.refuse(conn, code),
+                Waiter::Open { conn, .. } => self.open_failed(conn),
+            }
+        }
+    }
+
+    /// Submits what has gathered. Called by the driver at the end of a turn, and in between when
+    /// there is much.
+    pub(crate) fn submit(&mut self) {
+        self.appends.submit(&*self.shared.log, &self.sink, self.now);
+    }
+
+    /// Whether publishers must wait: the log is behind, or has refused us.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.appends.is_holding() || self.shared.log.queued_bytes() > self.shared.log.queue_capacity_bytes() / 2
+    }
+
+    /// Ends a turn: appends and posts once for all that was handled.
+    pub fn end_turn(&mut self) {
+        self.submit();
+        self.drive_folds();
+        for (worker, batch) in self.at_once.iter_mut().enumerate().filter(|(_, batch)| !batch.is_empty()) {
+            let dropped = self.shared.mailboxes[worker].post_at_once(std::mem::take(batch));
+            self.metrics.dropped_mailbox_full.increment(dropped as u64);
+        }
+        self.relieve();
+        if self.stopping.is_some() {
+            self.settle();
+        }
+    }
+
+    /// Lets publishers go on when the log has caught up.
+    fn relieve(&mut self) {
+        if self.owner.paused.is_empty() || self.is_pressed() {
+            return;
+        }
+        for conn in std::mem::take(&mut self.owner.paused) {
+            self.unblock(conn, Blocked::LOG);
+        }
+        self.submit();
+    }
+
+    /// Looks at what is due by the clock. Called several times a second.
+    pub fn tick(&mut self) {
+        self.now = self.shared.clock.now().max(self.now);
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.due(second(self.now), &mut due);
+        for (slot, generation) in due.drain(..) {
+            self.check_deadline(ConnId { slot, generation });
+        }
+        self.due = due;
+        let impatient = self.appends.impatient(self.now, self.shared.config.hold_max);
+        if !impatient.is_empty() {
+            tracing::warn!(waiters = impatient.len(), "the log did not confirm in time, clients are disconnected");
+            self.give_up(impatient, DisconnectCode::ServerBusy);
+        }
+        self.tick_folds();
+        self.log_progress();
+    }
+
+    /// Whether it has been told to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Whether everything it had to say is in the log, or its time to say it is over.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn settle(&mut self) {
+        let deadline = self.stopping.is_some_and(|until| self.now >= until);
+        let settled = self.appends.is_idle() && self.owner_is_settled() && self.connections.is_empty();
+        if settled || deadline {
+            if !settled {
+                tracing::warn!(worker = self.idx, "stopping without the log's last word: it did not come in time");
+            }
+            self.stopped = true;
+        }
+    }
+
+    fn begin_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(self.now + Duration::from_secs(8));
+        let all: Vec<ConnId> = self.connections.iter().map(|(_, connection)| connection.id).collect();
+        for conn in all {
+            self.close_stopping(conn);
+        }
+    }
+}
+
+/// Whole seconds, for the wheel.
+pub(crate) fn second(now: Timestamp) -> u64 {
+    u64::try_from(now.0 / 1_000_000_000).unwrap_or(0)
+}
