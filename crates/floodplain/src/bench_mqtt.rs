@@ -5,7 +5,6 @@
 //! to be dropped, and a message that does not come back is an error and not a statistic.
 
 mod churn;
-mod engine;
 mod flow;
 mod grid;
 mod idle;

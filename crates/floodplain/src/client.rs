@@ -5,6 +5,7 @@
 
 mod publish;
 mod subscribe;
+pub(crate) mod wires;
 
 pub(crate) use publish::Args as PublishArgs;
 pub(crate) use publish::run as run_publish;
@@ -101,7 +102,7 @@ fn parse_qos(bits: u8) -> QoS {
 
 impl ConnectArgs {
     /// `HOST:PORT`.
-    fn address(&self) -> Result<String> {
+    pub(crate) fn address(&self) -> Result<String> {
         let Some(url) = &self.url else { return Ok(format!("{}:{}", self.host, self.port)) };
         let rest = url.strip_prefix("mqtt://").or_else(|| url.strip_prefix("tcp://")).unwrap_or(url);
         ensure!(!rest.contains("://"), "{url}: only mqtt:// is supported");

@@ -1,11 +1,10 @@
 //! Shape e: 50 loops of connect, CONNACK, DISCONNECT, close.
 
-use super::{
-    Load, Report,
-    engine::{Poll, Wire, connect_packet, encode},
-    process::Sample,
+use super::{Load, Report, process::Sample};
+use crate::client::{
+    now,
+    wires::{Poll, Wire, connect_packet, encode},
 };
-use crate::client::now;
 use anyhow::{Context, Result, bail, ensure};
 use floodplain_mqtt::{Disconnect, DisconnectCode, Packet, ReasonCode};
 use std::time::Duration;

@@ -1,11 +1,10 @@
 //! Shapes a, b, c and l: publishers, subscribers, and a rule for when the next message may go.
 
-use super::{
-    Load, Report,
-    engine::{Poll, Wire, encode, subscribe_packet},
-    process::Sample,
+use super::{Load, Report, process::Sample};
+use crate::client::{
+    now,
+    wires::{Poll, Wire, encode, subscribe_packet},
 };
-use crate::client::now;
 use anyhow::{Context, Result, bail, ensure};
 use floodplain_mqtt::{Ack, Packet, PacketId, Publish, QoS, ReasonCode};
 use hdrhistogram::Histogram;

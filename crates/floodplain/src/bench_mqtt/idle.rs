@@ -1,10 +1,7 @@
 //! Shape d: what an idle connection with one subscription costs in memory.
 
-use super::{
-    Load, Report,
-    engine::{Wire, connect_packet, subscribe_packet},
-    process::Sample,
-};
+use super::{Load, Report, process::Sample};
+use crate::client::wires::{Wire, connect_packet, subscribe_packet};
 use anyhow::{Context, Result, ensure};
 use floodplain_mqtt::QoS;
 use std::{io::Write, time::Duration};

@@ -1,4 +1,5 @@
-//! Non-blocking sockets under one epoll: what all shapes share.
+//! Many connections on one thread: non-blocking sockets under one epoll, for the load generator and
+//! the simulated fleet.
 
 use anyhow::{Context, Result, bail, ensure};
 use floodplain_mqtt::{
@@ -20,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One connection of the generator.
 #[derive(Debug)]
-pub(super) struct Wire {
-    pub(super) stream: TcpStream,
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
     decoder: Decoder,
     /// Start of a packet whose rest has not come.
     partial: Vec<u8>,
@@ -31,7 +32,7 @@ pub(super) struct Wire {
 
 impl Wire {
     /// Opens a blocking connection; nothing is sent.
-    pub(super) fn open(address: SocketAddr, version: Version) -> Result<Self> {
+    pub(crate) fn open(address: SocketAddr, version: Version) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -41,14 +42,14 @@ impl Wire {
     }
 
     /// Opens a connection and waits for the CONNACK.
-    pub(super) fn connect(address: SocketAddr, version: Version, id: &str) -> Result<Self> {
+    pub(crate) fn connect(address: SocketAddr, version: Version, id: &str) -> Result<Self> {
         let mut wire = Self::open(address, version)?;
         wire.stream.write_all(&connect_packet(version, id)?)?;
         wire.expect_connack()?;
         Ok(wire)
     }
 
-    pub(super) fn expect_connack(&mut self) -> Result<()> {
+    pub(crate) fn expect_connack(&mut self) -> Result<()> {
         self.wait_for(|packet| match packet {
             Packet::Connack(connack) => {
                 ensure!(!connack.code.is_failure(), "refused: {:?}", connack.code);
@@ -59,7 +60,7 @@ impl Wire {
     }
 
     /// Waits for the SUBACK; retained messages that come along are passed over.
-    pub(super) fn expect_suback(&mut self) -> Result<()> {
+    pub(crate) fn expect_suback(&mut self) -> Result<()> {
         self.wait_for(|packet| match packet {
             Packet::Suback(suback) => {
                 ensure!(suback.codes.iter().all(|code| code.qos().is_some()), "refused: {suback:?}");
@@ -88,12 +89,12 @@ impl Wire {
     }
 
     /// Whether the socket took everything so far.
-    pub(super) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.unsent.is_empty()
     }
 
     /// Writes once; what the socket does not take goes out when it is writable again.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let written = if self.unsent.is_empty() { write_some(&mut self.stream, bytes)? } else { 0 };
         self.unsent.extend_from_slice(&bytes[written..]);
         Ok(())
@@ -108,7 +109,7 @@ impl Wire {
     }
 
     /// Reads all there is into `scratch` and hands out each packet; false when the broker closed.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         scratch: &mut [u8],
         mut take: impl FnMut(Packet<'_>) -> Result<()>,
@@ -163,40 +164,40 @@ fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
 }
 
 /// CONNECT with a clean start and keep-alive 120.
-pub(super) fn connect_packet(version: Version, id: &str) -> Result<Vec<u8>> {
+pub(crate) fn connect_packet(version: Version, id: &str) -> Result<Vec<u8>> {
     let mut connect = Connect::new(version, id);
     connect.keep_alive_secs = 120;
     encode(version, &Packet::Connect(connect))
 }
 
 /// SUBSCRIBE with packet identifier 1.
-pub(super) fn subscribe_packet(version: Version, filter: &str, qos: QoS) -> Result<Vec<u8>> {
+pub(crate) fn subscribe_packet(version: Version, filter: &str, qos: QoS) -> Result<Vec<u8>> {
     encode(version, &Packet::Subscribe(Subscribe::new(PacketId::MIN, &[Subscription::new(filter, qos)])))
 }
 
-pub(super) fn encode(version: Version, packet: &Packet<'_>) -> Result<Vec<u8>> {
+pub(crate) fn encode(version: Version, packet: &Packet<'_>) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     Encoder::new(version).encode(packet, &mut out)?;
     Ok(out)
 }
 
 /// The sockets of a run, by index, level-triggered.
-pub(super) struct Poll {
+pub(crate) struct Poll {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
-    pub(super) wires: Vec<Wire>,
+    pub(crate) wires: Vec<Wire>,
     /// Whether the wire waits for writability.
     blocked: Vec<bool>,
 }
 
 impl Poll {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?;
         Ok(Self { epoll, events: Vec::with_capacity(1_024), wires: Vec::new(), blocked: Vec::new() })
     }
 
     /// Makes the wire non-blocking and waits for what it receives from now on.
-    pub(super) fn add(&mut self, wire: Wire) -> Result<usize> {
+    pub(crate) fn add(&mut self, wire: Wire) -> Result<usize> {
         let index = self.wires.len();
         self.watch(&wire, index)?;
         self.wires.push(wire);
@@ -205,12 +206,18 @@ impl Poll {
     }
 
     /// Puts another wire in the place of one that has ended.
-    pub(super) fn replace(&mut self, index: usize, wire: Wire) -> Result<()> {
+    pub(crate) fn replace(&mut self, index: usize, wire: Wire) -> Result<()> {
         self.watch(&wire, index)?;
         // Closing the old socket takes it out of the epoll.
         self.wires[index] = wire;
         self.blocked[index] = false;
         Ok(())
+    }
+
+    /// Stops watching a wire that has ended, until another one takes its place.
+    pub(crate) fn forget(&mut self, index: usize) {
+        // It may be gone from the epoll already; a closed socket would wake us for ever.
+        epoll::delete(&self.epoll, &self.wires[index].stream).ok();
     }
 
     fn watch(&self, wire: &Wire, index: usize) -> Result<()> {
@@ -220,7 +227,7 @@ impl Poll {
     }
 
     /// Writes once to one wire, and watches for writability if the socket is full.
-    pub(super) fn send(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
         self.wires[index].send(bytes)?;
         self.update(index)
     }
@@ -237,7 +244,7 @@ impl Poll {
     }
 
     /// Waits at most `timeout`, sends what can be sent, and appends the wires with input to `ready`.
-    pub(super) fn wait(&mut self, timeout: Duration, ready: &mut Vec<usize>) -> Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Duration, ready: &mut Vec<usize>) -> Result<()> {
         self.events.clear();
         let timeout = Timespec::try_from(timeout).context("timeout")?;
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
