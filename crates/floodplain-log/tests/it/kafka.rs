@@ -4,13 +4,17 @@
 //! (default `~/.cache/floodplain/tools`); `cargo xtask tools` puts them there.
 
 use bytes::Bytes;
-use floodplain_log::Batch;
-use floodplain_types::partition_index;
+use floodplain_log::{
+    Append, Batch, BatchBuilder, CompletionSink, Compression, Embedded, EmbeddedConfig, Log, Outcome, Reply,
+};
+use floodplain_testkit::{FaultDisk, Outcomes};
+use floodplain_types::{Class, Clock, ManualClock, StreamId, StreamName, TenantId, Timestamp, partition_index};
 use std::{
     fmt::Write as _,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 fn jars() -> PathBuf {
@@ -105,4 +109,81 @@ fn partitions_equal_those_of_the_java_client() {
         let ours = [1, 16, 1000].map(|partitions| partition_index(&bytes, partitions).to_string()).join(" ");
         assert_eq!(ours, line, "{key}");
     }
+}
+
+/// What a log holds after a restart, as Kafka's own tool reads it, record by record.
+#[test]
+fn batches_of_the_log_pass_kafkas_dump_log_segments() {
+    let clock = || -> Arc<dyn Clock> { Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000))) };
+    let disk = FaultDisk::new(1);
+    let open = || {
+        let config = EmbeddedConfig { journal_bytes: 8 << 10, tail_bytes: 0, ..EmbeddedConfig::new("log") };
+        Embedded::open(Arc::new(disk.clone()), clock(), config).unwrap().0
+    };
+    let id =
+        StreamId { tenant: TenantId::default_tenant(), stream: StreamName::new("telemetry").unwrap(), generation: 0 };
+
+    let log = open();
+    let partition = log.open_stream(&id, 1).unwrap().partition(0);
+    let outcomes = Outcomes::new();
+    let mut expected = Vec::new();
+    for i in 0..60_u64 {
+        let mut builder = BatchBuilder::new();
+        for j in 0..=i % 11 {
+            let (key, value) = (format!("device-{j}"), format!("{{\"n\":{i}.{j}}}{}", "y".repeat(i as usize)));
+            let headers = [("fp.t", "fleet/ü".as_bytes()), ("fp.c", b"application/json".as_slice())];
+            let (key_or_null, value_or_null) = ((j % 4 != 3).then_some(&key), (j % 7 != 6).then_some(&value));
+            let (key_bytes, value_bytes) = (key_or_null.map(String::as_bytes), value_or_null.map(String::as_bytes));
+            let time_ms = 1_700_000_000_000 + (i * 13 % 7) as i64;
+            builder.push(time_ms, key_bytes, value_bytes, headers[..(j % 3) as usize].iter().copied()).unwrap();
+            expected.push((time_ms, key_or_null.map(|_| key.clone()), value_or_null.map(|_| value.clone()), j % 3));
+        }
+        let compression = if i % 2 == 0 { Compression::Zstd } else { Compression::None };
+        let batches = vec![(partition, builder.finish(compression).unwrap())];
+        let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
+        log.submit(Append { batches, class: Class::All }, Some(Reply { sink, tag: i }));
+        assert!(matches!(outcomes.wait(i, &|| ()), Outcome::Committed(_)));
+    }
+    drop(log);
+
+    let log = open();
+    let (mut at, mut bytes, mut batch_count) = (log.start(partition), Vec::new(), 0);
+    while at < log.watermark(partition) {
+        let read = log.read(partition, at, 5_000).unwrap();
+        for batch in &read.batches {
+            assert_eq!(batch.batch.base_offset(), batch.base.offset, "the bytes say where they are");
+            bytes.extend_from_slice(batch.batch.as_bytes());
+            batch_count += 1;
+        }
+        at = read.next;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("00000000000000000000.log");
+    std::fs::write(&file, &bytes).unwrap();
+    let dump = |file: &Path| {
+        let file = file.to_str().unwrap();
+        java(&["kafka.tools.DumpLogSegments", "--deep-iteration", "--print-data-log", "--files", file], "")
+    };
+    let printed = dump(&file);
+    let batches: Vec<_> = printed.lines().filter(|line| line.starts_with("baseOffset: ")).collect();
+    assert_eq!(batches.len(), batch_count);
+    assert!(batches.iter().all(|line| line.contains(" magic: 2 ") && line.ends_with("isvalid: true")), "{printed}");
+    let records: Vec<_> = printed.lines().filter(|line| line.starts_with("| offset: ")).collect();
+    assert_eq!(records.len(), expected.len());
+    for (i, (line, (time_ms, key, value, header_count))) in records.iter().zip(&expected).enumerate() {
+        assert!(line.starts_with(&format!("| offset: {i} CreateTime: {time_ms} ")), "{line}");
+        // The tool prints neither key nor payload where there is none.
+        let key = key.as_ref().map(|key| format!(" key: {key}")).unwrap_or_default();
+        let value = value.as_ref().map(|value| format!(" payload: {value}")).unwrap_or_default();
+        assert!(line.ends_with(&format!("{key}{value}")), "{line}");
+        assert_eq!(line.matches("fp.").count() as u64, *header_count, "{line}");
+    }
+
+    // The tool notices damage, so what it says above means something.
+    let inside_the_last_record = bytes.len() - 5;
+    bytes[inside_the_last_record] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let printed = dump(&file);
+    let last = printed.lines().rfind(|line| line.starts_with("baseOffset: "));
+    assert!(last.is_some_and(|line| line.ends_with("isvalid: false")), "{last:?}");
 }
