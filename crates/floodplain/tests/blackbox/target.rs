@@ -128,7 +128,8 @@ impl Server {
     /// Payloads of all records whose topic is like `pattern`, in the order of the log per device.
     pub(crate) fn log(&self, pattern: &str) -> Result<Vec<Vec<u8>>> {
         let rows = self.sql(&format!(
-            "SELECT CAST(payload AS VARCHAR) AS payload FROM records WHERE stream = 'telemetry' AND topic LIKE '{pattern}' ORDER BY position"
+            "SELECT utf8(payload) AS payload FROM records WHERE stream = 'telemetry' AND topic LIKE '{pattern}' \
+             ORDER BY \"partition\", generation, \"offset\""
         ))?;
         let payload = |row: &Value| row["payload"].as_str().map(|text| text.as_bytes().to_vec());
         rows.iter().map(|row| payload(row).with_context(|| format!("no payload in {row}"))).collect()
@@ -138,13 +139,10 @@ impl Server {
     pub(crate) fn sql(&self, query: &str) -> Result<Vec<Value>> {
         let body = serde_json::json!({ "query": query }).to_string();
         let answer = http_post(self.http, "/api/v1/sql", &body)?;
-        let value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {query}: {answer}"))?;
-        match value {
+        let mut value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {query}: {answer}"))?;
+        anyhow::ensure!(value.get("error").is_none(), "{query}: {}", value["error"]);
+        match value["rows"].take() {
             Value::Array(rows) => Ok(rows),
-            Value::Object(mut object) => match object.remove("rows") {
-                Some(Value::Array(rows)) => Ok(rows),
-                _ => bail!("no rows in the answer to {query}: {answer}"),
-            },
             _ => bail!("no rows in the answer to {query}: {answer}"),
         }
     }
