@@ -7,7 +7,7 @@ use floodplain_log::{
     Append, Batch, BatchBuilder, CompletionSink, Compression, Log, Outcome, Partition, Refusal, Reply, Stream,
 };
 use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId};
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 /// One engine, made afresh for each case.
 pub struct Harness {
@@ -93,6 +93,8 @@ impl Harness {
                     return positions;
                 }
                 Outcome::Unknown | Outcome::Refused(Refusal::Fenced) if !self.exact => {}
+                // An engine may ask to be given time.
+                Outcome::Refused(Refusal::Overloaded { .. }) => std::thread::park_timeout(Duration::from_millis(1)),
                 other => panic!("a healthy log ended an append as {other:?}"),
             }
         }

@@ -13,7 +13,7 @@ use floodplain_log::{Disk, DiskFile, Entry, Space};
 use image::{Image, Ino};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -53,7 +53,18 @@ struct State {
     stats: Stats,
     locked: BTreeSet<PathBuf>,
     total_bytes: u64,
+    /// The newest calls, for those who look for the cause of a failure.
+    recent: VecDeque<Call>,
 }
+
+/// A call and how it ended.
+struct Call {
+    op: Op,
+    path: Arc<Path>,
+    ended: &'static str,
+}
+
+const RECENT_CALLS: usize = 400;
 
 impl fmt::Debug for FaultDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +87,7 @@ impl FaultDisk {
             stats: Stats::default(),
             locked: BTreeSet::new(),
             total_bytes,
+            recent: VecDeque::new(),
         })))
     }
 
@@ -163,6 +175,14 @@ impl FaultDisk {
         self.state().stats.clone()
     }
 
+    /// The newest few hundred calls, oldest first, one a line: what to look at when a test fails.
+    #[must_use]
+    pub fn recent_calls(&self) -> String {
+        let state = self.state();
+        let lines = state.recent.iter().map(|Call { op, path, ended }| format!("{op:?} {} {ended}\n", path.display()));
+        lines.collect()
+    }
+
     /// All files that can be seen now, with their lengths, by path.
     #[must_use]
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
@@ -191,7 +211,12 @@ impl State {
     /// Counts a call and decides how it ends.
     fn enter(&mut self, op: Op, path: &Path) -> Verdict {
         *self.stats.calls.entry(op).or_default() += 1;
-        self.faults.judge(op, path)
+        let verdict = self.faults.judge(op, path);
+        if self.recent.len() == RECENT_CALLS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Call { op, path: path.into(), ended: verdict.name() });
+        verdict
     }
 
     /// For calls that only ask: they have no effect when they fail.

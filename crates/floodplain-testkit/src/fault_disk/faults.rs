@@ -96,6 +96,18 @@ pub(super) enum Verdict {
     Frozen(io::Error),
 }
 
+impl Verdict {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Pass => "",
+            Self::Fail(_) => "FAILED",
+            Self::Short => "SHORT",
+            Self::Cut(_) => "CUT",
+            Self::Frozen(_) => "frozen",
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     rules: Vec<Rule>,

@@ -14,6 +14,8 @@ pub(super) fn config(rng: &mut SmallRng) -> EmbeddedConfig {
         tail_bytes: [0, 2 << 10, 1 << 20][rng.random_range(0..3)],
         queue_bytes: 1 << 20,
         reserve_bytes: Some(64 << 10),
+        // What retention takes is no loss; here nothing is to be taken.
+        retention_bytes: Some(u64::MAX),
         open_files_max: rng.random_range(1..4),
         ..EmbeddedConfig::new(DIR)
     }

@@ -82,6 +82,8 @@ pub(super) struct World {
     pub(super) seed: u64,
     pub(super) rng: SmallRng,
     pub(super) disk: FaultDisk,
+    /// The disk as it was before the last cut, for the report of a failure.
+    previous: FaultDisk,
     pub(super) clock: Arc<ManualClock>,
     pub(super) history: History,
     /// Streams that were opened, with their partitions.
@@ -104,6 +106,19 @@ pub(super) struct World {
     lesser: Vec<(Unit, Vec<Position>, bool)>,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!(
+                "seed {}, the last calls on the disk before this one:\n{}",
+                self.seed,
+                self.previous.recent_calls()
+            );
+            println!("the last calls on this disk:\n{}", self.disk.recent_calls());
+        }
+    }
+}
+
 /// The one writer of a partition is its client: order per partition and per client are one.
 fn client(stream: &StreamId, index: u32) -> String {
     format!("{}/{index}", stream.stream)
@@ -115,6 +130,7 @@ impl World {
             seed,
             rng: SmallRng::seed_from_u64(seed),
             disk: FaultDisk::new(seed),
+            previous: FaultDisk::new(seed),
             clock: Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000))),
             history: History::new(),
             streams: BTreeMap::new(),
@@ -152,7 +168,8 @@ impl World {
     }
 
     pub(super) fn cut_power(&mut self) {
-        self.disk = self.disk.power_cut(self.rng.random());
+        let next = self.disk.power_cut(self.rng.random());
+        self.previous = std::mem::replace(&mut self.disk, next);
         self.cuts += 1;
         // Class `leader` survives a crash of the process, until the power goes before recovery.
         self.lesser.iter_mut().for_each(|(.., holds)| *holds = false);
@@ -348,7 +365,10 @@ impl World {
     pub(super) fn end_of_life(&mut self, mut life: Life, end: End) {
         match end {
             End::PowerCut => self.cut_power(),
-            End::ProcessCrash => self.disk = self.disk.process_crash(),
+            End::ProcessCrash => {
+                let next = self.disk.process_crash();
+                self.previous = std::mem::replace(&mut self.disk, next);
+            }
             End::Closed => {}
         }
         while let Some((tag, unit)) = life.pending.pop_first() {
