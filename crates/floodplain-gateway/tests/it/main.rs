@@ -1,0 +1,5 @@
+//! The listener as clients see it: bytes in, bytes out, on the real log.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+mod basics;
