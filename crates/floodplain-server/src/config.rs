@@ -4,7 +4,13 @@ use crate::{
     settings::{ConfigError, Key, Kind, Origin, Setting, Settings, Sources},
     telemetry,
 };
-use std::{net::SocketAddr, path::PathBuf};
+use floodplain_broker::BrokerConfig;
+use floodplain_log::EmbeddedConfig;
+use floodplain_types::Class;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 /// Every key. The order is that of the guide; `config show` sorts by name.
 pub static KEYS: &[Key] = &[
@@ -39,6 +45,77 @@ pub static KEYS: &[Key] = &[
         help: "listener for the PostgreSQL wire (not built yet: clients are told so); loopback only",
     },
     Key {
+        name: "mqtt.packet_size_max",
+        kind: Kind::Size,
+        default: "916KiB",
+        help: "largest MQTT packet that is accepted",
+    },
+    Key {
+        name: "mqtt.receive_maximum",
+        kind: Kind::Count,
+        default: "256",
+        help: "QoS 1 and 2 messages that one client may have open",
+    },
+    Key {
+        name: "mqtt.session_expiry_max",
+        kind: Kind::Duration,
+        default: "7d",
+        help: "longest life of a session without a connection",
+    },
+    Key { name: "mqtt.connect_deadline", kind: Kind::Duration, default: "10s", help: "time from accept to CONNECT" },
+    Key {
+        name: "mqtt.partitions",
+        kind: Kind::Count,
+        default: "16",
+        help: "partitions of a stream that is created; an existing one keeps its own",
+    },
+    Key {
+        name: "mqtt.ack_class",
+        kind: Kind::OneOf(&["leader", "all"]),
+        default: "all",
+        help: "least promise behind an acknowledgement: leader survives a crash of the process, all a power cut",
+    },
+    Key {
+        name: "log.journal_size",
+        kind: Kind::Size,
+        default: "64MiB",
+        help: "length at which a journal file ends; at most a 32nd of the disk",
+    },
+    Key {
+        name: "log.tail_size",
+        kind: Kind::Size,
+        default: "32MiB",
+        help: "newest batches that stay in memory for live readers",
+    },
+    Key {
+        name: "log.queue_size",
+        kind: Kind::Size,
+        default: "64MiB",
+        help: "bytes that wait for the disk before appends are refused",
+    },
+    Key {
+        name: "log.reserve_size",
+        kind: Kind::SizeOrAuto,
+        default: "auto",
+        help: "free space below which appends are refused; auto is a 20th of the disk, at most 4GiB",
+    },
+    Key { name: "log.retention", kind: Kind::Duration, default: "7d", help: "age after which records are removed" },
+    Key {
+        name: "log.retention_size",
+        kind: Kind::SizeOrAuto,
+        default: "auto",
+        help: "length of the log above which the oldest records are removed; auto is a fifth of the disk",
+    },
+    Key { name: "sql.threads", kind: Kind::Count, default: "0", help: "threads of the query pool; 0 is one per core" },
+    Key {
+        name: "sql.memory_max",
+        kind: Kind::Size,
+        default: "256MiB",
+        help: "memory that all running queries may take together",
+    },
+    Key { name: "sql.time_max", kind: Kind::Duration, default: "60s", help: "longest time of a query" },
+    Key { name: "sql.rows_max", kind: Kind::Count, default: "1000000", help: "rows that a query may return" },
+    Key {
         name: "tracing.level",
         kind: Kind::Text,
         default: "info",
@@ -61,6 +138,10 @@ pub struct Config {
     pub postgres_address: SocketAddr,
     /// Threads that own connections and partitions, at least 1.
     pub workers: usize,
+    /// In `data_dir/log`.
+    pub log: EmbeddedConfig,
+    pub broker: BrokerConfig,
+    pub sql: floodplain_sql::Config,
     /// Filter of the logs.
     pub tracing_level: String,
     /// `text` or `json`.
@@ -75,21 +156,25 @@ impl Config {
     /// [`ConfigError`] names the place and what would be right.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let settings = Settings::load(KEYS, sources)?;
-        let workers = match settings.count("workers") {
+        let threads = |name| match settings.count(name) {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count as usize,
         };
+        let data_dir = PathBuf::from(&settings.get("data_dir").value);
         let level = settings.get("tracing.level");
         if telemetry::filter(&level.value).is_none() {
             let expected = "error, warn, info, debug, trace or off, also per crate: info,floodplain_log=debug";
             return Err(bad(level, expected));
         }
         Ok(Self {
-            data_dir: PathBuf::from(&settings.get("data_dir").value),
+            log: log(&settings, &data_dir),
+            broker: broker(&settings)?,
+            sql: sql(&settings, threads("sql.threads"))?,
+            workers: workers(&settings, threads("workers"))?,
+            data_dir,
             mqtt_address: loopback(&settings, "mqtt.address")?,
             http_address: loopback(&settings, "http.address")?,
             postgres_address: loopback(&settings, "postgres.address")?,
-            workers,
             tracing_level: settings.get("tracing.level").value.clone(),
             tracing_format: settings.get("tracing.format").value.clone(),
             settings,
@@ -109,6 +194,60 @@ impl Config {
             _ => None,
         })
     }
+}
+
+fn log(settings: &Settings, data_dir: &Path) -> EmbeddedConfig {
+    EmbeddedConfig {
+        journal_bytes: settings.size("log.journal_size"),
+        tail_bytes: settings.size("log.tail_size"),
+        queue_bytes: settings.size("log.queue_size"),
+        reserve_bytes: settings.size_or_auto("log.reserve_size"),
+        retention_age: settings.duration("log.retention"),
+        retention_bytes: settings.size_or_auto("log.retention_size"),
+        ..EmbeddedConfig::new(data_dir.join("log"))
+    }
+}
+
+fn broker(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
+    Ok(BrokerConfig {
+        partitions: positive(settings, "mqtt.partitions")?,
+        ack_class: if settings.get("mqtt.ack_class").value == "leader" { Class::Leader } else { Class::All },
+        maximum_packet_size: fitting(settings, "mqtt.packet_size_max", settings.size("mqtt.packet_size_max"))?,
+        receive_maximum: fitting(settings, "mqtt.receive_maximum", positive(settings, "mqtt.receive_maximum")?)?,
+        session_expiry_max: settings.duration("mqtt.session_expiry_max"),
+        connect_deadline: settings.duration("mqtt.connect_deadline"),
+        ..BrokerConfig::default()
+    })
+}
+
+fn sql(settings: &Settings, threads: usize) -> Result<floodplain_sql::Config, ConfigError> {
+    Ok(floodplain_sql::Config {
+        threads,
+        memory_max_bytes: fitting(settings, "sql.memory_max", settings.size("sql.memory_max"))?,
+        time_max: settings.duration("sql.time_max"),
+        rows_max: u64::from(settings.count("sql.rows_max")),
+        ..floodplain_sql::Config::default()
+    })
+}
+
+fn workers(settings: &Settings, count: usize) -> Result<usize, ConfigError> {
+    match settings.count("workers") {
+        // A set of workers is a word of 64 bits in the broker.
+        0..=64 => Ok(count.min(64)),
+        _ => Err(bad(settings.get("workers"), "at most 64")),
+    }
+}
+
+fn positive(settings: &Settings, name: &str) -> Result<u32, ConfigError> {
+    match settings.count(name) {
+        0 => Err(bad(settings.get(name), "at least 1")),
+        count => Ok(count),
+    }
+}
+
+/// The value in the type that the part wants.
+fn fitting<From, Into: TryFrom<From>>(settings: &Settings, name: &str, value: From) -> Result<Into, ConfigError> {
+    Into::try_from(value).map_err(|_| bad(settings.get(name), "less"))
 }
 
 /// There is no identity and no policy yet, so nobody but this machine may connect.
@@ -140,6 +279,15 @@ mod tests {
         for key in KEYS {
             assert!(!key.help.is_empty() && key.name == key.name.to_lowercase(), "{}", key.name);
         }
+    }
+
+    #[test]
+    fn what_the_keys_default_to_is_what_the_parts_default_to() {
+        let config = Config::load(&Sources::default()).unwrap();
+        let expected = EmbeddedConfig::new(Path::new("floodplain-data").join("log"));
+        assert_eq!(format!("{:?}", config.log), format!("{expected:?}"));
+        assert_eq!(format!("{:?}", config.broker), format!("{:?}", BrokerConfig::default()));
+        assert_eq!(config.sql, floodplain_sql::Config::default());
     }
 
     #[test]

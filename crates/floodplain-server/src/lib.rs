@@ -16,4 +16,4 @@ pub use config::{Config, KEYS};
 pub use server::{Addresses, Server, StartError};
 pub use settings::{ConfigError, Key, Kind, Origin, Setting, Sources};
 pub use telemetry::start_logs;
-pub use units::{format_size, parse_duration, parse_percent, parse_size};
+pub use units::{format_size, parse_duration, parse_size};

@@ -1,16 +1,26 @@
 //! The order of start and stop.
 
 use crate::{Config, postgres, ready, telemetry};
+use floodplain_api::Api;
+use floodplain_broker::seams::Access;
+use floodplain_gateway::{Gateway, GatewayConfig};
+use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk};
+use floodplain_sql::Sql;
+use floodplain_types::SystemClock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     fmt,
     net::{SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Threads of HTTP; the work of a query is done by the query pool.
 const HTTP_THREADS_MAX: usize = 2;
@@ -18,8 +28,11 @@ const HTTP_THREADS_MAX: usize = 2;
 /// As the exporter's documentation advises.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Answers under way get this long once stopping has begun.
-const HTTP_DEADLINE: Duration = Duration::from_secs(5);
+/// HTTP ends its answers within five seconds by itself.
+const HTTP_DEADLINE: Duration = Duration::from_secs(7);
+
+/// What the runtime's threads get to end in; they have nothing left to do.
+const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Where the server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +53,18 @@ impl Addresses {
 /// Why the server did not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error("cannot open the log; is another server running on this data folder?")]
+    LogLocked(#[source] floodplain_log::OpenError),
+    #[error("cannot open the log")]
+    Log(#[source] floodplain_log::OpenError),
+    #[error("cannot start mqtt")]
+    Mqtt(#[from] floodplain_gateway::Error),
+    #[error("cannot start the query pool")]
+    Sql(#[source] floodplain_sql::Error),
     #[error("cannot listen at {address} for {what}; is another server running?")]
     Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("cannot write the ready file {path}")]
-    ReadyFile { path: std::path::PathBuf, source: std::io::Error },
+    ReadyFile { path: PathBuf, source: std::io::Error },
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
 }
@@ -52,8 +73,15 @@ pub enum StartError {
 /// not told.
 pub struct Server {
     addresses: Addresses,
-    stop: CancellationToken,
+    gateway: Gateway,
+    http: JoinHandle<()>,
+    http_stop: CancellationToken,
+    /// Set first of all, so that `/readyz` says it while the rest still answers.
+    stopping: Arc<AtomicBool>,
     tasks: TaskTracker,
+    stop: CancellationToken,
+    log: Arc<Embedded>,
+    signal: OnceLock<CancellationToken>,
     runtime: Runtime,
 }
 
@@ -69,6 +97,7 @@ impl Server {
     /// # Errors
     /// [`StartError`] names the part that failed.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        // Handles of metrics are taken when a part starts, so the recorder comes before all of them.
         let metrics = telemetry::metrics();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.workers.clamp(1, HTTP_THREADS_MAX))
@@ -76,20 +105,36 @@ impl Server {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let guard = runtime.enter();
+        let log = open_log(config)?;
+        let gateway = start_gateway(config, log.clone())?;
+        let sql = Sql::new(log.clone(), config.sql.clone()).map_err(StartError::Sql)?;
 
-        let (mqtt, _mqtt_listener) = bind("mqtt", config.mqtt_address)?;
-        let (http, _http_listener) = bind("http", config.http_address)?;
+        let guard = runtime.enter();
+        let (http, http_listener) = bind("http", config.http_address)?;
         let (postgres, postgres_listener) = bind("postgres", config.postgres_address)?;
+        let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
+        let api = Api { sql, metrics: metrics.clone(), readiness };
+        let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(postgres::run(postgres_listener, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
         drop(guard);
 
-        let addresses = Addresses { mqtt, http, postgres };
-        info!(%mqtt, %http, %postgres, "server accepts traffic");
-        Ok(Self { addresses, stop, tasks, runtime })
+        let addresses = Addresses { mqtt: gateway.mqtt_address(), http, postgres };
+        info!(mqtt = %addresses.mqtt, %http, %postgres, "server accepts traffic");
+        Ok(Self {
+            addresses,
+            gateway,
+            http: http_task,
+            http_stop,
+            stopping,
+            tasks,
+            stop,
+            log,
+            signal: OnceLock::new(),
+            runtime,
+        })
     }
 
     /// Where it listens; with the real ports where port 0 was asked for.
@@ -106,35 +151,96 @@ impl Server {
         ready::write(path, &self.addresses).map_err(|source| StartError::ReadyFile { path: path.to_owned(), source })
     }
 
-    /// Waits for SIGTERM or SIGINT.
-    pub fn wait_for_signal(&self) {
-        use tokio::signal::unix::{SignalKind, signal};
-        self.runtime.block_on(async {
-            let (Ok(mut terminate), Ok(mut interrupt)) =
-                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-            else {
-                // Without handlers a signal ends the process at once, which is safe.
-                std::future::pending::<()>().await;
-                return;
-            };
-            let signal = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            info!(signal, "server stops");
+    /// Waits for SIGTERM or SIGINT, for `limit` at most; whether one has come. From the first call
+    /// on signals do not end the process by themselves.
+    pub fn wait_for_signal(&self, limit: Option<Duration>) -> bool {
+        let token = self.signal.get_or_init(|| {
+            let token = CancellationToken::new();
+            self.runtime.spawn(cancel_on_signal(token.clone()));
+            token
         });
+        self.runtime.block_on(async {
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, token.cancelled()).await.is_ok(),
+                None => {
+                    token.cancelled().await;
+                    true
+                }
+            }
+        })
     }
 
-    /// Stops in the reverse order; whatever is acknowledged is kept.
+    /// Stops in order, each step with a deadline of its own; whatever is acknowledged is kept.
+    ///
+    /// Clients come first, so that they are told while all behind them still works: MQTT 5.0
+    /// clients get DISCONNECT 0x8B, acknowledgements under way are sent. Then HTTP ends, and with
+    /// it queries; the log commits what is queued and closes last.
     pub fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        let ended = self.runtime.block_on(async { tokio::time::timeout(HTTP_DEADLINE, self.tasks.wait()).await });
-        if ended.is_err() {
-            warn!(open = self.tasks.len(), "requests were still open at the deadline");
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Err(error) = self.gateway.stop() {
+            error!(%error, "mqtt did not stop in order");
         }
-        self.runtime.shutdown_timeout(Duration::from_secs(1));
-        info!("server has stopped");
+        self.stop.cancel();
+        self.http_stop.cancel();
+        self.tasks.close();
+        let ended = self.runtime.block_on(async {
+            tokio::time::timeout(HTTP_DEADLINE, async {
+                // A panic in there has been reported; it must not keep the log from closing.
+                drop(self.http.await);
+                self.tasks.wait().await;
+            })
+            .await
+        });
+        if ended.is_err() {
+            warn!("http had not ended at its deadline");
+        }
+        self.runtime.shutdown_timeout(RUNTIME_DEADLINE);
+        self.log.close();
+        match self.log.poisoned() {
+            None => info!("server has stopped"),
+            Some(cause) => error!(%cause, "server has stopped with a poisoned log; what was acknowledged is kept"),
+        }
+    }
+}
+
+fn open_log(config: &Config) -> Result<Arc<Embedded>, StartError> {
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let (log, report) =
+        Embedded::open(disk, Arc::new(SystemClock), config.log.clone()).map_err(|error| match error {
+            OpenError::Locked { .. } => StartError::LogLocked(error),
+            other => StartError::Log(other),
+        })?;
+    let elapsed_ms = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX);
+    info!(
+        elapsed_ms,
+        scanned_bytes = report.scanned_bytes,
+        groups = report.groups,
+        torn = report.torn.len(),
+        "log is open"
+    );
+    for range in &report.corrupt {
+        error!(file = %range.file, bytes = ?range.bytes, "log is damaged here; acknowledged records are missing");
+    }
+    Ok(log)
+}
+
+fn start_gateway(config: &Config, log: Arc<dyn Log>) -> Result<Gateway, StartError> {
+    let gateway =
+        GatewayConfig { mqtt_address: config.mqtt_address, threads: config.workers, broker: config.broker.clone() };
+    // Every address is a loopback one, so everybody is who they say they are.
+    let access = Access::open_loopback();
+    Ok(Gateway::start(&gateway, access, log, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
+}
+
+fn readiness(log: Arc<Embedded>, stopping: Arc<AtomicBool>) -> impl Fn() -> Result<(), String> {
+    move || {
+        if stopping.load(Ordering::Relaxed) {
+            return Err("the server is stopping".to_owned());
+        }
+        match log.poisoned() {
+            Some(cause) => Err(format!("the log takes no more records until restart: {cause}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -145,6 +251,21 @@ fn bind(what: &'static str, address: SocketAddr) -> Result<(SocketAddr, tokio::n
         Ok((listener.local_addr()?, tokio::net::TcpListener::from_std(listener)?))
     };
     bind().map_err(|source| StartError::Listen { what, address, source })
+}
+
+async fn cancel_on_signal(token: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers a signal ends the process at once, which is safe.
+        return;
+    };
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    info!(signal, "server stops");
+    token.cancel();
 }
 
 /// Merges histogram samples now and then, so that memory stays small while nobody asks for metrics.

@@ -20,10 +20,10 @@ pub enum Kind {
     Address,
     /// A number of bytes with its unit.
     Size,
+    /// As [`Kind::Size`], or `auto`.
+    SizeOrAuto,
     /// A length of time with its unit.
     Duration,
-    /// A share of the whole, `0%` to `100%`.
-    Percent,
     /// A whole number of things.
     Count,
     /// One of these words.
@@ -37,8 +37,8 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::Address => "an IP address and a port, such as \"127.0.0.1:1883\"".to_owned(),
             Self::Size => "a size with its unit, such as \"64MiB\"".to_owned(),
+            Self::SizeOrAuto => "auto, or a size with its unit, such as \"64MiB\"".to_owned(),
             Self::Duration => "a duration with its unit, such as \"250ms\" or \"7d\"".to_owned(),
-            Self::Percent => "a share, such as \"20%\"".to_owned(),
             Self::Count => "a whole number".to_owned(),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
         }
@@ -50,8 +50,8 @@ impl Kind {
             Self::Path => !value.is_empty(),
             Self::Address => parse_address(value).is_some(),
             Self::Size => units::parse_size(value).is_some(),
+            Self::SizeOrAuto => value == "auto" || units::parse_size(value).is_some(),
             Self::Duration => units::parse_duration(value).is_some(),
-            Self::Percent => units::parse_percent(value).is_some(),
             Self::Count => value.parse::<u32>().is_ok(),
             Self::OneOf(words) => words.contains(&value),
         }
@@ -253,8 +253,9 @@ impl Settings {
         units::parse_duration(&self.get(name).value).expect("checked when it was set")
     }
 
-    pub(crate) fn percent(&self, name: &str) -> u8 {
-        units::parse_percent(&self.get(name).value).expect("checked when it was set")
+    /// `None` is `auto`.
+    pub(crate) fn size_or_auto(&self, name: &str) -> Option<u64> {
+        units::parse_size(&self.get(name).value)
     }
 
     pub(crate) fn count(&self, name: &str) -> u32 {

@@ -1,4 +1,4 @@
-//! Values that carry their unit: `64MiB`, `7d`, `20%`.
+//! Values that carry their unit: `64MiB`, `7d`.
 
 use std::time::Duration;
 
@@ -24,11 +24,6 @@ pub fn parse_size(text: &str) -> Option<u64> {
 /// Length of a time such as `250ms`, `1.5h` or `7d`; `None` without a unit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     scaled(text, &DURATIONS_MS).map(Duration::from_millis)
-}
-
-/// A share such as `20%`, from 0 to 100.
-pub fn parse_percent(text: &str) -> Option<u8> {
-    text.trim().strip_suffix('%')?.trim_end().parse().ok().filter(|percent| *percent <= 100)
 }
 
 /// A size for people: at most one decimal, binary units.
@@ -76,15 +71,12 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_shares_need_a_unit() {
+    fn durations_need_a_unit() {
         for (text, ms) in [("250ms", 250), ("7d", 604_800_000), ("1.5h", 5_400_000), ("0s", 0)] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
         for text in ["7", "7w", "d", "-1s"] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
-        assert_eq!(parse_percent("20%"), Some(20));
-        assert_eq!(parse_percent("101%"), None);
-        assert_eq!(parse_percent("20"), None);
     }
 }

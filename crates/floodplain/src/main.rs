@@ -3,12 +3,15 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod bench_mqtt;
 mod client;
 mod clock;
 mod doctor;
 mod output;
 mod serve;
 mod settings;
+mod sim;
+mod sql;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -29,6 +32,13 @@ enum Command {
     Pub(client::PublishArgs),
     /// Print messages as they come
     Sub(client::SubscribeArgs),
+    /// Ask a running server in SQL, over HTTP
+    Sql(sql::Args),
+    /// Simulate a fleet of devices that publish
+    Sim(sim::Args),
+    /// Measure a broker under load
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -39,6 +49,14 @@ enum Command {
         /// The shell it is for
         shell: clap_complete::Shell,
     },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// The load shapes of docs/performance.md on any MQTT broker
+    Mqtt(bench_mqtt::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,14 +64,23 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Pub(args) => client::run_publish(args),
         Command::Sub(args) => client::run_subscribe(args),
+        Command::Sql(args) => sql::run(args),
+        Command::Sim(args) => sim::run(args),
+        Command::Bench(BenchCommand::Mqtt(args)) => bench_mqtt::run(args),
         Command::Config(command) => settings::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "floodplain", &mut std::io::stdout());
             Ok(())
         }
+        Command::Version => {
+            println!("floodplain {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
     };
     match result {
+        // A reader such as `head` that has seen enough is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("floodplain: {error:#}");
@@ -61,4 +88,10 @@ fn main() -> ExitCode {
             if error.is::<floodplain_server::ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let of =
+        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().any(|cause| of(cause) == Some(std::io::ErrorKind::BrokenPipe))
 }

@@ -1,7 +1,7 @@
 //! `floodplain serve`
 
 use crate::settings::ConfigArgs;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use floodplain_server::{Server, start_logs};
 use std::path::PathBuf;
 
@@ -17,11 +17,20 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let config = args.config.load()?;
     start_logs(&config);
+    if let Some(path) = &args.ready_file {
+        // One of an earlier run must not say that this one is ready.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove the old ready file {}", path.display()));
+            }
+            _ => {}
+        }
+    }
     let server = Server::start(&config)?;
     if let Some(path) = &args.ready_file {
         server.write_ready_file(path)?;
     }
-    server.wait_for_signal();
+    server.wait_for_signal(None);
     server.stop();
     Ok(())
 }

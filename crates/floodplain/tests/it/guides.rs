@@ -1,0 +1,108 @@
+//! Every command in the README and in the guides, run as it stands there.
+//!
+//! A block that starts with ```` ```sh ```` is run by bash, one server per file, in a folder of its
+//! own. Addresses are not edited: the clients take them from where their users would set them
+//! (variables, `mosquitto_pub`'s and curl's configuration files). A block marked `sh not-run`
+//! starts servers or builds; those commands have tests of their own.
+
+use crate::process::{Server, floodplain};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// README and guides, with the number of blocks that each must have at least.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md")];
+    let guides = std::fs::read_dir(root().join("docs/guides")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(guides.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    pages.sort();
+    pages
+}
+
+/// Line and text of each block that is to be run.
+fn blocks(page: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (index, line) in page.lines().enumerate() {
+        match &mut open {
+            Some(_) if line.trim() == "```" => blocks.extend(open.take()),
+            Some((_, text)) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None if line.trim() == "```sh" => open = Some((index + 2, String::new())),
+            None => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_command_in_the_readme_and_the_guides_works() {
+    let mut count = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let blocks = blocks(&text);
+        if blocks.is_empty() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(folder.path());
+        for (line, block) in blocks {
+            run_block(folder.path(), &server, &block)
+                .unwrap_or_else(|error| panic!("{}:{line}: {error}", page.display()));
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "only {count} blocks were found");
+}
+
+fn run_block(folder: &Path, server: &Server, block: &str) -> Result<(), String> {
+    let config = folder.join("config");
+    std::fs::create_dir_all(&config).unwrap();
+    for client in ["mosquitto_pub", "mosquitto_sub"] {
+        std::fs::write(config.join(client), format!("-h 127.0.0.1\n-p {}\n", server.mqtt.port())).unwrap();
+    }
+    let connect_to = format!("connect-to = \"127.0.0.1:8080:{}\"\n", server.http);
+    std::fs::write(folder.join(".curlrc"), connect_to).unwrap();
+
+    let command = floodplain(folder);
+    let programs = Path::new(command.get_program()).parent().unwrap();
+    let mut path = OsString::from(programs);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let output = Command::new("timeout")
+        .args(["120", "bash", "-euo", "pipefail", "-c", block])
+        .current_dir(folder)
+        .env("PATH", path)
+        .env("HOME", folder)
+        .env("CURL_HOME", folder)
+        .env("XDG_CONFIG_HOME", &config)
+        .env("FLOODPLAIN_DATA_DIR", folder.join("data"))
+        .env("FLOODPLAIN_MQTT__ADDRESS", server.mqtt.to_string())
+        .env("FLOODPLAIN_HTTP__ADDRESS", server.http.to_string())
+        .env("FLOODPLAIN_POSTGRES__ADDRESS", server.postgres.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
+    Err(format!("{}\n$ {block}{text}\n{}", output.status, server.logged()))
+}
+
+#[test]
+fn the_guide_lists_every_key_with_its_default() {
+    let guide = std::fs::read_to_string(root().join("docs/guides/configuration.md")).unwrap();
+    for key in floodplain_server::KEYS {
+        let row = format!("| `{}` | `{}` | {} |", key.name, key.default, key.help);
+        assert!(guide.contains(&row), "docs/guides/configuration.md lacks this line:\n{row}");
+    }
+}

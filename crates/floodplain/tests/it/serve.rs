@@ -1,0 +1,176 @@
+//! Start, readiness, order of stop.
+
+use crate::process::{PATIENCE, Server, floodplain, run, stderr, stdout};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+};
+
+/// An MQTT 5.0 connection, as few bytes of it as a test needs.
+struct Mqtt(TcpStream);
+
+impl Mqtt {
+    fn connect(address: SocketAddr, client: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // CONNECT: clean start, keep alive 60, no properties.
+        let mut packet = vec![0x10, u8::try_from(13 + client.len()).unwrap()];
+        packet.extend_from_slice(b"\0\x04MQTT\x05\x02\0\x3c\0");
+        packet.extend_from_slice(&[0, u8::try_from(client.len()).unwrap()]);
+        packet.extend_from_slice(client.as_bytes());
+        stream.write_all(&packet).unwrap();
+        let mut connection = Self(stream);
+        let (first, body) = connection.packet().unwrap();
+        assert_eq!((first, body[1]), (0x20, 0), "CONNACK with success");
+        connection
+    }
+
+    /// Publishes at QoS 1 and waits for the PUBACK.
+    fn publish(&mut self, topic: &str, payload: &str) {
+        let mut packet = vec![0x32, u8::try_from(5 + topic.len() + payload.len()).unwrap()];
+        packet.extend_from_slice(&[0, u8::try_from(topic.len()).unwrap()]);
+        packet.extend_from_slice(topic.as_bytes());
+        packet.extend_from_slice(&[0, 1, 0]);
+        packet.extend_from_slice(payload.as_bytes());
+        self.0.write_all(&packet).unwrap();
+        let (first, body) = self.packet().unwrap();
+        assert_eq!((first, &body[..2]), (0x40, &[0, 1][..]), "PUBACK");
+        assert!(body.len() < 3 || body[2] < 0x80, "PUBACK with reason {:#x}", body[2]);
+    }
+
+    /// First byte and body of the next packet; `None` at the end of the connection.
+    fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        if self.0.read(&mut head[..1]).unwrap() == 0 {
+            return None;
+        }
+        self.0.read_exact(&mut head[1..]).unwrap();
+        let mut body = vec![0; usize::from(head[1])];
+        self.0.read_exact(&mut body).unwrap();
+        Some((head[0], body))
+    }
+}
+
+fn count(folder: &Path, server: &Server) -> String {
+    let url = format!("http://{}", server.http);
+    let query = "SELECT count(*) AS n FROM records WHERE stream = 'telemetry'";
+    let output = run(folder, &["sql", "--url", &url, "--output", "csv", query]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stdout(&output)
+}
+
+#[test]
+fn a_ready_server_is_healthy_and_says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    assert_eq!(server.get("/healthz").0, 200);
+    assert_eq!(server.get("/readyz").0, 200);
+    Mqtt::connect(server.mqtt, "probe").publish("site/probe/up", "1");
+    let (status, metrics) = server.get("/metrics");
+    assert_eq!(status, 200);
+    assert!(metrics.lines().any(|line| line.starts_with("floodplain_log_")), "{metrics}");
+    assert_eq!(server.get("/nowhere").0, 404);
+}
+
+#[test]
+fn sigterm_tells_mqtt_5_clients_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (signal, number) in [("TERM", 1), ("INT", 2)] {
+        let mut server = Server::start(folder.path());
+        let mut client = Mqtt::connect(server.mqtt, "truck-7");
+        client.publish("fleet/truck-7/speed", "61");
+        server.signal(signal);
+        // MQTT 5.0 §3.14.2.1: 0x8B, server shutting down.
+        let (first, body) = client.packet().expect("DISCONNECT before the end");
+        assert_eq!((first, body[0]), (0xe0, 0x8b));
+        assert_eq!(client.packet(), None, "closed after DISCONNECT");
+        assert_eq!(server.wait().code(), Some(0));
+        assert!(TcpStream::connect(server.http).is_err(), "nobody listens any more");
+        assert!(server.logged().contains("server has stopped"), "{}", server.logged());
+        drop(server);
+        let server = Server::start(folder.path());
+        assert_eq!(count(folder.path(), &server), format!("n\n{number}\n"));
+    }
+}
+
+#[test]
+fn an_acknowledged_message_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    Mqtt::connect(server.mqtt, "truck-7").publish("fleet/truck-7/speed", "61");
+    server.signal("KILL");
+    server.wait();
+    let server = Server::start(folder.path());
+    assert_eq!(count(folder.path(), &server), "n\n1\n");
+}
+
+#[test]
+fn a_data_folder_has_one_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Server::start(folder.path());
+    let second = floodplain(folder.path())
+        .args(["serve", "--data-dir", "data", "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"])
+        .args(["--postgres-address", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains("another"), "{}", stderr(&second));
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for flag in ["--mqtt-address", "--http-address", "--postgres-address"] {
+        let mut command = floodplain(folder.path());
+        command.args(["serve", "--data-dir", "data"]);
+        for other in ["--mqtt-address", "--http-address", "--postgres-address"] {
+            command.args([other, if other == flag { &address } else { "127.0.0.1:0" }]);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flag}");
+        assert!(stderr(&output).contains(&address), "{flag}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_stale_ready_file_is_gone_before_anything_listens() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ready.json"), "{\"mqtt\": \"127.0.0.1:1\"}").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let args = ["serve", "--data-dir", "data", "--ready-file", "ready.json", "--http-address", &address];
+    let output = run(
+        folder.path(),
+        &[&args[..], &["--mqtt-address", "127.0.0.1:0", "--postgres-address", "127.0.0.1:0"]].concat(),
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!folder.path().join("ready.json").exists());
+}
+
+#[test]
+fn a_postgresql_client_is_told_what_to_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut stream = TcpStream::connect(server.postgres).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"\0\0\0\x10\0\x03\0\0user\0x\0\0").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with('E') && answer.contains("0A000") && answer.contains("floodplain sql"), "{answer}");
+}
+
+#[test]
+fn logs_are_json_when_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("floodplain.toml"), "[tracing]\nformat = \"json\"\n").unwrap();
+    let mut server = Server::start(folder.path());
+    server.signal("TERM");
+    server.wait();
+    let logged = server.logged();
+    let lines: Vec<serde_json::Value> = logged.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["message"] == "server accepts traffic"), "{logged}");
+}
