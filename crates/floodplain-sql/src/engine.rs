@@ -245,6 +245,12 @@ impl Sql {
         }
     }
 
+    /// How many queries run now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.inner.config.running_max.max(1) - self.inner.running.available_permits()
+    }
+
     /// The limits that queries run under.
     #[must_use]
     pub fn config(&self) -> &Config {

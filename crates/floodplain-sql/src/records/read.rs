@@ -26,8 +26,8 @@ use tokio::sync::mpsc::Sender;
 const CHUNK_BYTES: usize = 1 << 20;
 /// How many warnings one query keeps; the rest is counted.
 const WARNINGS_MAX: usize = 20;
-/// How far ingest times of one partition may run backwards: a clock that is set back by more hides rows from a query
-/// that asks for the time before.
+/// How far the times of one partition may run backwards, or be from those of the log's index: a clock that is set back
+/// by more hides rows from a query that asks for the time before.
 const CLOCK_STEP_MS: i64 = 60_000;
 
 /// What all scans of one query share.
@@ -125,7 +125,8 @@ impl Reader {
         let generation = unit.id.generation;
         let mut at = self.log.start(unit.partition).max(Position::new(generation, *offsets.start()));
         if *received.start() > i64::MIN {
-            let by_time = self.log.position_at(unit.partition, received.start().div_euclid(1_000_000));
+            let first_ms = received.start().div_euclid(1_000_000).saturating_sub(CLOCK_STEP_MS);
+            let by_time = self.log.position_at(unit.partition, first_ms);
             at = at.max(by_time.map_err(failed)?);
         }
         let last = Position::new(generation, *offsets.end());

@@ -43,20 +43,15 @@ impl Fleet {
             }
         }
         fleet.clock.set(Timestamp::from_millis(NINE + 600_000));
-        let text = MessageRef { qos: 0, ..message("thermo-1", "rooms/1/temp", b"21.5") };
+        let mut text = message("thermo-1", "rooms/1/temp", b"21.5");
+        text.qos = 0;
         fleet.publish("telemetry", &text, &[]);
-        let odd = MessageRef {
-            qos: 2,
-            retain: true,
-            expiry_seconds: Some(60),
-            content_type: Some("application/x-odd"),
-            response_topic: Some("reply/here"),
-            correlation: Some(Correlation::Raw(b"\x00\x01")),
-            event_time_ns: Some(1_500_000_000_123_456_789),
-            ingest_time_ns: Some((NINE + 600_000) * 1_000_000 + 1_234),
-            publisher: Some("gateway"),
-            ..message("motor-1", "motors/1/raw", b"\xff\x00\x01")
-        };
+        let mut odd = message("motor-1", "motors/1/raw", b"\xff\x00\x01");
+        (odd.qos, odd.retain, odd.expiry_seconds) = (2, true, Some(60));
+        (odd.content_type, odd.response_topic) = (Some("application/x-odd"), Some("reply/here"));
+        (odd.correlation, odd.publisher) = (Some(Correlation::Raw(b"\x00\x01")), Some("gateway"));
+        odd.event_time_ns = Some(1_500_000_000_123_456_789);
+        odd.ingest_time_ns = Some((NINE + 600_000) * 1_000_000 + 1_234);
         fleet.publish("telemetry", &odd, &[("a", "1"), ("b", "x\"y"), ("a", "2")]);
         fleet.publish("requests", &message("truck-1", "$session/open", b"{}"), &[]);
         fleet.publish("_folds", &message("sessions", "snapshot", b"{}"), &[]);
@@ -96,7 +91,9 @@ pub(crate) fn id(tenant: &str, stream: &str) -> StreamId {
 }
 
 pub(crate) fn message<'a>(device: &'a str, topic: &'a str, payload: &'a [u8]) -> MessageRef<'a> {
-    MessageRef { topic, payload, key: device.as_bytes(), qos: 1, ..MessageRef::default() }
+    let mut message = MessageRef::default();
+    (message.topic, message.payload, message.key, message.qos) = (topic, payload, device.as_bytes(), 1);
+    message
 }
 
 fn append(log: &dyn Log, stream: &Stream, message: &MessageRef<'_>, user: &[(&str, &str)], ms: i64) {

@@ -1,7 +1,7 @@
 //! What a query does not want, it does not read.
 
-use crate::fleet::{Fleet, NINE, ask, json, lines};
-use floodplain_log::{BatchBuilder, Compression, MessageRef};
+use crate::fleet::{Fleet, NINE, ask, json, lines, message};
+use floodplain_log::{BatchBuilder, Compression};
 use floodplain_sql::Format;
 use floodplain_types::Timestamp;
 
@@ -18,7 +18,7 @@ fn large() -> Fleet {
         fleet.clock.set(Timestamp::from_millis(ms));
         let batches = (0..DEVICES).map(|device| {
             let key = format!("d-{device}");
-            let message = MessageRef { topic: "t", payload: &payload, key: key.as_bytes(), ..MessageRef::default() };
+            let message = message(&key, "t", &payload);
             let mut builder = BatchBuilder::new();
             for _ in 0..5 {
                 message.write(&mut builder, ms, [].into_iter()).unwrap();

@@ -1,0 +1,7 @@
+//! The HTTP interface over real sockets.
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod health;
+mod query;
+mod refuse;
