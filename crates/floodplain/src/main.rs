@@ -6,6 +6,7 @@
 mod bench_mqtt;
 mod client;
 mod clock;
+mod demo;
 mod doctor;
 mod output;
 mod serve;
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// Run the server until SIGTERM or SIGINT
     Serve(serve::Args),
+    /// Run a server, a simulated fleet and live counts in this terminal; needs nothing else
+    Demo(demo::Args),
     /// Publish one message, or one per line of standard input
     Pub(client::PublishArgs),
     /// Print messages as they come
@@ -62,6 +65,7 @@ enum BenchCommand {
 fn main() -> ExitCode {
     let result = match &Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Pub(args) => client::run_publish(args),
         Command::Sub(args) => client::run_subscribe(args),
         Command::Sql(args) => sql::run(args),

@@ -7,7 +7,7 @@
 mod device;
 mod fleet;
 
-pub(crate) use fleet::Fleet;
+pub(crate) use fleet::{Counts, Fleet};
 
 use crate::{
     client::now,
