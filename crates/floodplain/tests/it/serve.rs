@@ -174,3 +174,17 @@ fn logs_are_json_when_asked_for() {
     let lines: Vec<serde_json::Value> = logged.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().any(|line| line["message"] == "server accepts traffic"), "{logged}");
 }
+
+#[test]
+fn the_demo_needs_nothing_and_counts_what_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["demo", "--duration", "4s", "--devices", "20", "--rate", "200"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    let last = text.lines().last().unwrap();
+    let numbers: Vec<u64> = last.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    let [acked, counted, devices] = numbers[..] else { panic!("{last}") };
+    assert!(acked > 100 && counted >= acked && devices <= 20, "{last}");
+    assert!(text.lines().filter(|line| line.starts_with("running for")).count() >= 3, "{text}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
+}
