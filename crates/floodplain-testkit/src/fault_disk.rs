@@ -118,6 +118,13 @@ impl FaultDisk {
         Self::with(state.image.clone(), state.rng.random(), state.total_bytes)
     }
 
+    /// A second disk with the same contents, synced and not; this one goes on.
+    #[must_use]
+    pub fn duplicate(&self, seed: u64) -> Self {
+        let state = self.state();
+        Self::with(state.image.clone(), seed, state.total_bytes)
+    }
+
     /// Cuts the power at the `n`-th call from now (1 is the next one): that call fails, may have
     /// had any part of its effect, and all later calls fail. Look at the result with
     /// [`Self::power_cut`].
