@@ -1,14 +1,11 @@
 //! All tests, and the tests of the tests.
 
 use crate::{
-    run::{self, Steps, cargo, run, show},
+    run::{self, GROUPS, Steps, cargo, run, show},
     tools::{self, Tools},
 };
-use anyhow::{Context as _, Result, bail};
-use std::{
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::{path::PathBuf, process::Stdio};
 
 /// Faults built into the log on purpose; the suite must find each.
 const MUTANTS: [(&str, &str); 2] = [
@@ -28,8 +25,8 @@ pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
     let mut own = Steps::default();
     let result = (|| {
         let tools = own.step("tools", tools::install)?;
-        own.step("build tests", || run(tests(&tools).arg("--no-run")))?;
-        own.step("tests", || run(&mut tests(&tools)))?;
+        own.step("build tests", || all(&tools, &["--no-run"]))?;
+        own.step("tests", || all(&tools, &[]))?;
         for (name, what) in MUTANTS {
             own.step(&format!("mutant {name}"), || mutant(&tools, name, what))?;
         }
@@ -39,13 +36,20 @@ pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
     result
 }
 
-/// Everything in the release profile, so that the demo, the tests and the benches share artefacts.
-fn tests(tools: &Tools) -> Command {
-    let mut command = cargo();
-    command
-        .args(["test", "--release", "--workspace", "--locked", "--no-fail-fast"])
-        .env("FLOODPLAIN_TEST_TOOLS", tools.folder());
-    command
+/// Everything in the release profile, so that the demo, the tests and the benches share artefacts. Goes on after a
+/// failed test, so that one run shows all of them.
+fn all(tools: &Tools, args: &[&str]) -> Result<()> {
+    let failed: Vec<String> = GROUPS
+        .iter()
+        .filter_map(|packages| {
+            let mut command = cargo();
+            command.args(["test", "--release", "--locked", "--no-fail-fast"]).args(*packages).args(args);
+            run(command.env("FLOODPLAIN_TEST_TOOLS", tools.folder())).err()
+        })
+        .map(|error| error.to_string())
+        .collect();
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// Builds the log with a fault and runs its crash tests, which must fail.

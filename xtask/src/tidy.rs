@@ -1,6 +1,6 @@
 //! Small rules that no lint knows.
 
-use crate::run::{cargo, root};
+use crate::run::{GROUPS, cargo, root};
 use anyhow::{Context as _, Result, bail};
 use std::{
     collections::BTreeSet,
@@ -63,7 +63,7 @@ fn decisions_are_listed(root: &Path, faults: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// What `cargo run` builds, `cargo test --workspace` uses again. A crate whose features differ between the two
+/// What `cargo run` builds, the tests use again. A crate whose features differ between the two
 /// is compiled twice, and with it all that depend on it, in the end DataFusion: twenty minutes.
 fn one_set_of_features(faults: &mut Vec<String>) -> Result<()> {
     let tree = |packages: &[&str], edges: &str| -> Result<BTreeSet<String>> {
@@ -78,11 +78,11 @@ fn one_set_of_features(faults: &mut Vec<String>) -> Result<()> {
         let lines = String::from_utf8(output.stdout)?;
         Ok(lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect())
     };
-    let tested = tree(&["--workspace"], "normal,build,dev")?;
+    let tested = tree(GROUPS[0], "normal,build,dev")?;
     for package in ["floodplain", "floodplain-sql"] {
         for line in tree(&["--package", package], "normal,build")?.difference(&tested) {
             faults.push(format!(
-                "{package} alone builds {line}, the workspace builds it with other features; name the missing ones in \
+                "{package} alone builds {line}, the tests build it with other features; name the missing ones in \
                  crates/floodplain-sql/Cargo.toml"
             ));
         }
