@@ -17,6 +17,7 @@ use datafusion::{
     logical_expr::LogicalPlan,
     physical_plan::execute_stream,
     prelude::{SessionConfig, SessionContext},
+    sql::parser::{DFParserBuilder, Statement},
 };
 use floodplain_log::Log;
 use futures::StreamExt as _;
@@ -288,9 +289,12 @@ fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
     Ok(context.state())
 }
 
+/// What `base` knows, with the present time for `now()`.
 fn session(base: &SessionState, snapshot: &Arc<Snapshot>) -> SessionState {
-    let config = base.config().clone().with_extension(Arc::clone(snapshot));
-    SessionStateBuilder::new_from_existing(base.clone()).with_config(config).build()
+    let mut state = base.clone();
+    state.config_mut().set_extension(Arc::clone(snapshot));
+    state.mark_start_execution();
+    state
 }
 
 type Planned = oneshot::Sender<Result<SchemaRef, Error>>;
@@ -350,11 +354,25 @@ impl Query {
     }
 
     async fn plan(&self) -> Result<LogicalPlan, Error> {
-        let dialect = self.state.config_options().sql_parser.dialect;
-        let statement = self.state.sql_to_statement(&self.text, &dialect).map_err(|error| self.error(&error))?;
+        let statement = self.statement()?;
         let plan = self.state.statement_to_plan(statement).await.map_err(|error| self.error(&error))?;
         only_reads(&plan)?;
         Ok(plan)
+    }
+
+    fn statement(&self) -> Result<Statement, Error> {
+        let limit = self.state.config_options().sql_parser.recursion_limit.get();
+        let parser = DFParserBuilder::new(self.text.as_str()).with_recursion_limit(limit).build();
+        let statements = parser.and_then(|mut parser| parser.parse_statements());
+        let mut statements = statements.map_err(|error| self.error(&error))?;
+        match (statements.pop_front(), statements.len()) {
+            (Some(statement), 0) => Ok(statement),
+            (None, _) => Err(Error::Syntax { message: "the query is empty".to_owned(), at: None }),
+            (_, more) => {
+                let message = format!("a query is one statement, this one has {}", more + 1);
+                Err(Error::Invalid { message, at: None })
+            }
+        }
     }
 
     fn error(&self, error: &DataFusionError) -> Error {

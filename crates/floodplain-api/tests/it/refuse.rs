@@ -28,7 +28,7 @@ async fn foreign_pages_are_refused() {
     let answer = server.raw(request(&own, &format!("Origin: http://{own}\r\n")).as_bytes()).await;
     assert_eq!(answer.status, 200);
     // Metrics and health are no secret of another page either.
-    let get = format!("GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    let get = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
     server.raw(get.as_bytes()).await.assert_problem(421, "foreign_host");
 }
 
