@@ -2,7 +2,7 @@
 
 use crate::{
     BrokerConfig, Worker,
-    folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold},
+    folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold, WaitingIndex},
     mailbox::{Mail, Mailbox},
     owner::{DataPartition, Owner, RequestPartition},
     router::Routes,
@@ -123,11 +123,13 @@ impl Broker {
         let mut data = Vec::new();
         for partition in mine(&shared.telemetry) {
             let retained = self.replayed(RetainedFold::default(), partition)?;
-            let delivered = retained.position();
-            data.push(DataPartition::new(partition, retained, delivered));
+            let waiting = self.replayed(WaitingIndex::default(), partition)?;
+            data.push(DataPartition::new(partition, retained, waiting));
         }
         let owner = Owner::new(data, requests, shared.workers());
-        Ok(Worker::new(idx as u32, shared.clone(), owner))
+        let mut worker = Worker::new(idx as u32, shared.clone(), owner);
+        worker.tell_filters();
+        Ok(worker)
     }
 
     fn replayed<F: Fold>(&self, fold: F, partition: Partition) -> Result<Runner<F>, StartError> {

@@ -1,20 +1,54 @@
 //! Sessions that are behind: after a sleep, or because their client reads slowly.
+//!
+//! A session that is behind in a data partition asks the partition's owner which records wait for
+//! its filters, fetches exactly those, and asks again. When the owner says that nothing is left
+//! below its own position the session is live again: answer and live publications come in one
+//! ordered mailbox, so nothing is lost or doubled between the two.
 
 use crate::{
     ConnId, Worker,
-    folds::{Change, Positions},
-    session::{Session, Subscribed, Track},
+    folds::{OutboundState, Positions, Posting, Session as Stored},
+    jobs::Work,
+    owner::{Page, Question},
+    publication::Publication,
     router::Wanted,
+    session::{InFlight, Owed, QUEUE_BYTES_MAX, QUEUE_MAX, Queued, Session, Stage, Subscribed, Track},
+    subscribe::effective,
 };
-use floodplain_log::{FetchedRecord, ReadError, RecordRef};
-use floodplain_types::Position;
+use floodplain_log::{FetchedRecord, MessageRef, ReadError, Record, RecordRef};
+use floodplain_types::{Position, Timestamp, TopicFilter};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
+
+/// Records fetched at once.
+const FETCH_RECORDS: usize = 64;
+/// Bytes fetched at once, but at least one record.
+const FETCH_BYTES: usize = 256 << 10;
 
 /// A partition that a session reads from the log.
 #[derive(Debug)]
 pub(crate) struct Lag {
     pub(crate) partition: u32,
     /// Where to go on.
-    pub(crate) next: Position,
+    next: Position,
+    step: Step,
+    /// Filters that the index keeps for this session alone until it has caught up.
+    own_filters: Vec<TopicFilter>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// The owner is to be asked.
+    Idle,
+    Asked,
+    /// Records to fetch.
+    Have(VecDeque<Posting>),
+    Fetching(VecDeque<Posting>),
+}
+
+/// The source under which the index knows what one connection wants while it is behind. Sources
+/// below are partitions of `requests`.
+const fn own_source(conn: ConnId, worker: u32) -> u32 {
+    1 << 31 | worker << 24 | (conn.slot & 0xff_ffff)
 }
 
 impl Worker {
@@ -24,23 +58,30 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else { return };
         let Some(session) = connection.session.as_deref_mut() else { return };
         let fold = self.owner.requests[at].sessions.fold();
-        let stored = fold.session(&session.client).filter(|stored| stored.epoch == epoch);
-        let is_present = stored.is_some_and(|stored| stored.is_resumed);
-        if let Some(stored) = stored.filter(|_| is_present) {
-            session.received = stored.inbound().to_vec();
-            for held in stored.subscriptions() {
-                let subscription = &held.subscription;
-                let wanted = Wanted {
-                    qos: subscription.qos,
-                    no_local: subscription.no_local,
-                    retain_as_published: subscription.retain_as_published,
-                    id: subscription.id.unwrap_or(0),
-                };
-                session.subscriptions.push(Subscribed { filter: subscription.filter.clone(), wanted });
-                self.router.subscribe(&shared.routes, conn.slot, subscription.filter.as_str(), wanted);
-            }
+        let stored = fold.session(&session.client).filter(|stored| stored.epoch == epoch && stored.is_resumed);
+        let Some(stored) = stored else {
+            self.welcome(conn, false);
+            return;
+        };
+        for held in stored.subscriptions() {
+            let subscription = &held.subscription;
+            let wanted = Wanted {
+                qos: subscription.qos,
+                no_local: subscription.no_local,
+                retain_as_published: subscription.retain_as_published,
+                id: subscription.id.unwrap_or(0),
+            };
+            let (filter, start) = (subscription.filter.clone(), held.start.clone());
+            self.router.subscribe(&shared.routes, conn.slot, filter.as_str(), wanted);
+            session.subscriptions.push(Subscribed { filter, wanted, start });
         }
-        self.welcome(conn, is_present);
+        session.received = stored.inbound().to_vec();
+        let releases = restore_outbound(session, stored, shared.telemetry.partitions);
+        self.welcome(conn, true);
+        for id in releases {
+            self.send_pubrel(conn, id);
+        }
+        self.read_on(conn);
     }
 
     /// Follows all data partitions from `start` on, for a lasting session that does not yet.
@@ -52,33 +93,323 @@ impl Worker {
         }
     }
 
-    /// What the fold of sessions tells at once.
-    pub(crate) fn session_changed(&mut self, change: Change) {
-        drop(change);
+    /// A filter was subscribed while the session is behind: the index must know it from the start.
+    pub(crate) fn widen_lags(&mut self, conn: ConnId, filter: &TopicFilter, start: &Positions) {
+        let source = own_source(conn, self.idx);
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let mut wanted = Vec::new();
+        for lag in &mut session.out.lags {
+            let from = start.get(lag.partition).max(lag.next);
+            lag.own_filters.push(filter.clone());
+            wanted.push((lag.partition, from));
+        }
+        for (partition, from) in wanted {
+            self.want(source, partition, filter, from);
+        }
     }
 
-    pub(crate) fn fall_behind(&mut self, _conn: ConnId, _partition: u32, _from: Position) {
+    fn want(&mut self, source: u32, partition: u32, filter: &TopicFilter, from: Position) {
+        let start = [(partition, from)].into_iter().collect();
+        let question = Question::Wanted { source, filter: filter.clone(), start, only: Some(partition) };
+        self.ask(self.shared.owner_of(partition), question);
+    }
+
+    /// The client does not keep up: from this position on the session reads the partition from the log.
+    pub(crate) fn fall_behind(&mut self, conn: ConnId, partition: u32, from: Position) {
+        let source = own_source(conn, self.idx);
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let filters: Vec<TopicFilter> =
+            session.subscriptions.iter().filter(|held| held.wanted.qos > 0).map(|held| held.filter.clone()).collect();
+        if filters.is_empty() || session.out.is_lagging(partition) {
+            return;
+        }
+        let from = match session.out.track(partition) {
+            Some(track) => from.max(track.seen),
+            None => {
+                session.out.tracks.push(Track::new(partition, from));
+                from
+            }
+        };
+        session.out.lags.push(Lag { partition, next: from, step: Step::Idle, own_filters: filters.clone() });
         self.metrics.lagging.increment(1);
+        for filter in filters {
+            self.want(source, partition, &filter, from);
+        }
+        self.read_on(conn);
     }
 
-    pub(crate) fn gap(&mut self, _partition: u32, _from: Position) {
+    /// Publications of a partition were left out for want of room in the mailbox.
+    pub(crate) fn gap(&mut self, partition: u32, from: Position) {
         self.metrics.mailbox_gaps.increment(1);
+        let all: Vec<ConnId> = self.connections.iter().map(|(_, connection)| connection.id).collect();
+        for conn in all {
+            self.fall_behind(conn, partition, from);
+        }
     }
 
-    pub(crate) fn passed(&mut self, _through: &[(u32, Position)]) {}
-
+    /// Takes the next step of a session that is behind, if its queue has room.
     pub(crate) fn read_on(&mut self, conn: ConnId) {
         self.look_on(conn);
+        let workers = self.shared.workers();
+        let telemetry = self.shared.telemetry.clone();
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let Session { subscriptions, out, .. } = session;
+        if out.lags.is_empty() {
+            return;
+        }
+        if out.queue.len() >= QUEUE_MAX / 2 || out.queue_bytes >= QUEUE_BYTES_MAX / 2 {
+            return;
+        }
+        let mut ask: Vec<Vec<(u32, Position)>> = vec![Vec::new(); workers as usize];
+        for lag in &mut out.lags {
+            if matches!(lag.step, Step::Idle) {
+                lag.step = Step::Asked;
+                ask[(lag.partition % workers) as usize].push((lag.partition, lag.next));
+            }
+        }
+        let mut fetch = None;
+        if !out.lags.iter().any(|lag| matches!(lag.step, Step::Fetching(_)))
+            && let Some(lag) = out.lags.iter_mut().find(|lag| matches!(lag.step, Step::Have(_)))
+            && let Step::Have(mut postings) = std::mem::replace(&mut lag.step, Step::Idle)
+        {
+            let mut refs: Vec<RecordRef> = Vec::new();
+            let mut bytes = 0;
+            while let Some(posting) = postings.front() {
+                bytes += posting.reference.locator.len as usize;
+                if refs.len() >= FETCH_RECORDS || (bytes > FETCH_BYTES && !refs.is_empty()) {
+                    break;
+                }
+                refs.push(posting.reference);
+                postings.pop_front();
+            }
+            lag.step = Step::Fetching(postings);
+            fetch = Some(Work::Fetch { conn, partition: telemetry.partition(lag.partition), refs });
+        }
+        let wanted: Arc<[(TopicFilter, Positions)]> = if ask.iter().any(|parts| !parts.is_empty()) {
+            let kept = subscriptions.iter().filter(|held| held.wanted.qos > 0);
+            kept.map(|held| (held.filter.clone(), held.start.clone())).collect()
+        } else {
+            Arc::from([])
+        };
+        for (worker, parts) in ask.into_iter().enumerate().filter(|(_, parts)| !parts.is_empty()) {
+            let question = Question::Waiting { worker: self.idx, conn, wanted: wanted.clone(), parts };
+            self.ask(worker as u32, question);
+        }
+        if let Some(work) = fetch {
+            self.run_job(work);
+        }
     }
 
-    pub(crate) fn forget_lags(&mut self, _conn: ConnId, _session: &Session) {}
+    /// An owner has said what waits in some of its partitions.
+    pub(crate) fn waiting_answer(&mut self, conn: ConnId, pages: Vec<Page>) {
+        let mut dropped = Vec::new();
+        let mut left_over = Vec::new();
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        for Page { partition, postings, next, is_live } in pages {
+            let Some(at) = session.out.lags.iter().position(|lag| lag.partition == partition) else { continue };
+            if !matches!(session.out.lags[at].step, Step::Asked) {
+                continue;
+            }
+            if postings.is_empty() {
+                // What an earlier connection sent, and no filter asks for any more, is still owed.
+                let owed = session.out.owed.iter().find(|owed| owed.partition == partition).copied();
+                if let Some(owed) = owed {
+                    session.out.lags[at].next = next;
+                    session.out.lags[at].step = Step::Fetching(VecDeque::new());
+                    left_over.push(owed);
+                    continue;
+                }
+                if let Some(track) = session.out.track(partition) {
+                    track.pass(next);
+                }
+                if is_live {
+                    let lag = session.out.lags.swap_remove(at);
+                    dropped.push((lag.partition, lag.own_filters));
+                    continue;
+                }
+                session.out.lags[at].next = next;
+                session.out.lags[at].step = Step::Idle;
+                continue;
+            }
+            session.out.lags[at].next = next;
+            session.out.lags[at].step = Step::Have(postings.into());
+        }
+        if session.out.lags.is_empty() {
+            session.out.lags = Vec::new();
+            if !session.is_lasting() && session.out.in_flight.is_empty() && session.out.queue.is_empty() {
+                session.out.tracks = Vec::new();
+            }
+        }
+        for (partition, filters) in dropped {
+            self.drop_filters(conn, partition, filters);
+        }
+        for owed in left_over {
+            let partition = self.shared.telemetry.partition(owed.partition);
+            self.run_job(Work::ReadAt { conn, partition, position: owed.position });
+        }
+        self.read_on(conn);
+    }
 
+    fn drop_filters(&mut self, conn: ConnId, partition: u32, filters: Vec<TopicFilter>) {
+        let source = own_source(conn, self.idx);
+        for filter in filters {
+            let question = Question::Dropped { source, filter, only: Some(partition) };
+            self.ask(self.shared.owner_of(partition), question);
+        }
+    }
+
+    /// The session ends its connection: the index need not keep anything for it alone.
+    pub(crate) fn forget_lags(&mut self, conn: ConnId, session: &Session) {
+        for lag in &session.out.lags {
+            self.drop_filters(conn, lag.partition, lag.own_filters.clone());
+        }
+    }
+
+    /// Records that a session waits for have been read.
     pub(crate) fn fetched(
         &mut self,
-        _conn: ConnId,
-        _partition: u32,
-        _refs: &[RecordRef],
-        _records: Result<Vec<FetchedRecord>, ReadError>,
+        conn: ConnId,
+        partition: u32,
+        asked: &[Position],
+        bytes: u64,
+        records: Result<Vec<FetchedRecord>, ReadError>,
     ) {
+        self.metrics.resume_read_bytes.increment(bytes);
+        let (records, missing) = match records {
+            Ok(records) => (records, "retention has removed it"),
+            Err(error) => {
+                tracing::error!(%error, "records that a session waits for cannot be read");
+                (Vec::new(), "it cannot be read")
+            }
+        };
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let client = session.client.clone();
+        if let Some(lag) = session.out.lag(partition)
+            && let Step::Fetching(rest) = &mut lag.step
+        {
+            let rest = std::mem::take(rest);
+            lag.step = if rest.is_empty() { Step::Idle } else { Step::Have(rest) };
+        }
+        let mut delivered = 0;
+        let mut found = records.iter().peekable();
+        for position in asked {
+            match found.next_if(|record| record.position == *position) {
+                Some(record) => delivered += self.queue_fetched(conn, partition, record),
+                None => {
+                    if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
+                        session.out.owed.retain(|owed| (owed.partition, owed.position) != (partition, *position));
+                        if let Some(track) = session.out.track(partition) {
+                            track.finished(*position);
+                        }
+                    }
+                    self.undelivered(&client, missing, partition, *position, *position, 1);
+                }
+            }
+        }
+        self.metrics.resume_delivered_bytes.increment(delivered);
+        self.pump(conn);
     }
+
+    /// Queues one fetched record if the session still wants it; returns its bytes.
+    fn queue_fetched(&mut self, conn: ConnId, partition: u32, fetched: &FetchedRecord) -> u64 {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return 0 };
+        let position = fetched.position;
+        let owed = session.out.owed.iter().position(|owed| (owed.partition, owed.position) == (partition, position));
+        let owed = owed.map(|at| session.out.owed.remove(at));
+        let Ok(record) = Record::parse(&fetched.bytes) else { return 0 };
+        let Ok(message) = MessageRef::parse(&record) else { return 0 };
+        let Some(track) = session.out.track(partition) else { return 0 };
+        if owed.is_none() && track.knows(position) {
+            return 0;
+        }
+        let publisher = message.publisher_or_key();
+        let mut wanted = Merged::default();
+        for held in &session.subscriptions {
+            let is_own = held.wanted.no_local && *session.client == *publisher;
+            if position >= held.start.get(partition) && !is_own && held.filter.matches(message.topic) {
+                wanted.add(held.wanted);
+            }
+        }
+        let qos = match owed {
+            Some(owed) => owed.qos,
+            None => effective(message.qos, wanted.qos),
+        };
+        let Some(track) = session.out.track(partition) else { return 0 };
+        if qos == 0 {
+            track.pass(position.next());
+            return 0;
+        }
+        track.sent(position);
+        let ingest = Timestamp::from_millis(fetched.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
+        let publication =
+            Publication::new(&message, message.user_properties(), partition, ingest, publisher.into());
+        session.out.push(Queued {
+            publication: Arc::new(publication),
+            position: Some(position),
+            qos,
+            retain: message.retain && wanted.retain_as_published,
+            ids: (!wanted.ids.is_empty()).then(|| Rc::from(wanted.ids)),
+            again: owed.map(|owed| owed.id),
+        });
+        fetched.bytes.len() as u64
+    }
+}
+
+/// Matching subscriptions of one session, merged.
+#[derive(Debug, Default)]
+struct Merged {
+    qos: u8,
+    retain_as_published: bool,
+    ids: Vec<u32>,
+}
+
+impl Merged {
+    fn add(&mut self, wanted: Wanted) {
+        self.qos = self.qos.max(wanted.qos);
+        self.retain_as_published |= wanted.retain_as_published;
+        if wanted.id != 0 && !self.ids.contains(&wanted.id) {
+            self.ids.push(wanted.id);
+        }
+    }
+}
+
+/// Puts back what the log knows of a session's outbound side. Returns the ids that PUBREL is owed for.
+fn restore_outbound(session: &mut Session, stored: &Stored, partitions: u32) -> Vec<u16> {
+    let out = &mut session.out;
+    let mut releases = Vec::new();
+    if !session.subscriptions.iter().any(|held| held.wanted.qos > 0) && stored.outbound().is_empty() {
+        return releases;
+    }
+    out.tracks = (0..partitions)
+        .map(|p| Track { done: stored.done(p).collect(), ..Track::new(p, stored.cursor.get(p)) })
+        .collect();
+    // Before the first delivery: these ids are in use.
+    for (id, outbound) in stored.outbound() {
+        let folds_outbound = *outbound;
+        let (partition, position) = (folds_outbound.partition, folds_outbound.position);
+        match folds_outbound.state {
+            OutboundState::AwaitsPubcomp => {
+                if let Some(track) = out.track(partition) {
+                    track.sent(position);
+                }
+                out.in_flight.push_back(InFlight {
+                    id: *id,
+                    stage: Stage::AwaitsPubcomp,
+                    partition,
+                    position: Some(position),
+                    held: None,
+                    seq: 0,
+                });
+                releases.push(*id);
+            }
+            OutboundState::AwaitsPuback => out.owed.push(Owed { id: *id, qos: 1, partition, position }),
+            OutboundState::AwaitsPubrec => out.owed.push(Owed { id: *id, qos: 2, partition, position }),
+        }
+    }
+    for track in &out.tracks {
+        let lowest_owed = out.owed.iter().filter(|owed| owed.partition == track.partition).map(|owed| owed.position);
+        let next = lowest_owed.fold(stored.cursor.get(track.partition), Position::min);
+        out.lags.push(Lag { partition: track.partition, next, step: Step::Idle, own_filters: Vec::new() });
+    }
+    releases
 }

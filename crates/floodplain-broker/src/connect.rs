@@ -129,7 +129,6 @@ impl Worker {
             encoder,
             epoch: None,
             expiry_s,
-            clean_start: connect.clean_start,
             assigned: is_assigned,
             keep_alive_told: (keep_alive != connect.keep_alive_secs).then_some(keep_alive),
             expiry_told: (expiry_s != asked && version == Version::V5).then_some(expiry_s),
@@ -238,7 +237,6 @@ impl Worker {
         session.epoch = Some(epoch);
         if connection.phase == Phase::Opening {
             self.owner.wait_opened(partition, epoch, conn);
-            self.drive_folds();
         }
     }
 

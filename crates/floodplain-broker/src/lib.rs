@@ -17,6 +17,7 @@ mod session;
 mod catchup;
 mod retained;
 mod owner;
+mod index;
 mod append;
 mod mailbox;
 mod jobs;

@@ -25,8 +25,6 @@ pub(crate) enum Mail {
     Committed { partition: u32, batch: Vec<Placed> },
     /// From this position on, publications of the partition were not posted for want of room.
     Gap { partition: u32, from: Position },
-    /// All publications of these partitions below the positions have been posted before this.
-    Through(Vec<(u32, Position)>),
     Question(Question),
     Answer(Answer),
     JobDone(JobResult),

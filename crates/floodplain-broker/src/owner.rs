@@ -4,7 +4,9 @@ use crate::{
     ConnId, Worker,
     append::Sent,
     dlq::Dlq,
-    folds::{PresenceFold, RetainedFold, RetainedPage, SessionFold},
+    folds::{
+        Interest, Lost, Positions, Posting, PresenceFold, RetainedFold, RetainedPage, SessionFold, WaitingIndex,
+    },
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
@@ -22,12 +24,44 @@ use std::{
 pub(crate) enum Question {
     /// A page of what your partitions retain, once you have folded all that you have appended.
     Retained { worker: u32, conn: ConnId, filter: TopicFilter, after: Option<Arc<str>>, limit: usize },
+    /// What waits for these filters in these partitions, from there on.
+    Waiting {
+        worker: u32,
+        conn: ConnId,
+        /// Filters, and the first position that each sees.
+        wanted: Arc<[(TopicFilter, Positions)]>,
+        parts: Vec<(u32, Position)>,
+    },
+    /// A session of `source` waits for a filter from these positions on.
+    Wanted { source: u32, filter: TopicFilter, start: Positions, only: Option<u32> },
+    /// No session of `source` does any more.
+    Dropped { source: u32, filter: TopicFilter, only: Option<u32> },
+    /// What the sessions of `source` still need at the lowest.
+    Lowest { source: u32, lowest: Arc<[(TopicFilter, Positions)]> },
+    /// A partition of `requests` has told all its filters.
+    Told,
+    /// A session has expired: what still waits for it goes to `dlq`.
+    Expired { client: Arc<str>, wanted: Arc<[(TopicFilter, Positions)]>, done: Arc<[(u32, Position)]> },
+    /// Messages of a filter in a partition were given up: who needed them?
+    Lost { partition: u32, lost: Lost },
+}
+
+/// A part of what waits in one partition.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) partition: u32,
+    pub(crate) postings: Vec<Posting>,
+    /// Where to go on.
+    pub(crate) next: Position,
+    /// Nothing is left before `next`, and all from there on comes live.
+    pub(crate) is_live: bool,
 }
 
 /// What it is told.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Retained { conn: ConnId, pages: Vec<RetainedPage> },
+    Waiting { conn: ConnId, pages: Vec<Page> },
 }
 
 /// A partition of `telemetry`.
@@ -35,8 +69,15 @@ pub(crate) enum Answer {
 pub(crate) struct DataPartition {
     pub(crate) partition: Partition,
     pub(crate) retained: Runner<RetainedFold>,
+    pub(crate) waiting: Runner<WaitingIndex>,
+    pub(crate) interest: Interest,
+    /// A part of the log is being read for the index.
+    pub(crate) is_backfilling: bool,
     /// Everything before this was delivered live.
     pub(crate) delivered: Position,
+    /// How far the log has told us to be committed. It tells the ends of our own appends first, so
+    /// before this position we know which batches are ours.
+    limit: Position,
     /// What this worker has appended, by base position: so that it need not be decoded again.
     sent: VecDeque<Sent>,
     /// How many batches were ever put into `sent`, and taken from it.
@@ -71,6 +112,10 @@ pub(crate) struct Owner {
     pub(crate) data: Vec<DataPartition>,
     pub(crate) requests: Vec<RequestPartition>,
     barriers: VecDeque<Barrier>,
+    /// Sessions that want to know what waits for them.
+    pub(crate) asked: Vec<Question>,
+    /// Partitions of `requests` that have told their filters.
+    pub(crate) told: u32,
     /// Publishers that are not read because the log is behind.
     pub(crate) paused: Vec<ConnId>,
     pub(crate) dlq: Dlq,
@@ -79,8 +124,10 @@ pub(crate) struct Owner {
     /// Committed publications for other workers, by worker and partition.
     outgoing: Vec<BTreeMap<u32, Vec<Placed>>>,
     /// Partitions that have something to fold.
-    dirty: bool,
+    pub(crate) dirty: bool,
     snapshots_running: usize,
+    /// When the sessions of this worker were last asked what they still need.
+    pub(crate) scanned_at: Timestamp,
 }
 
 impl Owner {
@@ -89,12 +136,15 @@ impl Owner {
             data,
             requests,
             barriers: VecDeque::new(),
+            asked: Vec::new(),
+            told: 0,
             paused: Vec::new(),
             dlq: Dlq::default(),
             progress: VecDeque::new(),
             outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
             dirty: true,
             snapshots_running: 0,
+            scanned_at: Timestamp(0),
         }
     }
 
@@ -114,15 +164,25 @@ impl Owner {
         }
         self.dirty = true;
     }
-
-    pub(crate) fn request_partition(&self, index: u32) -> Option<&RequestPartition> {
-        self.requests.iter().find(|requests| requests.partition.index == index)
-    }
 }
 
 impl DataPartition {
-    pub(crate) fn new(partition: Partition, retained: Runner<RetainedFold>, delivered: Position) -> Self {
-        Self { partition, retained, delivered, sent: VecDeque::new(), sent_in: 0, sent_out: 0 }
+    /// Both folds are replayed; live delivery starts where they are.
+    pub(crate) fn new(partition: Partition, retained: Runner<RetainedFold>, waiting: Runner<WaitingIndex>) -> Self {
+        let delivered = retained.position();
+        let interest = Interest::new(partition.index);
+        Self {
+            partition,
+            retained,
+            waiting,
+            interest,
+            is_backfilling: false,
+            delivered,
+            limit: delivered,
+            sent: VecDeque::new(),
+            sent_in: 0,
+            sent_out: 0,
+        }
     }
 
     /// The publications of a batch: as they were sent, or decoded if somebody else appended it.
@@ -167,7 +227,10 @@ impl RequestPartition {
 
 impl Worker {
     /// A watermark of an owned partition has moved.
-    pub(crate) fn advanced(&mut self, _: Partition, _: Position) {
+    pub(crate) fn advanced(&mut self, partition: Partition, to: Position) {
+        if let Some(data) = self.owner.data.iter_mut().find(|data| data.partition == partition) {
+            data.limit = data.limit.max(to);
+        }
         self.owner.dirty = true;
     }
 
@@ -186,6 +249,7 @@ impl Worker {
             self.post_committed(worker);
         }
         self.lift_barriers();
+        self.answer_waiting();
         // Folding may have appended: events of sessions, records of the dead-letter stream.
         self.submit();
     }
@@ -249,10 +313,9 @@ impl Worker {
         let position = requests.sessions.position();
         let (opened, waiting) = std::mem::take(&mut requests.opening).into_iter().partition(|(epoch, _)| *epoch < position);
         requests.opening = waiting;
+        let source = requests.partition.index;
         let changes = requests.sessions.fold_mut().drain_changes();
-        for change in changes {
-            self.session_changed(change);
-        }
+        self.sessions_changed(source, changes);
         for (epoch, conn) in opened {
             self.opened(conn, at, epoch);
         }
@@ -261,20 +324,35 @@ impl Worker {
     fn drive_data(&mut self, at: usize) {
         let shared = self.shared.clone();
         let log = &*shared.log;
-        loop {
+        while self.owner.data[at].delivered < self.owner.data[at].limit {
             let Next::Read { partition, from, max_bytes } = self.owner.data[at].retained.next(log, self.now) else {
                 break;
             };
-            let read = self.read(partition, from, max_bytes);
+            let read = self.read(partition, from, max_bytes).map(|read| clip(read, self.owner.data[at].limit));
             let data = &mut self.owner.data[at];
             if let Err(error) = data.retained.on_read(log, partition, from, as_ref(&read)) {
                 tracing::error!(%error, "retained messages cannot be folded");
                 break;
             }
             if let Ok(read) = read {
+                if let Err(error) = data.waiting.on_read(log, partition, from, Ok(&read)) {
+                    tracing::error!(%error, "waiting messages cannot be indexed");
+                }
                 self.deliver_read(at, &read);
             }
         }
+        // Where it has fallen behind it reads for itself.
+        while self.owner.data[at].waiting.position() < self.owner.data[at].delivered {
+            let Next::Read { partition, from, max_bytes } = self.owner.data[at].waiting.next(log, self.now) else {
+                break;
+            };
+            let read = self.read(partition, from, max_bytes);
+            if let Err(error) = self.owner.data[at].waiting.on_read(log, partition, from, as_ref(&read)) {
+                tracing::error!(%error, "waiting messages cannot be indexed");
+                break;
+            }
+        }
+        self.backfill(at);
     }
 
     /// Live delivery of what was read, in offset order.
@@ -331,6 +409,10 @@ impl Worker {
 
     /// Answers a question, now or when what was appended before it is folded.
     pub(crate) fn question(&mut self, question: Question) {
+        let question = match question {
+            Question::Retained { .. } => question,
+            other => return self.index_question(other),
+        };
         self.submit();
         let mark = self.appends.mark();
         self.owner.barriers.push_back(Barrier { mark, counts: None, question });
@@ -355,19 +437,17 @@ impl Worker {
     }
 
     fn answer_question(&mut self, question: Question) {
-        match question {
-            Question::Retained { worker, conn, filter, after, limit } => {
-                let page = |data: &DataPartition| data.retained.fold().page(filter.as_str(), after.as_deref(), limit);
-                let pages = self.owner.data.iter().map(page).collect();
-                self.reply(worker, Answer::Retained { conn, pages });
-            }
-        }
+        let Question::Retained { worker, conn, filter, after, limit } = question else { return };
+        let page = |data: &DataPartition| data.retained.fold().page(filter.as_str(), after.as_deref(), limit);
+        let pages = self.owner.data.iter().map(page).collect();
+        self.reply(worker, Answer::Retained { conn, pages });
     }
 
     /// An answer has come.
     pub(crate) fn answer(&mut self, answer: Answer) {
         match answer {
             Answer::Retained { conn, pages } => self.retained_answer(conn, pages),
+            Answer::Waiting { conn, pages } => self.waiting_answer(conn, pages),
         }
     }
 
@@ -399,6 +479,7 @@ impl Worker {
                 }
             }
         }
+        self.scan_sessions();
         self.owner.dirty = true;
         self.snapshot_folds();
     }
@@ -408,6 +489,7 @@ impl Worker {
         let mut work = Vec::new();
         for data in &mut self.owner.data {
             work.extend(due_snapshot(&mut data.retained, every));
+            work.extend(due_snapshot(&mut data.waiting, every));
         }
         for requests in &mut self.owner.requests {
             work.extend(due_snapshot(&mut requests.sessions, every));
@@ -427,9 +509,21 @@ impl Worker {
     pub(crate) fn job_done(&mut self, result: JobResult) {
         match result {
             JobResult::Snapshot => self.owner.snapshots_running -= 1,
-            JobResult::Fetched { conn, partition, refs, records } => self.fetched(conn, partition, &refs, records),
+            JobResult::Fetched { conn, partition, asked, bytes, records } => {
+                self.fetched(conn, partition, &asked, bytes, records);
+            }
+            JobResult::Backfilled { partition, read } => self.backfilled(partition, read),
         }
     }
+}
+
+/// Leaves out what lies at or behind `limit`.
+fn clip(mut read: Read, limit: Position) -> Read {
+    if read.next > limit {
+        read.batches.retain(|batch| batch.base < limit);
+        read.next = limit;
+    }
+    read
 }
 
 fn as_ref(

@@ -17,7 +17,7 @@ const USER_PROPERTY: u8 = 0x26;
 /// The body is kept in the order of the wire (topic, properties, payload), so every version, QoS
 /// and retain flag is a small head, and at most three copies out of one buffer.
 #[derive(Debug)]
-pub struct Publication {
+pub(crate) struct Publication {
     /// Topic with its length, properties without their length, payload.
     body: Box<[u8]>,
     topic_end: u32,

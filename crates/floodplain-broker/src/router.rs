@@ -3,7 +3,7 @@
 mod routes;
 mod trie;
 
-pub use routes::{Routes, WorkerSet};
+pub(crate) use routes::{Routes, WorkerSet};
 
 use std::{collections::HashMap, rc::Rc};
 pub(crate) use trie::Trie;

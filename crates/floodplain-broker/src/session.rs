@@ -2,6 +2,7 @@
 
 use crate::{
     catchup::Lag,
+    folds::Positions,
     publication::Publication,
     router::Wanted,
     seams::Principal,
@@ -25,6 +26,9 @@ pub(crate) const QUEUE_BYTES_MAX: usize = 256 << 10;
 pub(crate) struct Subscribed {
     pub(crate) filter: TopicFilter,
     pub(crate) wanted: Wanted,
+    /// Of each data partition the first position it sees; empty (from anywhere) for clean sessions,
+    /// which see what is delivered while they are connected.
+    pub(crate) start: Positions,
 }
 
 /// A message on its way to one client.
@@ -116,6 +120,17 @@ impl Track {
         self.done.drain(..passed);
     }
 
+    /// Notes that nothing before `position` concerns this session any more.
+    pub(crate) fn pass(&mut self, position: Position) {
+        if position > self.seen {
+            self.seen = position;
+            self.is_unlogged = true;
+            let cursor = self.cursor();
+            let passed = self.done.partition_point(|done| *done < cursor);
+            self.done.drain(..passed);
+        }
+    }
+
     /// Whether the message at `position` was done on an earlier connection, or is on its way.
     pub(crate) fn knows(&self, position: Position) -> bool {
         self.done.binary_search(&position).is_ok() || self.open.contains(&position)
@@ -150,6 +165,7 @@ pub(crate) struct Outbound {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owed {
     pub(crate) id: u16,
+    pub(crate) qos: u8,
     pub(crate) partition: u32,
     pub(crate) position: Position,
 }
@@ -217,7 +233,6 @@ pub(crate) struct Session {
     pub(crate) epoch: Option<Position>,
     /// Seconds it outlives its connection.
     pub(crate) expiry_s: u32,
-    pub(crate) clean_start: bool,
     /// The client's id was chosen by us and must be told.
     pub(crate) assigned: bool,
     pub(crate) keep_alive_told: Option<u16>,
@@ -276,7 +291,7 @@ mod tests {
     #[test]
     fn ids_of_an_earlier_connection_are_not_given_again() {
         let mut out = Outbound { window: 10, next_id: u16::MAX - 1, ..Outbound::default() };
-        out.owed.push(Owed { id: 1, partition: 0, position: at(1) });
+        out.owed.push(Owed { id: 1, qos: 1, partition: 0, position: at(1) });
         assert_eq!([out.allocate(), out.allocate()], [u16::MAX, 2]);
     }
 }

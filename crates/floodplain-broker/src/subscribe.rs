@@ -11,7 +11,7 @@ use crate::{
     session::Subscribed,
 };
 use floodplain_mqtt::{
-    Packet, QoS, RetainHandling, Suback, SubackCode, SubackCodes, Subscribe, Unsuback, UnsubackCode, UnsubackCodes,
+    Packet, RetainHandling, Suback, SubackCode, SubackCodes, Subscribe, Unsuback, UnsubackCode, UnsubackCodes,
     Unsubscribe, UserProperties,
 };
 use floodplain_types::{Class, TopicFilter};
@@ -79,11 +79,21 @@ impl Worker {
             self.router.subscribe(&shared.routes, conn.slot, filter.as_str(), wanted);
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(()) };
             match known {
-                Some(at) => session.subscriptions[at].wanted = wanted,
+                Some(at) => {
+                    let held = &mut session.subscriptions[at];
+                    if held.wanted.qos == 0 {
+                        // Nothing was kept that could be lost.
+                        held.start = start.clone();
+                    }
+                    held.wanted = wanted;
+                }
                 None => {
                     session.subscriptions.reserve_exact(1);
-                    session.subscriptions.push(Subscribed { filter, wanted });
+                    session.subscriptions.push(Subscribed { filter: filter.clone(), wanted, start: start.clone() });
                 }
+            }
+            if wanted.qos > 0 && !session.out.lags.is_empty() {
+                self.widen_lags(conn, &filter, &start);
             }
         }
         if stored.iter().any(|subscription| subscription.qos > 0) {
@@ -186,9 +196,4 @@ impl Worker {
 /// Delivered QoS: the smaller of published and granted [MQTT-3.8.4-8].
 pub(crate) const fn effective(published: u8, granted: u8) -> u8 {
     if published < granted { published } else { granted }
-}
-
-/// The codec's QoS for ours.
-pub(crate) fn qos(qos: u8) -> QoS {
-    QoS::from_bits(qos).unwrap_or(QoS::ExactlyOnce)
 }

@@ -367,7 +367,6 @@ impl Worker {
                 }
             }
             Mail::Gap { partition, from } => self.gap(partition, from),
-            Mail::Through(through) => self.passed(&through),
             Mail::Question(question) => self.question(question),
             Mail::Answer(answer) => self.answer(answer),
             Mail::JobDone(result) => self.job_done(result),

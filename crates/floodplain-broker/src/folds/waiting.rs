@@ -272,6 +272,15 @@ impl WaitingIndex {
         }
     }
 
+    /// Whether some of these filters are still being looked for in the log: what waits for them is
+    /// not all known yet.
+    pub fn is_short<'f>(&self, mut filters: impl Iterator<Item = &'f str>) -> bool {
+        filters.any(|filter| {
+            let list = self.by_filter.get(filter).map(|idx| &self.lists[*idx as usize]);
+            list.is_some_and(|list| list.wanted_from < list.known_from)
+        })
+    }
+
     /// Takes what was given up since the last call.
     pub fn take_lost(&mut self) -> Vec<Lost> {
         std::mem::take(&mut self.lost)

@@ -7,21 +7,21 @@ use std::sync::{
 };
 
 /// A set of workers, one bit each; hence at most 64 workers.
-pub type WorkerSet = u64;
+pub(crate) type WorkerSet = u64;
 
 /// The filters that have a subscriber, and on which workers.
 ///
 /// Shared by all workers. A worker asks it once per topic and remembers the answer for as long as
 /// [`Self::epoch`] stands still. The lock is taken alone, never inside another one.
 #[derive(Debug, Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     filters: RwLock<Trie<(u8, u32)>>,
     epoch: AtomicU64,
 }
 
 impl Routes {
     /// Counts one more subscription of `worker` to `filter`.
-    pub fn add(&self, filter: &str, worker: u8) {
+    pub(crate) fn add(&self, filter: &str, worker: u8) {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
         let workers = filters.entry(filter);
         match workers.iter_mut().find(|(w, _)| *w == worker) {
@@ -36,7 +36,7 @@ impl Routes {
     }
 
     /// Takes one subscription of `worker` to `filter` back.
-    pub fn remove(&self, filter: &str, worker: u8) {
+    pub(crate) fn remove(&self, filter: &str, worker: u8) {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
         let Some(workers) = filters.get_mut(filter) else { return };
         let Some(i) = workers.iter().position(|(w, _)| *w == worker) else { return };
@@ -51,12 +51,12 @@ impl Routes {
     }
 
     /// Changes whenever an answer of [`Self::workers`] may have changed.
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
     /// The workers that have a subscriber for `topic`.
-    pub fn workers(&self, topic: &str) -> WorkerSet {
+    pub(crate) fn workers(&self, topic: &str) -> WorkerSet {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         let mut set = 0;
         filters.matches(topic, &mut |(worker, _)| set |= 1 << worker);

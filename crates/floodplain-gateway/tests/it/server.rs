@@ -161,6 +161,12 @@ impl Client {
         }
     }
 
+    /// The server has handled all that was sent. Skips what it had to say meanwhile.
+    pub(crate) fn expect_pong(&mut self) {
+        self.send(b"\xc0\x00");
+        while self.packet() != b"\xd0\x00" {}
+    }
+
     /// Nothing was sent before the answer to a PINGREQ.
     pub(crate) fn expect_silence(&mut self) {
         self.send(b"\xc0\x00");

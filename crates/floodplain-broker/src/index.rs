@@ -1,0 +1,267 @@
+//! The owner's side of sleeping sessions: which filters are wanted, what waits for them.
+
+use crate::{
+    Worker,
+    folds::{Change, EndReason, Lost, LostReason, Positions},
+    jobs::Work,
+    owner::{Answer, Page, Question},
+};
+use floodplain_log::{Read, ReadError};
+use floodplain_types::{Position, TopicFilter};
+use std::{sync::Arc, time::Duration};
+
+/// Postings in one answer.
+const PAGE: usize = 64;
+/// How often what all sessions have passed is looked for.
+const SCAN_EVERY: Duration = Duration::from_secs(5);
+/// Sessions looked at in one tick.
+const SCAN_SESSIONS: usize = 2_000;
+
+impl Worker {
+    /// Tells all owners what the sessions of this worker want; once, after the replay.
+    pub(crate) fn tell_filters(&mut self) {
+        for at in 0..self.owner.requests.len() {
+            let requests = &mut self.owner.requests[at];
+            let source = requests.partition.index;
+            let sessions = requests.sessions.fold_mut();
+            sessions.begin_scan();
+            let lowest = sessions.scan_lowest(usize::MAX).unwrap_or_default();
+            for (filter, start) in lowest {
+                self.tell_all(|| Question::Wanted { source, filter: filter.clone(), start: start.clone(), only: None });
+            }
+            self.tell_all(|| Question::Told);
+        }
+    }
+
+    fn tell_all(&mut self, question: impl Fn() -> Question) {
+        for worker in 0..self.shared.workers() {
+            self.ask(worker, question());
+        }
+    }
+
+    /// Passes on what has changed in the sessions of a partition.
+    pub(crate) fn sessions_changed(&mut self, source: u32, changes: Vec<Change>) {
+        // First who has ended: what waited for them is still in the index.
+        for change in &changes {
+            if let Change::Ended { client, session, reason: EndReason::Expired } = change {
+                let kept = session.subscriptions().iter().filter(|held| held.keeps_messages());
+                let wanted: Arc<[(TopicFilter, Positions)]> =
+                    kept.map(|held| (held.subscription.filter.clone(), session.needs_from(held))).collect();
+                if !wanted.is_empty() {
+                    let partitions = 0..self.shared.telemetry.partitions;
+                    let done: Arc<[(u32, Position)]> =
+                        partitions.flat_map(|p| session.done(p).map(move |position| (p, position))).collect();
+                    let client: Arc<str> = client.as_str().into();
+                    self.tell_all(|| Question::Expired {
+                        client: client.clone(),
+                        wanted: wanted.clone(),
+                        done: done.clone(),
+                    });
+                }
+            }
+        }
+        for change in changes {
+            match change {
+                Change::FilterWanted { filter, start } => {
+                    self.tell_all(|| Question::Wanted {
+                        source,
+                        filter: filter.clone(),
+                        start: start.clone(),
+                        only: None,
+                    });
+                }
+                Change::FilterDropped { filter } => {
+                    self.tell_all(|| Question::Dropped { source, filter: filter.clone(), only: None });
+                }
+                // Connections end where they live: on this worker, before the log says so.
+                Change::Opened { .. } | Change::Closed { .. } | Change::Ended { .. } => {}
+            }
+        }
+    }
+
+    /// Looks, a part at a time, for the lowest positions that sessions need: what is before them
+    /// leaves the index.
+    pub(crate) fn scan_sessions(&mut self) {
+        if self.now.since(self.owner.scanned_at) > SCAN_EVERY {
+            self.owner.scanned_at = self.now;
+            for requests in &mut self.owner.requests {
+                if requests.sessions.fold().filters().next().is_some() {
+                    requests.sessions.fold_mut().begin_scan();
+                }
+            }
+        }
+        for at in 0..self.owner.requests.len() {
+            let requests = &mut self.owner.requests[at];
+            let source = requests.partition.index;
+            if let Some(lowest) = requests.sessions.fold_mut().scan_lowest(SCAN_SESSIONS) {
+                let lowest: Arc<[(TopicFilter, Positions)]> = lowest.into();
+                self.tell_all(|| Question::Lowest { source, lowest: lowest.clone() });
+            }
+        }
+        for at in 0..self.owner.data.len() {
+            let data = &mut self.owner.data[at];
+            let start = self.shared.log.start(data.partition);
+            let index = data.waiting.fold_mut();
+            if index.filters().next().is_some() {
+                index.retention(start);
+            }
+            let partition = data.partition.index;
+            for lost in index.take_lost() {
+                self.tell_all(|| Question::Lost { partition, lost: lost.clone() });
+            }
+        }
+    }
+
+    /// Questions about the index, and what is told to it.
+    pub(crate) fn index_question(&mut self, question: Question) {
+        let is_of = |only: Option<u32>, partition: u32| only.is_none_or(|only| only == partition);
+        match question {
+            Question::Retained { .. } => {}
+            Question::Waiting { .. } => {
+                self.owner.asked.push(question);
+                self.owner.dirty = true;
+            }
+            Question::Wanted { source, filter, start, only } => {
+                for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.partition.index)) {
+                    let position = data.waiting.position();
+                    data.interest.wanted(data.waiting.fold_mut(), position, source, &filter, &start);
+                }
+                self.owner.dirty = true;
+            }
+            Question::Dropped { source, filter, only } => {
+                for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.partition.index)) {
+                    data.interest.dropped(data.waiting.fold_mut(), source, &filter);
+                }
+            }
+            Question::Lowest { source, lowest } => {
+                for data in &mut self.owner.data {
+                    data.interest.lowest(data.waiting.fold_mut(), source, &lowest);
+                }
+            }
+            Question::Told => {
+                self.owner.told += 1;
+                if self.owner.told == self.shared.requests.partitions {
+                    for data in &mut self.owner.data {
+                        data.interest.settle(data.waiting.fold_mut());
+                    }
+                }
+            }
+            Question::Expired { client, wanted, done } => self.expired(&client, &wanted, &done),
+            Question::Lost { partition, lost } => self.lost(partition, &lost),
+        }
+    }
+
+    /// Answers the sessions that asked what waits for them; those whose filters are still being
+    /// looked for are asked again later.
+    pub(crate) fn answer_waiting(&mut self) {
+        for question in std::mem::take(&mut self.owner.asked) {
+            let Question::Waiting { worker, conn, wanted, parts } = question else { continue };
+            let mut pages = Vec::new();
+            let mut later = Vec::new();
+            for (partition, from) in parts {
+                match self.page(partition, from, &wanted) {
+                    Some(page) => pages.push(page),
+                    None => later.push((partition, from)),
+                }
+            }
+            if !later.is_empty() {
+                self.owner.asked.push(Question::Waiting { worker, conn, wanted, parts: later });
+            }
+            if !pages.is_empty() {
+                self.reply(worker, Answer::Waiting { conn, pages });
+            }
+        }
+    }
+
+    fn page(&self, partition: u32, from: Position, wanted: &[(TopicFilter, Positions)]) -> Option<Page> {
+        let data = self.owner.data.iter().find(|data| data.partition.index == partition)?;
+        // The log's start counts as known: what retention has taken was reported.
+        let from = from.max(self.shared.log.start(data.partition));
+        let filters = wanted.iter().map(|(filter, start)| (filter.as_str(), from.max(start.get(partition))));
+        let page = data.waiting.fold().page(filters, PAGE);
+        let position = data.waiting.position();
+        if data.waiting.fold().is_short(wanted.iter().map(|(filter, _)| filter.as_str())) {
+            return None;
+        }
+        // An index that is short of records is complete up to its own position.
+        let next = if page.postings.len() < PAGE { position } else { page.next };
+        let is_live = page.postings.is_empty() && position == data.delivered;
+        if page.postings.is_empty() && !is_live {
+            return None;
+        }
+        Some(Page { partition, postings: page.postings, next, is_live })
+    }
+
+    /// Reads the log for filters that are wanted from before what the index knows.
+    pub(crate) fn backfill(&mut self, at: usize) {
+        let data = &mut self.owner.data[at];
+        if data.is_backfilling {
+            return;
+        }
+        if let Some((from, _)) = data.waiting.fold_mut().needs_backfill() {
+            data.is_backfilling = true;
+            let partition = data.partition;
+            self.run_job(Work::Backfill { partition, from });
+        }
+    }
+
+    pub(crate) fn backfilled(&mut self, partition: u32, read: Result<Read, ReadError>) {
+        let Some(data) = self.owner.data.iter_mut().find(|data| data.partition.index == partition) else { return };
+        data.is_backfilling = false;
+        let index = data.waiting.fold_mut();
+        match read {
+            Ok(read) => index.backfill(&read),
+            Err(ReadError::Trimmed { start, .. }) => {
+                index.retention(start);
+                index.backfill(&Read { batches: Vec::new(), next: start });
+            }
+            Err(error) => {
+                tracing::error!(%error, "what waits for sessions cannot be read, going on behind it");
+                let watermark = self.shared.log.watermark(data.partition);
+                index.backfill(&Read { batches: Vec::new(), next: watermark });
+            }
+        }
+        self.owner.dirty = true;
+    }
+
+    /// What waits here for a session that is no more goes to `dlq`.
+    fn expired(&mut self, client: &str, wanted: &[(TopicFilter, Positions)], done: &[(u32, Position)]) {
+        let mut ranges = Vec::new();
+        for data in &self.owner.data {
+            let partition = data.partition.index;
+            let filters = wanted.iter().map(|(filter, from)| (filter.as_str(), from.get(partition)));
+            let page = data.waiting.fold().page(filters, usize::MAX);
+            let positions = page.postings.iter().map(|posting| posting.reference.position);
+            let mut waiting = positions.filter(|position| done.binary_search(&(partition, *position)).is_err());
+            if let Some(first) = waiting.next() {
+                let (last, count) = waiting.fold((first, 1), |(_, count), position| (position, count + 1));
+                ranges.push((partition, first, last, count));
+            }
+        }
+        for (partition, first, last, count) in ranges {
+            self.undelivered(client, "session expired", partition, first, last, count);
+        }
+    }
+
+    /// Messages were given up: those of our sessions that needed them are named in `dlq`.
+    fn lost(&mut self, partition: u32, lost: &Lost) {
+        let reason = match lost.reason {
+            LostReason::QueueFull => "too many messages wait",
+            LostReason::Retention => "retention has removed it",
+        };
+        let mut who = Vec::new();
+        for requests in &self.owner.requests {
+            for (client, session) in requests.sessions.fold().sessions() {
+                let held = session.subscriptions().iter().find(|held| held.subscription.filter == lost.filter);
+                let Some(held) = held.filter(|held| held.keeps_messages()) else { continue };
+                let from = session.needs_from(held).get(partition);
+                if from <= lost.last {
+                    who.push((client.clone(), from.max(lost.first)));
+                }
+            }
+        }
+        for (client, first) in who {
+            self.undelivered(client.as_str(), reason, partition, first, lost.last, lost.count as u64);
+        }
+    }
+}
