@@ -72,20 +72,33 @@ impl CatalogEntry {
     }
 }
 
-/// All whole entries of one copy, and how many bytes were none.
-fn parse_file(bytes: &[u8], entries: &mut BTreeMap<u32, CatalogEntry>) -> u64 {
+/// Bytes of one copy that are no entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    None,
+    /// Only at the end: an entry that a crash has cut off before anyone was told of it.
+    Torn,
+    /// Whole entries follow.
+    Damaged,
+}
+
+/// All whole entries of one copy.
+fn parse_file(bytes: &[u8], entries: &mut BTreeMap<u32, CatalogEntry>) -> Rest {
     let mut at = if bytes.starts_with(FILE_MAGIC) { FILE_MAGIC.len() } else { 0 };
-    let mut bad = 0;
+    let mut rest = if at == 0 { Rest::Torn } else { Rest::None };
     while at < bytes.len() {
         if let Some((entry, len)) = CatalogEntry::parse(&bytes[at..]) {
             entries.insert(entry.number, entry);
             at += len;
+            if rest == Rest::Torn {
+                rest = Rest::Damaged;
+            }
         } else {
-            bad += 1;
+            rest = if rest == Rest::Damaged { rest } else { Rest::Torn };
             at += 1;
         }
     }
-    bad
+    rest
 }
 
 /// What was found of the catalog.
@@ -93,7 +106,7 @@ fn parse_file(bytes: &[u8], entries: &mut BTreeMap<u32, CatalogEntry>) -> u64 {
 pub(crate) struct LoadedCatalog {
     pub entries: BTreeMap<u32, CatalogEntry>,
     /// Copies that held bytes which are no entry, for setting aside.
-    pub damaged: Vec<(&'static str, Vec<u8>)>,
+    pub damaged: Vec<(&'static str, Rest, Vec<u8>)>,
 }
 
 /// Reads both copies; what one has lost, the other may have.
@@ -101,8 +114,9 @@ pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> io::Result<LoadedCatalog> {
     let mut loaded = LoadedCatalog::default();
     for name in NAMES {
         let Some(bytes) = files::read_whole(disk, &dir.join(name), MAX_FILE)? else { continue };
-        if parse_file(&bytes, &mut loaded.entries) > 0 {
-            loaded.damaged.push((name, bytes));
+        match parse_file(&bytes, &mut loaded.entries) {
+            Rest::None => {}
+            rest => loaded.damaged.push((name, rest, bytes)),
         }
     }
     Ok(loaded)
@@ -188,9 +202,12 @@ mod tests {
         entry(1).write(&mut bytes);
         let third = bytes.len();
         entry(2).write(&mut bytes);
+        let mut entries = BTreeMap::new();
+        assert_eq!(parse_file(&bytes[..third - 1], &mut entries), Rest::Torn);
+        assert_eq!(entries.into_keys().collect::<Vec<_>>(), [0]);
         bytes[second + 20] ^= 1;
         let mut entries = BTreeMap::new();
-        assert_eq!(parse_file(&bytes, &mut entries), (third - second) as u64);
+        assert_eq!(parse_file(&bytes, &mut entries), Rest::Damaged);
         assert_eq!(entries.into_keys().collect::<Vec<_>>(), [0, 2]);
     }
 }

@@ -100,7 +100,8 @@ pub struct Completion {
 pub trait CompletionSink: Send + Sync + fmt::Debug {
     /// Takes all that ended for this sink in one commit group, in the order of submission.
     ///
-    /// Called on the thread of the engine: it must neither block nor call the log.
+    /// Called on the thread of the engine, or by [`Log::submit`] itself where it refuses at once:
+    /// it must neither block nor call the log.
     fn complete(&self, completions: Vec<Completion>);
 }
 
@@ -119,6 +120,15 @@ pub trait WatermarkSink: Send + Sync + fmt::Debug {
     /// promise of class `all`. Watermarks of a partition only grow; a late one may be skipped.
     /// Called on the thread of the engine: it must neither block nor call the log.
     fn advanced(&self, watermarks: &[(Partition, Position)]);
+}
+
+/// Learns what retention and trimming take.
+pub trait RetentionSink: Send + Sync + fmt::Debug {
+    /// Takes the new start of each partition that lost records: what is before it can no longer be
+    /// read. Retention waits for nobody, so whoever still stood before it counts and reports that.
+    ///
+    /// Called on a thread of the engine: it must neither block nor call the log.
+    fn passed(&self, starts: &[(Partition, Position)]);
 }
 
 /// Why a read failed.
@@ -266,8 +276,14 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Sends every advance of every watermark to `sink` from now on.
     fn watch(&self, sink: Arc<dyn WatermarkSink>);
 
+    /// Tells `sink` from now on what retention and trimming take. An engine without retention of its
+    /// own says nothing.
+    fn watch_retention(&self, sink: Arc<dyn RetentionSink>) {
+        drop(sink);
+    }
+
     /// Reads committed batches from the one that holds `from`, about `max_bytes` of them, at least
-    /// one if there is one.
+    /// one if there is one. Damaged batches are reported and left out, as holes.
     ///
     /// # Errors
     /// [`ReadError::Trimmed`] below the start; damage and disk errors name file and byte.

@@ -4,8 +4,11 @@
 //! `recover` brings a folder back to what was promised.
 
 mod commit;
+mod house;
+mod open_files;
 mod read;
 mod recover;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -13,22 +16,24 @@ pub use recover::{DamagedRange, OpenError, RecoveryReport};
 
 use crate::{
     Append, Completion, FastMap, FetchedRecord, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
-    Stream, WatermarkSink,
+    RetentionSink, Stream, WatermarkSink,
     catalog::{CatalogEntry, CatalogWriter},
     checkpoint::Bounds,
     disk::Disk,
     frame::FRAME_HEADER,
     journal::Journal,
     metrics::LogMetrics,
+    segment::Segment,
     tail::Tail,
 };
 use floodplain_types::{Clock, PartitionId, Position, StreamId};
+use open_files::OpenFiles;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -40,6 +45,9 @@ pub const MAX_UNIT_BYTES: u64 = 8 << 20;
 const GROUP_TARGET_BYTES: u64 = 4 << 20;
 /// A journal ends early when its index in memory has this many frames (40 bytes each).
 const JOURNAL_FRAMES_MAX: usize = 1 << 18;
+
+/// Appends are refused while more finished journals than this wait for their segment.
+const SEALED_JOURNALS_MAX: u64 = 32;
 
 /// Where the log lives and how much it may use.
 #[derive(Debug, Clone)]
@@ -98,15 +106,32 @@ struct Inner {
     config: EmbeddedConfig,
     /// Resolved from the config and the size of the disk.
     reserve_bytes: u64,
+    retention_bytes: u64,
     streams: RwLock<Streams>,
     catalog: Mutex<CatalogWriter>,
     queue: Mutex<Queue>,
     /// Wakes the commit thread.
     queued: Condvar,
     queued_bytes: AtomicU64,
+    /// Journals that wait for their segment.
+    sealed_count: AtomicU64,
     /// Written by the commit thread once per group, read by everyone.
     view: RwLock<View>,
     watchers: RwLock<Arc<Vec<Arc<dyn WatermarkSink>>>>,
+    retention_watchers: RwLock<Vec<Arc<dyn RetentionSink>>>,
+    /// Handles of segments.
+    open_files: OpenFiles,
+    house: Mutex<HouseCalls>,
+    /// Wakes the house-keeping thread.
+    house_called: Condvar,
+    /// One at a time keeps house: the thread, or a caller of [`Embedded::maintain`].
+    keeping: Mutex<house::House>,
+    /// A start has moved since the checkpoint was written.
+    starts_moved: AtomicBool,
+    /// Segments whose index a reader found damaged.
+    hurt: Mutex<BTreeSet<(u64, u64)>>,
+    /// Damage that reads have met, so that each place is reported once.
+    damage: Mutex<BTreeSet<(String, u64)>>,
     poisoned: OnceLock<Arc<str>>,
     metrics: LogMetrics,
     /// Keeps other processes out; given back last.
@@ -126,8 +151,24 @@ impl std::fmt::Debug for LockGuard {
 struct View {
     parts: FastMap<Partition, Bounds>,
     tail: Tail,
-    /// In order; the last one is being written.
-    journals: Vec<Journal>,
+    /// Oldest first.
+    segments: Arc<Vec<Arc<Segment>>>,
+    /// Finished journals that no segment holds yet, oldest first.
+    sealed: Vec<Arc<Journal>>,
+    /// The one that is being written.
+    active: Journal,
+    /// Grows when records move from one file to another, so that a reader notices.
+    epoch: u64,
+}
+
+impl View {
+    fn len_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.len).chain(self.journals().map(|journal| journal.len)).sum()
+    }
+
+    fn journals(&self) -> impl Iterator<Item = &Journal> {
+        self.sealed.iter().map(Arc::as_ref).chain([&self.active])
+    }
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +209,13 @@ struct Pending {
     bytes: u64,
 }
 
+/// What the house-keeping thread is asked to do.
+#[derive(Debug, Default)]
+struct HouseCalls {
+    work: bool,
+    closing: bool,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     pending: VecDeque<Pending>,
@@ -202,11 +250,16 @@ impl Embedded {
         let (inner, writer, report) = recover::open(disk, clock, config)?;
         let inner = Arc::new(inner);
         let committer = commit::Committer::new(Arc::clone(&inner), writer);
-        let thread = std::thread::Builder::new()
-            .name("log-commit".into())
-            .spawn(move || committer.run())
-            .map_err(|source| OpenError::Thread { source })?;
-        Ok((Arc::new(Self { inner, threads: Mutex::new(vec![thread]) }), report))
+        // Dropped on the way out by an error, it ends the threads that have started.
+        let log = Arc::new(Self { inner: Arc::clone(&inner), threads: Mutex::default() });
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+            lock(&log.threads).push(thread.map_err(|source| OpenError::Thread { source })?);
+            Ok(())
+        };
+        spawn("log-commit", Box::new(move || committer.run()))?;
+        spawn("log-house", Box::new(move || house::run(&inner)))?;
+        Ok((log, report))
     }
 
     /// Why the log takes no more appends, once a write or a sync has failed.
@@ -215,10 +268,21 @@ impl Embedded {
         self.inner.poisoned.get().cloned()
     }
 
+    /// Does at once what the house-keeping thread does in the background: moves finished journals
+    /// into segments, applies trims and retention. Blocks until it is done.
+    ///
+    /// # Errors
+    /// What the disk says; everything stays readable and is tried again later.
+    pub fn maintain(&self) -> std::io::Result<()> {
+        lock(&self.inner.keeping).keep(&self.inner)
+    }
+
     /// Commits what is queued, syncs, and refuses everything from now on. Blocks until it is done.
     pub fn close(&self) {
         lock(&self.inner.queue).closing = true;
         self.inner.queued.notify_all();
+        lock(&self.inner.house).closing = true;
+        self.inner.house_called.notify_all();
         for thread in lock(&self.threads).drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the log has panicked");
@@ -274,6 +338,10 @@ impl Inner {
             return Err((Refusal::TooLarge { bytes, max_bytes: MAX_UNIT_BYTES }, reply));
         }
         let capacity_bytes = self.config.queue_bytes;
+        // Segments come too slowly, or not at all: what is in memory of the journals must not grow.
+        if self.sealed_count.load(Ordering::Relaxed) > SEALED_JOURNALS_MAX {
+            return Err((Refusal::Overloaded { capacity_bytes }, reply));
+        }
         let mut queue = lock(&self.queue);
         if queue.closing {
             return Err((Refusal::Closing, reply));
@@ -373,6 +441,10 @@ impl Log for Embedded {
     fn watch(&self, sink: Arc<dyn WatermarkSink>) {
         let mut watchers = write(&self.inner.watchers);
         Arc::make_mut(&mut watchers).push(sink);
+    }
+
+    fn watch_retention(&self, sink: Arc<dyn RetentionSink>) {
+        write(&self.inner.retention_watchers).push(sink);
     }
 
     fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {

@@ -43,14 +43,6 @@ impl DataFile {
             Self::Segment { first, last } => format!("segment-{first:016x}-{last:016x}"),
         }
     }
-
-    /// First and last sequence of what the file holds.
-    pub(crate) fn range(self) -> (u64, u64) {
-        match self {
-            Self::Journal { seq } => (seq, seq),
-            Self::Segment { first, last } => (first, last),
-        }
-    }
 }
 
 /// `path` with `.tmp` behind it.

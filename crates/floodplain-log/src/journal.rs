@@ -4,7 +4,7 @@ use crate::{
     FastMap, Partition,
     disk::DiskFile,
     files::{read_exact_at, read_up_to},
-    frame::{GROUP_HEADER, GROUP_MAGIC, Group, JournalPos},
+    frame::{Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos},
 };
 use std::{io, ops::Range, sync::Arc};
 
@@ -24,6 +24,18 @@ pub(crate) struct FrameAt {
 }
 
 impl FrameAt {
+    /// The place of a frame whose header starts at `pos`.
+    pub(crate) fn of(frame: &Frame, pos: u64, last_delta: u32) -> Self {
+        Self {
+            base: frame.base_offset,
+            at: frame.at,
+            pos,
+            ingest_ms: frame.ingest_ms,
+            batch_len: frame.batch_len,
+            last_delta,
+        }
+    }
+
     pub(crate) fn last(&self) -> u64 {
         self.base + u64::from(self.last_delta)
     }
@@ -74,6 +86,15 @@ impl Journal {
     pub(crate) fn push(&mut self, partition: Partition, frame: FrameAt) {
         self.frame_count += 1;
         self.parts.entry(partition).and_modify(|frames| frames.push(frame)).or_insert(Frames::One(frame));
+    }
+
+    /// All frames, in no order.
+    pub(crate) fn all_frames(&self) -> Vec<(Partition, FrameAt)> {
+        let mut all = Vec::with_capacity(self.frame_count);
+        for (partition, frames) in &self.parts {
+            all.extend(frames.as_slice().iter().map(|frame| (*partition, *frame)));
+        }
+        all
     }
 
     pub(crate) fn frames(&self, partition: Partition) -> &[FrameAt] {
@@ -162,17 +183,7 @@ fn read_group(
     for (start, frame) in found {
         let batch = &buf[start + crate::frame::FRAME_HEADER..];
         let last_delta = u32::from_be_bytes([batch[23], batch[24], batch[25], batch[26]]);
-        frames.push((
-            frame.partition,
-            FrameAt {
-                base: frame.base_offset,
-                at: frame.at,
-                pos: pos + start as u64,
-                ingest_ms: frame.ingest_ms,
-                batch_len: frame.batch_len,
-                last_delta,
-            },
-        ));
+        frames.push((frame.partition, FrameAt::of(&frame, pos + start as u64, last_delta)));
     }
     Ok(Some(group))
 }

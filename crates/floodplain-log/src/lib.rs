@@ -16,6 +16,7 @@ mod checkpoint;
 mod files;
 mod frame;
 mod journal;
+mod segment;
 mod tail;
 
 mod base64url;
@@ -25,7 +26,7 @@ mod varint;
 
 pub use contract::{
     Append, Completion, CompletionSink, FetchedRecord, Locator, Log, Outcome, Partition, Read, ReadBatch, ReadError,
-    RecordRef, Refusal, Reply, Stream, WatermarkSink, append,
+    RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink, append,
 };
 pub use disk::{Disk, DiskFile, Entry, Space};
 pub use embedded::{DamagedRange, Embedded, EmbeddedConfig, MAX_UNIT_BYTES, OpenError, RecoveryReport};

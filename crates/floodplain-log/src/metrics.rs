@@ -18,6 +18,13 @@ pub(crate) struct LogMetrics {
     pub poisoned: Gauge,
     pub damaged_ranges: Counter,
     pub set_aside_bytes: Counter,
+    pub log_bytes: Gauge,
+    pub segments: Gauge,
+    pub retained_partitions: Counter,
+    pub retained_bytes: Counter,
+    pub retained_segments: Counter,
+    pub house_errors: Counter,
+    pub segment_bytes: Counter,
 }
 
 impl LogMetrics {
@@ -36,6 +43,13 @@ impl LogMetrics {
             queue_bytes: gauge!("floodplain_log_queue_bytes"),
             poisoned: gauge!("floodplain_log_poisoned"),
             damaged_ranges: counter!("floodplain_log_damaged_ranges_total"),
+            segment_bytes: counter!("floodplain_log_segment_written_bytes_total"),
+            house_errors: counter!("floodplain_log_house_errors_total"),
+            retained_segments: counter!("floodplain_log_retention_segments_total"),
+            retained_bytes: counter!("floodplain_log_retention_bytes_total"),
+            retained_partitions: counter!("floodplain_log_retention_starts_moved_total"),
+            segments: gauge!("floodplain_log_segments"),
+            log_bytes: gauge!("floodplain_log_size_bytes"),
             set_aside_bytes: counter!("floodplain_log_set_aside_bytes_total"),
         }
     }

@@ -76,23 +76,27 @@ impl Batch {
     /// # Errors
     /// [`BatchError`] says what is wrong.
     pub fn parse(bytes: Bytes) -> Result<Self, BatchError> {
+        Self::check(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The checks of [`Self::parse`], on borrowed bytes.
+    pub(crate) fn check(bytes: &[u8]) -> Result<(), BatchError> {
         if bytes.len() < HEADER_BYTES {
             return Err(BatchError::Length { got: bytes.len(), expected: HEADER_BYTES });
         }
-        let batch = Self(bytes);
-        let expected = batch.i32_at(8).saturating_add(LENGTH_END as i32);
-        if usize::try_from(expected) != Ok(batch.0.len()) {
-            return Err(BatchError::Length { got: batch.0.len(), expected: usize::try_from(expected).unwrap_or(0) });
+        let expected = i32_at(bytes, 8).saturating_add(LENGTH_END as i32);
+        if usize::try_from(expected) != Ok(bytes.len()) {
+            return Err(BatchError::Length { got: bytes.len(), expected: usize::try_from(expected).unwrap_or(0) });
         }
-        if batch.0[16] != 2 {
-            return Err(BatchError::Magic(batch.0[16]));
+        if bytes[16] != 2 {
+            return Err(BatchError::Magic(bytes[16]));
         }
-        let (found, expected) = (crc32c::crc32c(&batch.0[CRC_FROM..]), batch.i32_at(17) as u32);
+        let (found, expected) = (crc32c::crc32c(&bytes[CRC_FROM..]), i32_at(bytes, 17) as u32);
         if found != expected {
             return Err(BatchError::Checksum { found, expected });
         }
-        let (count, last) = (i64::from(batch.i32_at(57)), i64::from(batch.i32_at(23)));
-        let base = batch.i64_at(0);
+        let (base, last, count) = (i64_at(bytes, 0), i64::from(i32_at(bytes, 23)), i64::from(i32_at(bytes, 57)));
         for (field, value, ok) in [
             ("base offset", base, base >= 0 && base.checked_add(last).is_some()),
             ("last offset delta", last, last >= 0),
@@ -103,7 +107,7 @@ impl Batch {
                 return Err(BatchError::Field { field, value });
             }
         }
-        Ok(batch)
+        Ok(())
     }
 
     /// Takes bytes that were checked before, by [`Self::parse`] or by the checksum around them.
@@ -114,14 +118,6 @@ impl Batch {
 
     fn i16_at(&self, at: usize) -> i16 {
         i16::from_be_bytes([self.0[at], self.0[at + 1]])
-    }
-
-    fn i32_at(&self, at: usize) -> i32 {
-        i32::from_be_bytes(self.0[at..at + 4].try_into().expect("a slice of four"))
-    }
-
-    fn i64_at(&self, at: usize) -> i64 {
-        i64::from_be_bytes(self.0[at..at + 8].try_into().expect("a slice of eight"))
     }
 
     /// The batch as Kafka encodes it.
@@ -141,31 +137,31 @@ impl Batch {
     /// The offset of the first record.
     #[must_use]
     pub fn base_offset(&self) -> u64 {
-        self.i64_at(0) as u64
+        i64_at(&self.0, 0) as u64
     }
 
     /// How far the last offset of the batch is from the first.
     #[must_use]
     pub fn last_offset_delta(&self) -> u32 {
-        self.i32_at(23) as u32
+        i32_at(&self.0, 23) as u32
     }
 
     /// How many records there are, by the header.
     #[must_use]
     pub fn record_count(&self) -> u32 {
-        self.i32_at(57) as u32
+        i32_at(&self.0, 57) as u32
     }
 
     /// What the timestamp deltas of the records add to, in milliseconds since 1970.
     #[must_use]
     pub fn base_timestamp_ms(&self) -> i64 {
-        self.i64_at(27)
+        i64_at(&self.0, 27)
     }
 
     /// The greatest timestamp in milliseconds since 1970.
     #[must_use]
     pub fn max_timestamp_ms(&self) -> i64 {
-        self.i64_at(35)
+        i64_at(&self.0, 35)
     }
 
     /// Whether the broker set the time: then every record has [`Self::max_timestamp_ms`].
@@ -177,8 +173,8 @@ impl Batch {
     /// Producer id, epoch and base sequence of an idempotent Kafka producer.
     #[must_use]
     pub fn producer(&self) -> Option<(i64, i16, i32)> {
-        let id = self.i64_at(43);
-        (id >= 0).then(|| (id, self.i16_at(51), self.i32_at(53)))
+        let id = i64_at(&self.0, 43);
+        (id >= 0).then(|| (id, self.i16_at(51), i32_at(&self.0, 53)))
     }
 
     /// The timestamp of `record`, which must come from this batch, in milliseconds since 1970.
@@ -223,6 +219,14 @@ impl Batch {
         };
         Ok(Records { data, count: self.record_count(), last_offset_delta: self.last_offset_delta() })
     }
+}
+
+fn i32_at(bytes: &[u8], at: usize) -> i32 {
+    i32::from_be_bytes(bytes[at..at + 4].try_into().expect("a slice of four"))
+}
+
+fn i64_at(bytes: &[u8], at: usize) -> i64 {
+    i64::from_be_bytes(bytes[at..at + 8].try_into().expect("a slice of eight"))
 }
 
 /// Writes `base_offset` into the bytes of a batch.

@@ -105,24 +105,29 @@ impl Committer {
             count += 1;
         }
         let units: Vec<Pending> = self.backlog.drain(..count).collect();
-        let result = self.commit(units, bytes);
+        if let Err(cause) = self.commit(units, bytes) {
+            self.inner.poison(cause);
+        }
+    }
+
+    /// Gives back the room in the queue that the units of a group had.
+    fn release(&self, bytes: u64) {
         let unit_bytes = bytes - GROUP_HEADER as u64;
         let left = self.inner.queued_bytes.fetch_sub(unit_bytes, Ordering::Relaxed) - unit_bytes;
         self.inner.metrics.queue_bytes.set(left as f64);
-        if let Err(cause) = result {
-            self.inner.poison(cause);
-        }
     }
 
     /// Brings the units to their ends. An error poisons the log; the units have been answered.
     fn commit(&mut self, units: Vec<Pending>, bytes: u64) -> Result<(), String> {
         let refused = self.inner.poison_refusal().or_else(|| self.inner.check_space(bytes).err());
         if let Some(refusal) = refused {
+            self.release(bytes);
             self.refuse(units, &refusal);
             return Ok(());
         }
         if let Err(error) = self.rotate_if_full(bytes) {
             let cause = format!("cannot start a journal: {error}");
+            self.release(bytes);
             self.refuse(units, &Refusal::Poisoned { cause: cause.as_str().into() });
             return Err(cause);
         }
@@ -139,6 +144,7 @@ impl Committer {
         let started = stopwatch();
         let written = write_all_at(&*self.writer.file, &built.buf, self.writer.len);
         metrics.write_seconds.record(started.elapsed().as_secs_f64());
+        self.release(bytes);
         if let Err(error) = written {
             // Some of the bytes may be there, and a later recovery may find them.
             metrics.unknown.increment(units.len() as u64);
@@ -255,10 +261,8 @@ impl Committer {
             let bytes = buf.slice(start..start + frame.batch_len as usize);
             view.tail.push(*partition, frame.base, frame.last(), frame.at, bytes);
         }
-        if let Some(journal) = view.journals.last_mut() {
-            frames.iter().for_each(|(partition, frame)| journal.push(*partition, *frame));
-            journal.len = self.writer.len;
-        }
+        frames.iter().for_each(|(partition, frame)| view.active.push(*partition, *frame));
+        view.active.len = self.writer.len;
     }
 
     /// Starts the next journal when this group would make the present one too long.
@@ -285,7 +289,13 @@ impl Committer {
         self.writer.seq = seq;
         self.writer.len = 0;
         self.writer.frame_count = 0;
-        write(&self.inner.view).journals.push(Journal::new(seq, file));
+        {
+            let mut view = write(&self.inner.view);
+            let finished = std::mem::replace(&mut view.active, Journal::new(seq, file));
+            view.sealed.push(Arc::new(finished));
+            self.inner.sealed_count.store(view.sealed.len() as u64, Ordering::Relaxed);
+        }
+        self.inner.call_house();
         Ok(())
     }
 

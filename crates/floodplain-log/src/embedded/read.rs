@@ -1,6 +1,6 @@
 //! Reading: memory first, then segments and journals.
 
-use super::{Inner, View, read};
+use super::{Inner, View, lock, read};
 use crate::{
     Batch, FetchedRecord, Partition, Read, ReadBatch, ReadError, RecordRef,
     checkpoint::Bounds,
@@ -8,16 +8,47 @@ use crate::{
     files::{DataFile, read_exact_at},
     frame::{FRAME_HEADER, Frame},
     journal::FrameAt,
+    segment::{PartEntry, Segment, SegmentError},
 };
 use bytes::Bytes;
 use floodplain_types::Position;
-use std::sync::Arc;
+use std::{cmp::Ordering, io, sync::Arc};
 
-/// One batch on the disk: where it is, and in what.
-struct OnDisk {
-    name: String,
-    file: Arc<dyn DiskFile>,
-    frame: FrameAt,
+/// Read beyond what was asked for, so that the last batch is usually whole.
+const READ_SLACK: u64 = 8 << 10;
+/// Reads of a segment are cut into pieces of this size.
+const READ_MAX: u64 = 4 << 20;
+/// So many places of damage are told apart; after that each is reported every time.
+const DAMAGE_KNOWN_MAX: usize = 10_000;
+
+/// Batches that are gathered for one answer.
+struct Gathered {
+    partition: Partition,
+    generation: u32,
+    batches: Vec<ReadBatch>,
+    /// The offset to go on from.
+    from: u64,
+    left: usize,
+}
+
+impl Gathered {
+    /// Whether a batch of this length is too much; the first never is.
+    fn is_full_for(&self, len: usize) -> bool {
+        !self.batches.is_empty() && len > self.left
+    }
+
+    fn push(&mut self, base: u64, at: u64, batch: Batch) {
+        let len = batch.as_bytes().len();
+        self.left = self.left.saturating_sub(len);
+        self.from = base + u64::from(batch.last_offset_delta()) + 1;
+        self.batches.push(ReadBatch { base: Position::new(self.generation, base), batch, at });
+    }
+
+    fn answer(self, end: u64) -> Read {
+        // Holes are passed when nothing is left behind them.
+        let offset = if self.batches.is_empty() { end } else { self.from };
+        Read { next: Position::new(self.generation, offset), batches: self.batches }
+    }
 }
 
 impl Inner {
@@ -35,9 +66,9 @@ impl Inner {
     /// `from` as an offset of this partition: positions of other generations are before or behind.
     fn offset(generation: u32, from: Position) -> u64 {
         match from.generation.cmp(&generation) {
-            std::cmp::Ordering::Less => 0,
-            std::cmp::Ordering::Equal => from.offset,
-            std::cmp::Ordering::Greater => u64::MAX,
+            Ordering::Less => 0,
+            Ordering::Equal => from.offset,
+            Ordering::Greater => u64::MAX,
         }
     }
 
@@ -51,7 +82,8 @@ impl Inner {
             return None;
         }
         let batches = view.tail.read(partition, Position::new(generation, from), max_bytes)?;
-        Some(Read { next: after(&batches, generation, bounds.end), batches })
+        let last = batches.last().map(|last| last.base.offset + u64::from(last.batch.last_offset_delta()) + 1);
+        Some(Read { next: Position::new(generation, last.unwrap_or(bounds.end)), batches })
     }
 
     pub(super) fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {
@@ -62,57 +94,211 @@ impl Inner {
     pub(super) fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
         let generation = self.generation(partition)?;
         let offset = Self::offset(generation, from);
-        let (found, end) = {
-            let view = read(&self.view);
-            let bounds = view.parts.get(&partition).copied().unwrap_or_default();
-            if offset < bounds.start {
-                drop(view);
-                let partition = self.stream_partition_id(partition).ok_or(ReadError::UnknownPartition(partition))?;
-                return Err(ReadError::Trimmed { partition, from, start: Position::new(generation, bounds.start) });
+        let mut out = Gathered { partition, generation, batches: Vec::new(), from: offset, left: max_bytes };
+        loop {
+            let (segments, epoch, bounds) = {
+                let view = read(&self.view);
+                let bounds = view.parts.get(&partition).copied().unwrap_or_default();
+                if offset < bounds.start && out.batches.is_empty() {
+                    drop(view);
+                    let partition =
+                        self.stream_partition_id(partition).ok_or(ReadError::UnknownPartition(partition))?;
+                    let start = Position::new(generation, bounds.start);
+                    return Err(ReadError::Trimmed { partition, from, start });
+                }
+                if out.batches.is_empty()
+                    && let Some(answer) = Self::from_memory(&view, generation, partition, offset, max_bytes)
+                {
+                    return Ok(answer);
+                }
+                let first = view.journals().find_map(|journal| journal.frames(partition).first());
+                let in_journals = first.is_some_and(|first| first.base <= out.from);
+                let segments = if in_journals { Arc::default() } else { Arc::clone(&view.segments) };
+                (segments, view.epoch, bounds)
+            };
+            match self.read_segments(&segments, &mut out) {
+                Ok(true) => return Ok(out.answer(bounds.end)),
+                Ok(false) => {}
+                Err(error) if self.has_moved(&error, epoch) => continue,
+                Err(error) => return Err(error),
             }
-            if let Some(answer) = Self::from_memory(&view, generation, partition, offset, max_bytes) {
-                return Ok(answer);
+            let places = {
+                let view = read(&self.view);
+                if view.epoch != epoch {
+                    // What was in a journal may be in a segment now.
+                    continue;
+                }
+                in_journals(&view, &out)
+            };
+            for place in places {
+                if let Some(batch) = self.read_journal(partition, &place)? {
+                    out.push(place.frame.base, place.frame.at, batch);
+                }
             }
-            (Self::in_journals(&view, partition, offset, max_bytes), bounds.end)
-        };
-        let mut batches = Vec::with_capacity(found.len());
-        for place in found {
-            batches.push(ReadBatch {
-                base: Position::new(generation, place.frame.base),
-                batch: read_batch(partition, &place)?,
-                at: place.frame.at,
-            });
+            return Ok(out.answer(bounds.end));
         }
-        Ok(Read { next: after(&batches, generation, end), batches })
     }
 
-    /// The frames of a partition from the one that holds `from`.
-    fn in_journals(view: &View, partition: Partition, from: u64, max_bytes: usize) -> Vec<OnDisk> {
-        let mut found: Vec<OnDisk> = Vec::new();
-        let mut left = max_bytes as u64;
-        for journal in &view.journals {
-            let frames = journal.frames(partition);
-            let first = frames.partition_point(|frame| frame.last() < from);
-            for frame in &frames[first..] {
-                if !found.is_empty() && u64::from(frame.batch_len) > left {
-                    return found;
+    /// Whether retention or merging took a file away since the view had this epoch.
+    fn has_moved(&self, error: &ReadError, epoch: u64) -> bool {
+        let gone = matches!(error, ReadError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        gone && read(&self.view).epoch != epoch
+    }
+
+    /// Reads from segments; true when `out` is full.
+    fn read_segments(&self, segments: &[Arc<Segment>], out: &mut Gathered) -> Result<bool, ReadError> {
+        let from = out.from;
+        let (mut idx, mut entry) = match self.find_segment(segments, out.partition, |part| part.end <= from)? {
+            Some((idx, entry)) => (idx, Some(entry)),
+            None => return Ok(false),
+        };
+        loop {
+            if let Some(part) = entry
+                && self.read_segment(&segments[idx], &part, out)?
+            {
+                return Ok(true);
+            }
+            idx += 1;
+            let Some(segment) = segments.get(idx) else { return Ok(false) };
+            entry = self.in_segment(segment, |file| segment.find(file, out.partition))?;
+        }
+    }
+
+    /// The first segment with a part of the partition that is not `before` what is looked for.
+    fn find_segment(
+        &self,
+        segments: &[Arc<Segment>],
+        partition: Partition,
+        before: impl Fn(&PartEntry) -> bool,
+    ) -> Result<Option<(usize, PartEntry)>, ReadError> {
+        let (mut low, mut high) = (0, segments.len());
+        let mut found = None;
+        while low < high {
+            // A segment without the partition says nothing: the next one that has it decides.
+            let middle = low + (high - low) / 2;
+            let mut probe = middle;
+            let mut part = None;
+            while probe < high && part.is_none() {
+                part = self.in_segment(&segments[probe], |file| segments[probe].find(file, partition))?;
+                probe += 1;
+            }
+            match part {
+                Some(part) if before(&part) => low = probe,
+                Some(part) => {
+                    found = Some((probe - 1, part));
+                    high = middle;
                 }
-                left = left.saturating_sub(u64::from(frame.batch_len));
-                found.push(OnDisk {
-                    name: DataFile::Journal { seq: journal.seq }.name(),
-                    file: Arc::clone(&journal.file),
-                    frame: *frame,
-                });
+                None => high = middle,
             }
         }
-        found
+        Ok(found)
+    }
+
+    /// Reads the batches of one partition in one segment; true when `out` is full.
+    fn read_segment(&self, segment: &Segment, part: &PartEntry, out: &mut Gathered) -> Result<bool, ReadError> {
+        let from = out.from;
+        self.in_segment(segment, |file| {
+            let mut pos = segment.block(file, part, |block| block.base <= from)?.pos;
+            while pos < part.end_pos {
+                let want = (out.left as u64).saturating_add(READ_SLACK).min(READ_MAX).min(part.end_pos - pos);
+                let piece = read_piece(file, pos, want as usize)?;
+                let mut done = 0;
+                while let Some(head) = piece.get(done..).filter(|rest| rest.len() >= FRAME_HEADER) {
+                    let at = pos + done as u64;
+                    let frame = Frame::parse(head)
+                        .filter(|frame| frame.partition == out.partition && at + frame.len() <= part.end_pos);
+                    let Some(frame) = frame else {
+                        self.report_damage(&segment.name(), at, "head of a frame");
+                        done = (segment.next_frame_pos(file, part, at)? - pos) as usize;
+                        continue;
+                    };
+                    if out.is_full_for(frame.batch_len as usize) {
+                        return Ok(true);
+                    }
+                    let end = done + frame.len() as usize;
+                    let bytes = if end <= piece.len() {
+                        piece.slice(done + FRAME_HEADER..end)
+                    } else if done == 0 {
+                        read_piece(file, at + FRAME_HEADER as u64, frame.batch_len as usize)?
+                    } else {
+                        break;
+                    };
+                    done = end;
+                    match Batch::parse(bytes) {
+                        Ok(batch) if frame.base_offset + u64::from(batch.last_offset_delta()) < from => {}
+                        Ok(batch) => out.push(frame.base_offset, frame.at, batch),
+                        Err(error) => self.report_damage(&segment.name(), at, &error.to_string()),
+                    }
+                }
+                // Less than a head is left of the piece: it is read again with what follows.
+                if done == 0 {
+                    self.report_damage(&segment.name(), pos, "partition ends inside a frame");
+                    return Ok(false);
+                }
+                pos += done as u64;
+            }
+            Ok(false)
+        })
+    }
+
+    /// Does something with the file of a segment, naming it in errors.
+    fn in_segment<T>(
+        &self,
+        segment: &Segment,
+        run: impl FnOnce(&dyn DiskFile) -> Result<T, SegmentError>,
+    ) -> Result<T, ReadError> {
+        let file = self.open_files.get(segment).map_err(|source| SegmentError::Io { at: 0, source });
+        let result = file.and_then(|file| run(&*file));
+        result.map_err(|error| match error {
+            SegmentError::Io { at, source } => ReadError::Io { file: segment.name(), at, source },
+            SegmentError::Damaged { at, reason } => {
+                self.report_damage(&segment.name(), at, reason);
+                self.report_hurt(segment);
+                ReadError::Corrupt { file: segment.name(), at, reason: reason.to_owned() }
+            }
+        })
+    }
+
+    /// Says once where a read has met damage. The bytes stay where they are.
+    fn report_damage(&self, file: &str, at: u64, reason: &str) {
+        let mut known = lock(&self.damage);
+        if known.len() < DAMAGE_KNOWN_MAX && !known.insert((file.to_owned(), at)) {
+            return;
+        }
+        drop(known);
+        self.metrics.damaged_ranges.increment(1);
+        tracing::error!(file, at, reason, "log is damaged, records are left out");
+    }
+
+    /// Reads one frame of a journal; `None` if it is damaged.
+    fn read_journal(&self, partition: Partition, place: &InJournal) -> Result<Option<Batch>, ReadError> {
+        let InJournal { seq, file, frame } = place;
+        let name = || DataFile::Journal { seq: *seq }.name();
+        let mut bytes = vec![0; FRAME_HEADER + frame.batch_len as usize];
+        read_exact_at(&**file, &mut bytes, frame.pos).map_err(|source| ReadError::Io {
+            file: name(),
+            at: frame.pos,
+            source,
+        })?;
+        let bytes = Bytes::from(bytes);
+        let is_it = Frame::parse(&bytes).is_some_and(|head| {
+            (head.partition, head.base_offset, head.batch_len) == (partition, frame.base, frame.batch_len)
+        });
+        let batch = if is_it {
+            Batch::parse(bytes.slice(FRAME_HEADER..)).map_err(|error| error.to_string())
+        } else {
+            Err("head of a frame".into())
+        };
+        Ok(batch.inspect_err(|reason| self.report_damage(&name(), frame.pos, reason)).ok())
     }
 
     pub(super) fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError> {
         self.generation(partition)?;
         let mut fetched = Vec::with_capacity(refs.len());
+        // References come in runs: the segment of the last one is likely that of the next.
+        let mut near = None;
         for wanted in refs {
-            if let Some(bytes) = self.fetch_bytes(partition, wanted)? {
+            if let Some(bytes) = self.fetch_bytes(partition, wanted, &mut near)? {
                 let (position, base_timestamp_ms) = (wanted.position, wanted.base_timestamp_ms);
                 fetched.push(FetchedRecord { position, base_timestamp_ms, bytes });
             }
@@ -121,52 +307,142 @@ impl Inner {
     }
 
     /// The record's own bytes; `None` if retention has passed it.
-    fn fetch_bytes(&self, partition: Partition, wanted: &RecordRef) -> Result<Option<Bytes>, ReadError> {
+    fn fetch_bytes(
+        &self,
+        partition: Partition,
+        wanted: &RecordRef,
+        near: &mut Option<(Arc<Segment>, PartEntry)>,
+    ) -> Result<Option<Bytes>, ReadError> {
         let (at, len) = (wanted.locator.at, wanted.locator.len_bytes() as usize);
-        let place = {
-            let view = read(&self.view);
-            let bounds = view.parts.get(&partition).copied().unwrap_or_default();
-            if wanted.position.offset < bounds.start {
-                return Ok(None);
+        let end_at = at.saturating_add(len as u64);
+        loop {
+            let (segments, epoch) = {
+                let view = read(&self.view);
+                let bounds = view.parts.get(&partition).copied().unwrap_or_default();
+                if wanted.position.offset < bounds.start {
+                    return Ok(None);
+                }
+                if let Some(bytes) = view.tail.bytes_at(partition, at, len) {
+                    return cut(wanted, bytes, "memory", at).map(Some);
+                }
+                let in_journal = view.journals().find_map(|journal| {
+                    let frames = journal.frames(partition);
+                    let frame = frames.get(frames.partition_point(|frame| frame.at <= at).checked_sub(1)?)?;
+                    let pos = frame.pos + FRAME_HEADER as u64 + (at - frame.at);
+                    (end_at <= frame.end_at()).then(|| (journal.seq, Arc::clone(&journal.file), pos))
+                });
+                if let Some((seq, file, pos)) = in_journal {
+                    drop(view);
+                    let name = DataFile::Journal { seq }.name();
+                    let mut bytes = vec![0; len];
+                    read_exact_at(&*file, &mut bytes, pos).map_err(|source| ReadError::Io {
+                        file: name.clone(),
+                        at: pos,
+                        source,
+                    })?;
+                    return cut(wanted, bytes.into(), &name, pos).map(Some);
+                }
+                (Arc::clone(&view.segments), view.epoch)
+            };
+            let holds = |part: &PartEntry| part.base_at <= at && end_at <= part.end_at;
+            if near.as_ref().is_none_or(|(_, part)| !holds(part)) {
+                let found = self.find_segment(&segments, partition, |part| part.end_at <= at);
+                *near = match found {
+                    Ok(found) => found.map(|(idx, part)| (Arc::clone(&segments[idx]), part)),
+                    Err(error) if self.has_moved(&error, epoch) => continue,
+                    Err(error) => return Err(error),
+                };
             }
-            if let Some(bytes) = view.tail.bytes_at(partition, at, len) {
-                return cut(wanted, bytes, "memory", at).map(Some);
+            // What is in no file was damaged, or trimmed while we looked.
+            let Some((segment, part)) = near.as_ref().filter(|(_, part)| holds(part)) else { return Ok(None) };
+            let bytes = self.in_segment(segment, |file| {
+                let block = segment.block(file, part, |block| block.at <= at)?;
+                // In a block, byte positions and bytes of the file grow alike.
+                let pos = block.pos + FRAME_HEADER as u64 + (at - block.at);
+                Ok((read_piece(file, pos, len)?, pos))
+            });
+            match bytes {
+                Ok((bytes, pos)) => return cut(wanted, bytes, &segment.name(), pos).map(Some),
+                Err(error) if self.has_moved(&error, epoch) => *near = None,
+                Err(error) => return Err(error),
             }
-            view.journals.iter().find_map(|journal| {
-                let frames = journal.frames(partition);
-                let frame = frames.get(frames.partition_point(|frame| frame.at <= at).checked_sub(1)?)?;
-                let pos = frame.pos + FRAME_HEADER as u64 + (at - frame.at);
-                (at + len as u64 <= frame.end_at()).then(|| (journal.seq, Arc::clone(&journal.file), pos))
-            })
-        };
-        let Some((seq, file, pos)) = place else { return Ok(None) };
-        let name = DataFile::Journal { seq }.name();
-        let mut buf = vec![0; len];
-        read_exact_at(&*file, &mut buf, pos).map_err(|source| ReadError::Io { file: name.clone(), at: pos, source })?;
-        cut(wanted, buf.into(), &name, pos).map(Some)
+        }
     }
 
     pub(super) fn position_at(&self, partition: Partition, time_ms: i64) -> Result<Position, ReadError> {
         let generation = self.generation(partition)?;
-        let view = read(&self.view);
-        let bounds = view.parts.get(&partition).copied().unwrap_or_default();
-        let mut frames = view.journals.iter().flat_map(|journal| journal.frames(partition));
-        let offset = frames.find(|frame| frame.ingest_ms >= time_ms).map_or(bounds.end, |frame| frame.base);
-        Ok(Position::new(generation, offset.max(bounds.start)))
+        loop {
+            let (segments, epoch, bounds, in_journals) = {
+                let view = read(&self.view);
+                let bounds = view.parts.get(&partition).copied().unwrap_or_default();
+                let mut frames = view.journals().flat_map(|journal| journal.frames(partition));
+                let offset = frames.find(|frame| frame.ingest_ms >= time_ms).map_or(bounds.end, |frame| frame.base);
+                (Arc::clone(&view.segments), view.epoch, bounds, offset)
+            };
+            let mut offset = in_journals;
+            let mut gone = false;
+            for segment in segments.iter().filter(|segment| segment.max_ingest_ms >= time_ms) {
+                let found = self.in_segment(segment, |file| {
+                    let part = segment.find(file, partition)?.filter(|part| part.max_ingest_ms >= time_ms);
+                    part.map(|part| segment.offset_at(file, &part, time_ms)).transpose()
+                });
+                match found {
+                    Ok(None) => {}
+                    Ok(Some(found)) => {
+                        offset = found;
+                        break;
+                    }
+                    Err(error) if self.has_moved(&error, epoch) => {
+                        gone = true;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if !gone {
+                return Ok(Position::new(generation, offset.max(bounds.start)));
+            }
+        }
     }
 
     pub(super) fn trim(&self, partition: Partition, before: Position) {
-        let Ok(generation) = self.generation(partition) else { return };
-        if let Some(bounds) = super::write(&self.view).parts.get_mut(&partition) {
-            bounds.start = bounds.start.max(Self::offset(generation, before).min(bounds.end));
+        if let Ok(generation) = self.generation(partition) {
+            self.advance_starts([(partition, Self::offset(generation, before))]);
         }
     }
 }
 
-/// Where to read on after `batches`: holes are passed when nothing else is left.
-fn after(batches: &[ReadBatch], generation: u32, end: u64) -> Position {
-    let last = batches.last().map(|last| last.base.offset + u64::from(last.batch.last_offset_delta()) + 1);
-    Position::new(generation, last.unwrap_or(end))
+/// One frame of a journal.
+struct InJournal {
+    seq: u64,
+    file: Arc<dyn DiskFile>,
+    frame: FrameAt,
+}
+
+/// The frames in journals that `out` has room for.
+fn in_journals(view: &View, out: &Gathered) -> Vec<InJournal> {
+    let mut found = Vec::new();
+    let (mut left, mut is_first) = (out.left as u64, out.batches.is_empty());
+    for journal in view.journals() {
+        let frames = journal.frames(out.partition);
+        let first = frames.partition_point(|frame| frame.last() < out.from);
+        for frame in &frames[first..] {
+            if !is_first && u64::from(frame.batch_len) > left {
+                return found;
+            }
+            is_first = false;
+            left = left.saturating_sub(u64::from(frame.batch_len));
+            found.push(InJournal { seq: journal.seq, file: Arc::clone(&journal.file), frame: *frame });
+        }
+    }
+    found
+}
+
+/// Reads exactly these bytes.
+fn read_piece(file: &dyn DiskFile, at: u64, len: usize) -> Result<Bytes, SegmentError> {
+    let mut buf = vec![0; len];
+    read_exact_at(file, &mut buf, at).map_err(|source| SegmentError::Io { at, source })?;
+    Ok(buf.into())
 }
 
 /// Checks fetched bytes against the reference, and finds the record if they are a whole batch.
@@ -191,21 +467,4 @@ fn cut(wanted: &RecordRef, bytes: Bytes, file: &str, at: u64) -> Result<Bytes, R
         }
     }
     Err(corrupt(format!("no record {}", wanted.position)))
-}
-
-/// Reads one frame and checks that it is the one that was looked for.
-fn read_batch(partition: Partition, place: &OnDisk) -> Result<Batch, ReadError> {
-    let OnDisk { name, file, frame } = place;
-    let mut buf = vec![0; FRAME_HEADER + frame.batch_len as usize];
-    read_exact_at(&**file, &mut buf, frame.pos).map_err(|source| ReadError::Io {
-        file: name.clone(),
-        at: frame.pos,
-        source,
-    })?;
-    let corrupt = |reason: String| ReadError::Corrupt { file: name.clone(), at: frame.pos, reason };
-    let head = Frame::parse(&buf).ok_or_else(|| corrupt("the head of the frame".to_owned()))?;
-    if (head.partition, head.base_offset, head.batch_len) != (partition, frame.base, frame.batch_len) {
-        return Err(corrupt("another frame is in its place".to_owned()));
-    }
-    Batch::parse(Bytes::from(buf).slice(FRAME_HEADER..)).map_err(|error| corrupt(error.to_string()))
 }

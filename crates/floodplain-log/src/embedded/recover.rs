@@ -1,15 +1,19 @@
 //! Opening: brings the folder to a state in which nothing rests on unsynced bytes.
 
-use super::{EmbeddedConfig, Inner, LockGuard, Queue, Streams, View, commit::Writer};
+use super::{
+    EmbeddedConfig, HouseCalls, Inner, LockGuard, Queue, Streams, View, commit::Writer, house::House,
+    open_files::OpenFiles, repair,
+};
 use crate::{
     FastMap, Partition,
-    catalog::{self, CatalogWriter},
+    catalog::{self, CatalogWriter, Rest},
     checkpoint::{self, Bounds},
     disk::{Disk, DiskFile},
-    files::{self, DataFile, SET_ASIDE, TMP_SUFFIX, read_up_to, write_all_at},
+    files::{self, DataFile, TMP_SUFFIX, write_all_at},
     frame::{GROUP_HEADER, Group, JournalPos},
-    journal::{self, Journal, MAX_GROUP_BYTES, Scan},
+    journal::{self, Journal, Scan},
     metrics::LogMetrics,
+    segment::{Segment, SegmentError},
     tail::Tail,
 };
 use floodplain_types::Clock;
@@ -17,7 +21,10 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, OnceLock, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, Condvar, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -46,6 +53,10 @@ pub struct DamagedRange {
 #[derive(Debug, Clone, Default)]
 pub struct RecoveryReport {
     pub duration: Duration,
+    /// Segments in use.
+    pub segments: u64,
+    /// Segments whose index was damaged and has been made anew.
+    pub rebuilt: Vec<String>,
     /// Bytes of journals that were read and checked.
     pub scanned_bytes: u64,
     pub groups: u64,
@@ -74,6 +85,9 @@ struct Recovery {
     metrics: LogMetrics,
     report: RecoveryReport,
     parts: FastMap<Partition, Bounds>,
+    /// Ends are known for all segments up to this sequence.
+    covers: u64,
+    segments: Vec<Arc<Segment>>,
     journals: Vec<Journal>,
     next_seq: u64,
     next_group: u64,
@@ -95,9 +109,10 @@ pub(super) fn open(
     })?;
     let total_bytes = disk.space(&dir).context("ask for the space of", &dir)?.total_bytes;
     config.journal_bytes = config.journal_bytes.min((total_bytes / 32).max(1 << 20));
-    let reserve_bytes = config.reserve_bytes.unwrap_or_else(|| {
-        (total_bytes / 20).max(4 * config.journal_bytes).min((4 << 30).max(4 * config.journal_bytes))
-    });
+    // Segments are written while their journals are still there, and so is the tail at a restart.
+    let least_reserve = 4 * config.journal_bytes;
+    let reserve_bytes = config.reserve_bytes.unwrap_or((total_bytes / 20).min(4 << 30).max(least_reserve));
+    let retention_bytes = config.retention_bytes.unwrap_or(total_bytes / 5);
 
     let mut recovery = Recovery {
         disk: Arc::clone(&disk),
@@ -105,30 +120,51 @@ pub(super) fn open(
         metrics: LogMetrics::new(),
         report: RecoveryReport::default(),
         parts: FastMap::default(),
+        covers: 0,
+        segments: Vec::new(),
         journals: Vec::new(),
         next_seq: 1,
         next_group: 1,
     };
     let (streams, catalog) = recovery.catalog()?;
     recovery.checkpoint()?;
-    recovery.journals()?;
-    let writer = recovery.new_journal()?;
-    let Recovery { metrics, mut report, parts, journals, .. } = recovery;
+    let journals = recovery.segments()?;
+    recovery.journals(journals)?;
+    let (writer, active) = recovery.new_journal()?;
+    let Recovery { metrics, mut report, parts, segments, journals, .. } = recovery;
     report.duration = started.elapsed();
+    report.segments = segments.len() as u64;
 
-    let view = View { parts, tail: Tail::new(config.tail_bytes), journals };
+    let view = View {
+        parts,
+        tail: Tail::new(config.tail_bytes),
+        segments: Arc::new(segments),
+        sealed: journals.into_iter().map(Arc::new).collect(),
+        active,
+        epoch: 0,
+    };
     let inner = Inner {
+        open_files: OpenFiles::new(Arc::clone(&disk), dir, config.open_files_max),
         disk,
         clock,
         config,
         reserve_bytes,
+        retention_bytes,
         streams: RwLock::new(streams),
         catalog: Mutex::new(catalog),
         queue: Mutex::new(Queue::default()),
         queued: Condvar::new(),
         queued_bytes: AtomicU64::new(0),
+        sealed_count: AtomicU64::new(view.sealed.len() as u64),
         view: RwLock::new(view),
         watchers: RwLock::default(),
+        retention_watchers: RwLock::default(),
+        house: Mutex::new(HouseCalls::default()),
+        house_called: Condvar::new(),
+        keeping: Mutex::new(House::default()),
+        starts_moved: AtomicBool::new(false),
+        hurt: Mutex::default(),
+        damage: Mutex::default(),
         poisoned: OnceLock::new(),
         metrics,
         _lock: LockGuard(guard),
@@ -140,8 +176,8 @@ impl Recovery {
     fn catalog(&mut self) -> Result<(Streams, CatalogWriter), OpenError> {
         let path = self.dir.join(catalog::NAMES[0]);
         let loaded = catalog::load(&*self.disk, &self.dir).context("read", &path)?;
-        for (name, bytes) in loaded.damaged {
-            self.set_aside_bytes(name, &bytes)?;
+        for (name, rest, bytes) in loaded.damaged {
+            self.set_aside_bytes(name, &bytes, rest == Rest::Damaged)?;
         }
         let writer = CatalogWriter::create(&*self.disk, &self.dir, &loaded.entries).context("write", &path)?;
         let mut streams = Streams::default();
@@ -155,27 +191,102 @@ impl Recovery {
         let path = self.dir.join(checkpoint::NAMES[0]);
         let loaded = checkpoint::load(&*self.disk, &self.dir).context("read", &path)?;
         for (name, bytes) in loaded.damaged {
-            self.set_aside_bytes(name, &bytes)?;
+            self.set_aside_bytes(name, &bytes, true)?;
         }
-        self.parts = loaded.checkpoint.unwrap_or_default().parts;
+        if let Some(checkpoint) = loaded.checkpoint {
+            self.parts = checkpoint.parts;
+            self.covers = checkpoint.covers;
+        }
         Ok(())
     }
 
-    /// Checks all journals, sets damage aside, and writes again what was not known to be synced.
-    fn journals(&mut self) -> Result<(), OpenError> {
-        let mut seqs = Vec::new();
+    /// Opens the segments and gives the journals that no segment holds.
+    fn segments(&mut self) -> Result<Vec<u64>, OpenError> {
+        let (mut segments, mut journals) = (Vec::new(), Vec::new());
         for entry in self.disk.list(&self.dir).context("list", &self.dir)? {
             if entry.name.ends_with(TMP_SUFFIX) {
                 // Cut off before it got its name: nothing rests on it.
-                let path = self.dir.join(&entry.name);
-                self.disk.remove(&path).context("remove", &path)?;
-            } else if let Some(DataFile::Journal { seq }) = DataFile::parse(&entry.name) {
-                seqs.push(seq);
+                self.remove(&entry.name)?;
+                continue;
+            }
+            match DataFile::parse(&entry.name) {
+                Some(DataFile::Segment { first, last }) => segments.push((first, last)),
+                Some(DataFile::Journal { seq }) => journals.push(seq),
+                None => {}
             }
         }
-        seqs.sort_unstable();
-        self.next_seq = seqs.last().map_or(1, |seq| seq + 1);
+        let last = segments.iter().map(|(_, last)| last).chain(&journals).max();
+        self.next_seq = last.map_or(1, |last| last + 1);
+        // A file whose records are all in a segment was about to be removed. Segments get their
+        // names when they are whole and synced.
+        let covered = |range: (u64, u64)| {
+            segments.iter().any(|other| *other != range && other.0 <= range.0 && range.1 <= other.1)
+        };
+        let mut kept = Vec::with_capacity(segments.len());
+        for (first, last) in &segments {
+            if covered((*first, *last)) {
+                self.remove(&DataFile::Segment { first: *first, last: *last }.name())?;
+            } else {
+                kept.push((*first, *last));
+            }
+        }
+        kept.sort_unstable();
+        for range in kept {
+            self.segment(range)?;
+        }
+        let mut left = Vec::with_capacity(journals.len());
+        for seq in journals {
+            if segments.iter().any(|(first, last)| (*first..=*last).contains(&seq)) {
+                self.remove(&DataFile::Journal { seq }.name())?;
+            } else {
+                left.push(seq);
+            }
+        }
+        left.sort_unstable();
+        Ok(left)
+    }
 
+    fn segment(&mut self, (first, last): (u64, u64)) -> Result<(), OpenError> {
+        let name = DataFile::Segment { first, last }.name();
+        let path = self.dir.join(&name);
+        let segment = match self.open_segment(&path, (first, last)) {
+            Err(SegmentError::Damaged { at, reason }) => {
+                tracing::error!(file = name, at, reason, "segment is made anew from its frames");
+                repair::rebuild_segment(&*self.disk, &self.dir, &self.metrics, (first, last))
+                    .context("rebuild", &path)?;
+                self.report.rebuilt.push(name);
+                self.open_segment(&path, (first, last))
+            }
+            other => other,
+        };
+        match segment {
+            Ok(segment) => self.segments.push(Arc::new(segment)),
+            Err(SegmentError::Io { source, .. }) => return Err(source).context("read", &path),
+            Err(error) => return Err(io::Error::other(error)).context("read", &path),
+        }
+        Ok(())
+    }
+
+    /// Opens a segment, and reads where its partitions end unless the checkpoint knows.
+    fn open_segment(&mut self, path: &Path, (first, last): (u64, u64)) -> Result<Segment, SegmentError> {
+        let file = self.disk.open(path).map_err(|source| SegmentError::Io { at: 0, source })?;
+        let segment = Segment::open(&*file, first, last)?;
+        if last > self.covers {
+            segment.each_part(&*file, |part| {
+                let new = Bounds { start: part.base, ..Bounds::default() };
+                self.parts.entry(part.partition).or_insert(new).reach(part.end, part.end_at);
+            })?;
+        }
+        Ok(segment)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), OpenError> {
+        let path = self.dir.join(name);
+        self.disk.remove(&path).context("remove", &path)
+    }
+
+    /// Checks all journals, sets damage aside, and writes again what was not known to be synced.
+    fn journals(&mut self, seqs: Vec<u64>) -> Result<(), OpenError> {
         let mut scans = Vec::with_capacity(seqs.len());
         for seq in seqs {
             let path = self.dir.join(DataFile::Journal { seq }.name());
@@ -230,7 +341,8 @@ impl Recovery {
         let mut journal = Journal::new(seq, file);
         journal.len = scan.len;
         for (partition, frame) in scan.frames {
-            let bounds = self.parts.entry(partition).or_default();
+            let new = Bounds { start: frame.base, ..Bounds::default() };
+            let bounds = self.parts.entry(partition).or_insert(new);
             // Offsets only grow within a journal; what the checkpoint knows may be ahead of it.
             if journal.frames(partition).last().is_some_and(|last| frame.base <= last.last()) {
                 tracing::error!(seq, pos = frame.pos, "frame repeats positions, leaving it out");
@@ -281,69 +393,40 @@ impl Recovery {
     }
 
     /// The journal that the commit thread begins with.
-    fn new_journal(&mut self) -> Result<Writer, OpenError> {
+    fn new_journal(&mut self) -> Result<(Writer, Journal), OpenError> {
         let seq = self.next_seq;
         let path = self.dir.join(DataFile::Journal { seq }.name());
         let file = self.disk.create(&path).context("create", &path)?;
         if !cfg!(floodplain_mutant = "no_folder_sync") {
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
         }
-        let synced =
-            self.journals.last().map_or(JournalPos::default(), |last| JournalPos { seq: last.seq, pos: last.len });
-        self.journals.push(Journal::new(seq, Arc::clone(&file)));
-        Ok(Writer { file, seq, len: 0, frame_count: 0, next_group: self.next_group, synced })
+        let synced = self.journals.last().map(|last| JournalPos { seq: last.seq, pos: last.len });
+        let writer = Writer {
+            file: Arc::clone(&file),
+            seq,
+            len: 0,
+            frame_count: 0,
+            next_group: self.next_group,
+            synced: synced.unwrap_or_default(),
+        };
+        Ok((writer, Journal::new(seq, file)))
     }
 
     fn set_aside_range(&mut self, range: &DamagedRange, file: &dyn DiskFile) -> Result<(), OpenError> {
-        let name = format!("{}-{:x}-{:x}", range.file, range.bytes.start, range.bytes.end);
-        let source = self.dir.join(&range.file);
-        self.set_aside(&name, range.bytes.end - range.bytes.start, |buf, at| {
-            read_up_to(file, buf, range.bytes.start + at).context("read", &source)
-        })
+        let path = self.dir.join(&range.file);
+        repair::set_aside_range(&*self.disk, &self.dir, &self.metrics, &range.file, file, &range.bytes)
+            .context("set aside bytes of", &path)
     }
 
-    fn set_aside_bytes(&mut self, file: &str, bytes: &[u8]) -> Result<(), OpenError> {
+    fn set_aside_bytes(&mut self, file: &str, bytes: &[u8], is_damage: bool) -> Result<(), OpenError> {
         let range = DamagedRange { file: file.to_owned(), bytes: 0..bytes.len() as u64 };
-        tracing::error!(file, "file is damaged; its copy and the rest of it are used");
-        self.report.corrupt.push(range);
-        // Named after what is in it: the same damage found twice is kept once.
-        let name = format!("{file}-{:08x}", crc32c::crc32c(bytes));
-        self.set_aside(&name, bytes.len() as u64, |buf, at| {
-            let rest = &bytes[at as usize..];
-            let len = rest.len().min(buf.len());
-            buf[..len].copy_from_slice(&rest[..len]);
-            Ok(len)
-        })
-    }
-
-    /// Keeps `len` bytes under `name`, durably, unless they are there already.
-    fn set_aside(
-        &mut self,
-        name: &str,
-        len: u64,
-        mut fill: impl FnMut(&mut [u8], u64) -> Result<usize, OpenError>,
-    ) -> Result<(), OpenError> {
-        let dir = self.dir.join(SET_ASIDE);
-        self.disk.create_dir_all(&dir).context("create", &dir)?;
-        let path = dir.join(name);
-        let tmp = files::tmp(&path);
-        let file = files::create_afresh(&*self.disk, &tmp).context("create", &tmp)?;
-        let mut buf = vec![0; len.min(MAX_GROUP_BYTES) as usize];
-        let mut at = 0;
-        while at < len {
-            let want = (len - at).min(buf.len() as u64) as usize;
-            let read = fill(&mut buf[..want], at)?;
-            if read == 0 {
-                break;
-            }
-            write_all_at(&*file, &buf[..read], at).context("write", &tmp)?;
-            at += read as u64;
+        if is_damage {
+            tracing::error!(file, "file is damaged; its copy and the rest of it are used");
+            self.report.corrupt.push(range);
+        } else {
+            self.report.torn.push(range);
         }
-        file.sync().context("sync", &tmp)?;
-        self.disk.rename(&tmp, &path).context("rename", &tmp)?;
-        self.disk.sync_dir(&dir).context("sync", &dir)?;
-        self.metrics.damaged_ranges.increment(1);
-        self.metrics.set_aside_bytes.increment(at);
-        Ok(())
+        repair::set_aside_bytes(&*self.disk, &self.dir, &self.metrics, file, bytes)
+            .context("set aside", &self.dir.join(file))
     }
 }

@@ -1,0 +1,123 @@
+//! Keeping what is damaged, and making a segment anew from the frames that are whole.
+
+use crate::{
+    disk::{Disk, DiskFile},
+    files::{self, DataFile, SET_ASIDE, read_up_to, write_all_at},
+    metrics::LogMetrics,
+    segment::{Segment, Source, write_segment},
+};
+use std::{io, ops::Range, path::Path, sync::Arc};
+
+/// Copies a range of a file into `set-aside/`, durably. The same range is kept once.
+pub(super) fn set_aside_range(
+    disk: &dyn Disk,
+    dir: &Path,
+    metrics: &LogMetrics,
+    name: &str,
+    file: &dyn DiskFile,
+    range: &Range<u64>,
+) -> io::Result<()> {
+    let kept = format!("{name}-{:x}-{:x}", range.start, range.end);
+    set_aside(disk, dir, metrics, &kept, range.end - range.start, |buf, at| read_up_to(file, buf, range.start + at))
+}
+
+/// Keeps bytes in `set-aside/`, durably, under the name of their file and their checksum.
+pub(super) fn set_aside_bytes(
+    disk: &dyn Disk,
+    dir: &Path,
+    metrics: &LogMetrics,
+    name: &str,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let kept = format!("{name}-{:08x}", crc32c::crc32c(bytes));
+    set_aside(disk, dir, metrics, &kept, bytes.len() as u64, |buf, at| {
+        let rest = &bytes[at as usize..];
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    })
+}
+
+fn set_aside(
+    disk: &dyn Disk,
+    dir: &Path,
+    metrics: &LogMetrics,
+    name: &str,
+    len: u64,
+    mut fill: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    let dir = dir.join(SET_ASIDE);
+    disk.create_dir_all(&dir)?;
+    let path = dir.join(name);
+    let tmp = files::tmp(&path);
+    let file = files::create_afresh(disk, &tmp)?;
+    let mut buf = vec![0; len.min(1 << 20) as usize];
+    let mut at = 0;
+    while at < len {
+        let want = (len - at).min(buf.len() as u64) as usize;
+        let read = fill(&mut buf[..want], at)?;
+        if read == 0 {
+            break;
+        }
+        write_all_at(&*file, &buf[..read], at)?;
+        at += read as u64;
+    }
+    file.sync()?;
+    disk.rename(&tmp, &path)?;
+    disk.sync_dir(&dir)?;
+    metrics.damaged_ranges.increment(1);
+    metrics.set_aside_bytes.increment(at);
+    Ok(())
+}
+
+/// Writes a segment under a passing name, syncs it, and gives it its lasting one.
+///
+/// Damaged frames are set aside and left out.
+pub(super) fn make_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    metrics: &LogMetrics,
+    (first, last): (u64, u64),
+    sources: &[Source],
+) -> io::Result<Segment> {
+    let path = dir.join(DataFile::Segment { first, last }.name());
+    let tmp = files::tmp(&path);
+    let file = files::create_afresh(disk, &tmp)?;
+    let written = match write_segment(&*file, first, last, sources).and_then(|written| file.sync().map(|()| written)) {
+        Ok(written) => written,
+        Err(error) => {
+            // It holds space that the log may need; if that fails too, the next start removes it.
+            if let Err(error) = disk.remove(&tmp) {
+                tracing::warn!(%error, path = %tmp.display(), "cannot remove an unfinished segment");
+            }
+            return Err(error);
+        }
+    };
+    for (source, range) in &written.damaged {
+        let Source { name, file, .. } = &sources[*source];
+        tracing::error!(file = name, from = range.start, to = range.end, "frame is damaged, its records are a hole");
+        set_aside_range(disk, dir, metrics, name, &**file, range)?;
+    }
+    disk.rename(&tmp, &path)?;
+    disk.sync_dir(dir)?;
+    metrics.segment_bytes.increment(written.bytes);
+    Segment::open(&*file, first, last).map_err(io::Error::other)
+}
+
+/// Makes a segment with a damaged index anew from its frames; the damaged file is kept whole.
+pub(super) fn rebuild_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    metrics: &LogMetrics,
+    (first, last): (u64, u64),
+) -> io::Result<Segment> {
+    let name = DataFile::Segment { first, last }.name();
+    let file: Arc<dyn DiskFile> = disk.open(&dir.join(&name))?;
+    let len = file.len()?;
+    set_aside_range(disk, dir, metrics, &name, &*file, &(0..len))?;
+    // The footer may be what is damaged, so the end of the frames is not known: index pages and
+    // footer simply hold no frames.
+    let (frames, _) = Segment::scan(&*file, len)?;
+    let source = Source { name, file, frames };
+    make_segment(disk, dir, metrics, (first, last), &[source])
+}
