@@ -74,6 +74,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecodeError`]: the packet must not be read, whatever its body is; close the connection.
+    #[inline]
     pub fn frame(&self, buf: &[u8]) -> Result<Frame, DecodeError> {
         let Some((&first_byte, rest)) = buf.split_first() else {
             return Ok(Frame::Incomplete { needed: 2 });
@@ -164,6 +165,7 @@ impl Decoder {
     /// # Errors
     /// [`DecodeError`]: close the connection, in 5.0 with [`DecodeError::disconnect_code`], after a refused
     /// CONNECT as [`crate::connect_refusal`] says.
+    #[inline]
     pub fn decode<'a>(&self, first_byte: u8, body: &'a [u8]) -> Result<Packet<'a>, DecodeError> {
         let kind = self.check_first_byte(first_byte)?;
         self.check_remaining_length(kind, u32::try_from(body.len()).unwrap_or(u32::MAX))?;
@@ -192,6 +194,7 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Decoder::frame`] and [`Decoder::decode`].
+    #[inline]
     pub fn next<'a>(&self, buf: &'a [u8]) -> Result<Option<(Packet<'a>, usize)>, DecodeError> {
         match self.frame(buf)? {
             Frame::Incomplete { .. } => Ok(None),

@@ -2,7 +2,7 @@
 
 use crate::{
     DecodeError, EncodeError,
-    wire::{Reader, put_binary, put_string, put_varint, put_with_length},
+    wire::{Reader, check_topic, put_binary, put_string, put_varint, put_with_length},
 };
 
 /// Sets of packets, as bits.
@@ -132,7 +132,7 @@ impl Property<'_> {
             }
             Self::TopicAlias(0) => Err(DecodeError::TopicAlias),
             // [MQTT-3.3.2-14]
-            Self::ResponseTopic(topic) => floodplain_types::validate_topic(topic).map_err(DecodeError::TopicName),
+            Self::ResponseTopic(topic) => check_topic(topic),
             _ => Ok(()),
         }
     }

@@ -1,5 +1,7 @@
 //! The data types of §1.5: reading borrows and never allocates, writing appends to a `Vec<u8>`.
 
+use floodplain_types::TopicError;
+
 use crate::{DecodeError, EncodeError};
 
 /// The greatest value of a variable byte integer (§1.5.5).
@@ -72,7 +74,7 @@ impl<'a> Reader<'a> {
         // Refuses surrogates and overlong forms [MQTT-1.5.4-1]; keeps EF BB BF [MQTT-1.5.4-3].
         let text = std::str::from_utf8(bytes)
             .map_err(|_| DecodeError::Malformed("string is not well-formed UTF-8 [MQTT-1.5.4-1; 3:1.5.3-1]"))?;
-        if bytes.contains(&0) {
+        if holds(bytes, |byte| byte == 0) {
             return Err(DecodeError::Malformed("string holds U+0000 [MQTT-1.5.4-2; 3:1.5.3-2]"));
         }
         Ok(text)
@@ -90,6 +92,23 @@ impl<'a> Reader<'a> {
     /// Every byte of a packet belongs to a field.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
         if self.is_empty() { Ok(()) } else { Err(DecodeError::Malformed("bytes follow the last field (§1.2)")) }
+    }
+}
+
+/// Whether a byte is `bad`. Looks at all of them: without an early exit the compiler takes many at once,
+/// and strings that pass are the rule.
+pub(crate) fn holds(bytes: &[u8], bad: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(false, |found, &byte| found | bad(byte))
+}
+
+/// A topic name whose bytes [`Reader::string`] has checked: what [`floodplain_types::validate_topic`] adds.
+pub(crate) fn check_topic(topic: &str) -> Result<(), DecodeError> {
+    if topic.is_empty() {
+        Err(DecodeError::TopicName(TopicError::Empty))
+    } else if holds(topic.as_bytes(), |byte| byte == b'+' || byte == b'#') {
+        Err(DecodeError::TopicName(TopicError::WildcardInName))
+    } else {
+        Ok(())
     }
 }
 
@@ -137,7 +156,7 @@ pub(crate) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), EncodeEr
 }
 
 pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) -> Result<(), EncodeError> {
-    if text.as_bytes().contains(&0) {
+    if holds(text.as_bytes(), |byte| byte == 0) {
         return Err(EncodeError::Nul);
     }
     put_binary(out, text.as_bytes())
@@ -190,6 +209,14 @@ mod tests {
         }
         for bad in [&[0x80, 0x00][..], &[0x81, 0x80, 0x00], &[0x80, 0x80, 0x80, 0x80], &[0xFF; 5]] {
             assert!(varint(bad).is_err(), "{bad:x?}");
+        }
+    }
+
+    #[test]
+    fn topic_names_are_judged_as_everywhere() {
+        for topic in ["", "a", "/", "a/+", "#", "a#b", "ä", "$SYS/a", "\u{2B00}\u{2300}"] {
+            let expected = floodplain_types::validate_topic(topic).map_err(DecodeError::TopicName);
+            assert_eq!(check_topic(topic), expected, "{topic}");
         }
     }
 

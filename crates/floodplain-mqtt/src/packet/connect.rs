@@ -6,7 +6,7 @@ use super::MessageProperties;
 use crate::{
     ConnackCode, DecodeError, EncodeError, QoS, ReasonCode, UserProperties, Version,
     property::{self, Explanation, Property, Words, read_properties},
-    wire::{Reader, put_binary, put_string, put_with_length},
+    wire::{Reader, check_topic, put_binary, put_string, put_with_length},
 };
 
 /// The first packet of a client.
@@ -216,7 +216,7 @@ impl<'a> Will<'a> {
             Version::V311 => MessageProperties::default(),
         };
         let topic = reader.string()?;
-        floodplain_types::validate_topic(topic).map_err(DecodeError::TopicName)?;
+        check_topic(topic)?;
         Ok(Self { topic, payload: reader.binary()?, qos, retain, delay_secs, properties })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     DecodeError, EncodeError, PacketId, QoS, Role, UserProperties, Version,
     property::{self, Property, Walk, property_block, validate_block},
-    wire::{Reader, put_string, put_varint, varint_len},
+    wire::{Reader, check_topic, put_string, put_varint, varint_len},
 };
 
 /// One PUBLISH; topic, properties and payload borrow from the read buffer.
@@ -56,7 +56,7 @@ impl<'a> Publish<'a> {
             Version::V311 => MessageProperties::default(),
         };
         if !topic.is_empty() || version == Version::V311 {
-            floodplain_types::validate_topic(topic).map_err(DecodeError::TopicName)?;
+            check_topic(topic)?;
         } else if properties.topic_alias.is_none() {
             return Err(DecodeError::Protocol("topic name is empty and there is no topic alias (§3.3.2.1)"));
         }
