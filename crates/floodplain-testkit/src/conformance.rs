@@ -1,6 +1,8 @@
 //! What every engine behind [`Log`] must do, as one suite with the engine as its parameter.
 
 mod cases;
+#[cfg(test)]
+mod tests;
 
 use crate::wait::{Outcomes, wait_until};
 use floodplain_log::{

@@ -53,7 +53,7 @@ struct State {
     stats: Stats,
     locked: BTreeSet<PathBuf>,
     total_bytes: u64,
-    /// The newest calls, for those who look for the cause of a failure.
+    /// The newest calls but successful questions, for those who look for the cause of a failure.
     recent: VecDeque<Call>,
 }
 
@@ -182,7 +182,8 @@ impl FaultDisk {
         self.state().stats.clone()
     }
 
-    /// The newest few hundred calls, oldest first, one a line: what to look at when a test fails.
+    /// The newest few hundred calls that changed something or failed, oldest first, one a line: what
+    /// to look at when a test fails.
     #[must_use]
     pub fn recent_calls(&self) -> String {
         let state = self.state();
@@ -219,10 +220,13 @@ impl State {
     fn enter(&mut self, op: Op, path: &Path) -> Verdict {
         *self.stats.calls.entry(op).or_default() += 1;
         let verdict = self.faults.judge(op, path);
-        if self.recent.len() == RECENT_CALLS {
-            self.recent.pop_front();
+        let asks = matches!(op, Op::Open | Op::List | Op::Space | Op::Read | Op::Len);
+        if !asks || !matches!(verdict, Verdict::Pass) {
+            if self.recent.len() == RECENT_CALLS {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(Call { op, path: path.into(), ended: verdict.name() });
         }
-        self.recent.push_back(Call { op, path: path.into(), ended: verdict.name() });
         verdict
     }
 
