@@ -3,4 +3,5 @@
 
 mod server;
 mod basics;
+mod protocol;
 mod sessions;
