@@ -101,7 +101,8 @@ pub struct MessageRef<'a> {
     pub listener: Option<&'a str>,
     pub dedup_id: Option<&'a str>,
     pub session_epoch: Option<&'a str>,
-    record: Option<Record<'a>>,
+    /// Where [`Self::parse`] found it; `None` for a message on its way in.
+    pub record: Option<Record<'a>>,
 }
 
 impl<'a> MessageRef<'a> {
