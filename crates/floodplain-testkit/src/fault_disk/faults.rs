@@ -25,7 +25,8 @@ pub enum Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// `EIO`. A write may have had a part of its effect, a change of entries all of it; a failed
-    /// sync drops or keeps what was not synced by the seed, and a later sync does not bring it back.
+    /// sync drops or keeps bytes by the seed, and a later sync does not bring them back; a failed
+    /// folder sync makes some entries certain.
     Eio,
     /// `ENOSPC`, with the same effects.
     Enospc,

@@ -201,17 +201,21 @@ impl Image {
         // did to the names is seen already, so nothing else is to be done.
     }
 
-    /// Some changes are certain, others never will be although programs see them.
+    /// Some changes are certain, others wait for the next sync. None is forgotten while programs
+    /// see it, as bytes may be: a journalling file system that cannot write its journal stops, and
+    /// that is what a rule with all calls failing is for.
     pub(super) fn fail_sync_dir(&mut self, dir: &Path, rng: &mut SmallRng) {
         let Self { changes, synced_entries, .. } = self;
+        // In order: what came later is not certain before what came first.
+        let certain = rng.random_range(0..=changes.len());
+        let mut idx = 0;
         changes.retain(|change| {
-            if !change.unsynced.iter().any(|unsynced| unsynced == dir) || rng.random_bool(0.4) {
-                return true;
-            }
-            if rng.random() {
+            idx += 1;
+            let done = idx <= certain && change.unsynced.iter().all(|unsynced| unsynced == dir);
+            if done {
                 change.apply(synced_entries);
             }
-            false
+            !done
         });
     }
 

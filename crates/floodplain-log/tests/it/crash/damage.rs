@@ -99,7 +99,7 @@ fn full_disk(seed: u64) -> (World, Contents) {
     }
     let copy = world.disk.duplicate(0);
     let (log, _) = engine::open_with(&copy, &world.clock, config(&mut world.rng)).unwrap();
-    let contents = contents(&*log, "undamaged");
+    let contents = contents(&log, "undamaged");
     (world, contents)
 }
 
@@ -122,7 +122,7 @@ fn look(disk: &FaultDisk, world: &World, whole: &Contents, context: &str) -> Fou
             .unwrap_or_else(|error| panic!("{context}: does not open: {error}"))
     };
     let (log, report) = open(&mut rng);
-    let served = contents(&*log, context);
+    let served = contents(&log, context);
     let mut missing = 0;
     for (partition, whole) in whole {
         let served = served.get(partition).unwrap_or_else(|| panic!("{context}: {partition} is gone"));
@@ -135,7 +135,7 @@ fn look(disk: &FaultDisk, world: &World, whole: &Contents, context: &str) -> Fou
     let reused = append_to_all(&log, whole, context);
     drop(log);
     let (log, _) = open(&mut rng);
-    let again = contents_without_new(&*log, context);
+    let again = contents_without_new(&log, context);
     assert_eq!(again, served, "{context}: the same is served after a restart");
     drop(log);
     let set_aside = disk.files().iter().filter(|(path, _)| path.starts_with(Path::new(DIR).join("set-aside"))).count();

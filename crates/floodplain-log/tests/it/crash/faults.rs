@@ -53,7 +53,7 @@ fn fails(seed: u64, rule: Rule, n: u64, never_fails: bool) -> bool {
     assert!(!never_fails || opened.is_some(), "seed {seed}, call {n}: a short write is no failure");
     if let Some(mut life) = opened {
         steps(&mut world, &mut life, never_fails);
-        world.end_of_life(life, if n % 2 == 0 { End::ProcessCrash } else { End::PowerCut });
+        world.end_of_life(life, if n.is_multiple_of(2) { End::ProcessCrash } else { End::PowerCut });
     }
     world.disk.heal();
     let life = world.recover(false);

@@ -4,14 +4,13 @@
 use super::engine;
 use floodplain_log::{
     Append, Batch, BatchBuilder, CompletionSink, Compression, Embedded, Log, Outcome, Partition, Refusal, Reply,
-    Stream, WatermarkSink,
+    WatermarkSink,
 };
 use floodplain_testkit::{Copies, FaultDisk, History, Outcomes, Stamp};
 use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
