@@ -4,6 +4,9 @@
 //! order. [`Event::Tick`] and [`Event::ServerStart`] are for a whole partition and have no key.
 //! The value is one of the forms below; `docs/formats/requests.md` has the bytes.
 
+#[cfg(test)]
+mod tests;
+
 use super::Positions;
 use bytes::Bytes;
 use floodplain_fold::wire::WireError;

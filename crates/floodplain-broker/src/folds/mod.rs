@@ -12,6 +12,9 @@ mod retained;
 mod session;
 mod waiting;
 
+#[cfg(test)]
+mod feed;
+
 pub use events::{
     Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId,
     Subscription, Will,

@@ -1,1 +1,453 @@
+use super::*;
+use crate::folds::{
+    OutboundState, PartitionProgress,
+    feed::{Feed, seconds},
+};
+use bytes::Bytes;
+use floodplain_types::Topic;
+use proptest::prelude::*;
 
+type Sessions = Feed<SessionFold>;
+
+const RUN: RunId = RunId(7);
+
+fn open(clean_start: bool, session_expiry_s: u32) -> Open {
+    Open {
+        run: RUN,
+        protocol_level: 5,
+        clean_start,
+        session_expiry_s,
+        keep_alive_s: 60,
+        peer: "127.0.0.1:5".to_owned(),
+        will: None,
+    }
+}
+
+fn with_will(open: Open, delay_s: u32) -> Event {
+    let will = Will {
+        topic: Topic::new("gone/c").unwrap(),
+        payload: Bytes::from_static(b"bye"),
+        qos: 1,
+        retain: true,
+        delay_s,
+        expiry_s: Some(30),
+        payload_format: Some(1),
+        content_type: Some("text/plain".to_owned()),
+        response_topic: None,
+        correlation: Some(Bytes::from_static(&[0, 255])),
+        user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())],
+    };
+    Event::Open(Box::new(Open { will: Some(will), ..open }))
+}
+
+fn opens(open: Open) -> Event {
+    Event::Open(Box::new(open))
+}
+
+fn close(epoch: Position, fires_will: bool) -> Close {
+    Close {
+        epoch,
+        reason: if fires_will { CloseReason::ConnectionLost } else { CloseReason::Disconnect },
+        fires_will,
+        session_expiry_s: None,
+        progress: Progress::default(),
+    }
+}
+
+fn closes(epoch: Position, fires_will: bool) -> Event {
+    Event::Close(Box::new(close(epoch, fires_will)))
+}
+
+fn filter(name: &str) -> TopicFilter {
+    TopicFilter::new(name).unwrap()
+}
+
+fn subscription(name: &str, qos: u8) -> Subscription {
+    Subscription { filter: filter(name), qos, no_local: false, retain_as_published: false, id: None }
+}
+
+fn starts(offset: u64) -> Positions {
+    (0..3).map(|partition| (partition, Position::new(0, offset + u64::from(partition)))).collect()
+}
+
+fn subscribes(epoch: Position, name: &str, qos: u8, offset: u64) -> Event {
+    Event::Subscribe { epoch, subscriptions: vec![subscription(name, qos)], start: starts(offset) }
+}
+
+/// What happens to client `c`, and when.
+enum Then {
+    /// Connects with will, and with a delay of it.
+    Opens {
+        v5: bool,
+        clean: bool,
+        expiry: u32,
+        will: Option<u32>,
+    },
+    Loses,
+    Disconnects,
+    /// DISCONNECT with a new session expiry.
+    Ends(u32),
+    Tick,
+    Restart,
+}
+
+/// How many wills each step sends: at a second, what, and how many.
+fn check(name: &str, steps: &[(i64, Then, usize)]) {
+    let mut feed = Sessions::default();
+    let mut epoch = Position::ZERO;
+    for (idx, (at_s, then, expected)) in steps.iter().enumerate() {
+        let event = match *then {
+            Then::Opens { v5, clean, expiry, will } => {
+                let open = Open { protocol_level: if v5 { 5 } else { 4 }, ..open(clean, expiry) };
+                will.map_or_else(|| opens(open.clone()), |delay| with_will(open.clone(), delay))
+            }
+            Then::Loses => closes(epoch, true),
+            Then::Disconnects => closes(epoch, false),
+            Then::Ends(expiry) => {
+                Event::Close(Box::new(Close { session_expiry_s: Some(expiry), ..close(epoch, true) }))
+            }
+            Then::Tick => Event::Tick,
+            Then::Restart => Event::ServerStart { run: RunId(8) },
+        };
+        let client = if matches!(event, Event::Tick | Event::ServerStart { .. }) { "" } else { "c" };
+        let (position, wills) = feed.event(*at_s, client, &event);
+        if matches!(event, Event::Open(_)) {
+            epoch = position;
+        }
+        assert_eq!(wills.len(), *expected, "{name}, step {idx}");
+    }
+}
+
+#[test]
+fn wills_are_sent_when_the_standard_says() {
+    use Then::{Disconnects, Ends, Loses, Opens, Restart, Tick};
+    let v5 = |clean, expiry, will| Opens { v5: true, clean, expiry, will };
+    let v4 = |clean, expiry, will| Opens { v5: false, clean, expiry, will };
+    check("lost", &[(0, v5(true, 0, Some(0)), 0), (1, Loses, 1), (2, Loses, 0)]);
+    check("left in order", &[(0, v5(true, 9, Some(0)), 0), (1, Disconnects, 0), (99, Tick, 0)]);
+    check("delayed", &[(0, v5(true, 99, Some(10)), 0), (1, Loses, 0), (10, Tick, 0), (11, Tick, 1), (200, Tick, 0)]);
+    check("session ends before the delay", &[(0, v5(true, 5, Some(10)), 0), (1, Loses, 0), (5, Tick, 0), (6, Tick, 1)]);
+    check("session ends with the connection", &[(0, v5(true, 0, Some(10)), 0), (1, Loses, 1)]);
+    check("DISCONNECT ends the session", &[(0, v5(true, 50, Some(10)), 0), (1, Ends(0), 1)]);
+    check("DISCONNECT shortens the session", &[(0, v5(true, 50, Some(10)), 0), (1, Ends(2), 0), (3, Tick, 1)]);
+    check("expiry cannot come from zero", &[(0, v5(true, 0, Some(10)), 0), (1, Ends(50), 1)]);
+    check(
+        "resumed in time",
+        &[(0, v5(true, 99, Some(9)), 0), (1, Loses, 0), (9, v5(false, 99, None), 0), (50, Tick, 0)],
+    );
+    check("too late", &[(0, v5(true, 99, Some(9)), 0), (1, Loses, 0), (10, v5(false, 99, None), 1)]);
+    check("clean start ends it", &[(0, v5(true, 99, Some(9)), 0), (1, Loses, 0), (2, v5(true, 99, None), 1)]);
+    check("taken over, delay", &[(0, v5(true, 99, Some(9)), 0), (1, v5(false, 99, None), 0), (50, Tick, 0)]);
+    check("taken over, no delay", &[(0, v5(true, 99, Some(0)), 0), (1, v5(false, 99, None), 1)]);
+    check("taken over, clean start", &[(0, v5(true, 99, Some(9)), 0), (1, v5(true, 99, None), 1)]);
+    check("taken over, no session", &[(0, v5(true, 0, Some(9)), 0), (1, v5(false, 99, None), 1)]);
+    check("taken over, 3.1.1", &[(0, v4(false, 99, Some(0)), 0), (1, v4(false, 99, Some(0)), 1), (2, Loses, 1)]);
+    check("server died", &[(0, v5(true, 99, Some(0)), 0), (1, Restart, 1), (2, Restart, 0)]);
+    check("server died, delay", &[(0, v5(true, 99, Some(9)), 0), (1, Restart, 0), (10, Tick, 1)]);
+    check(
+        "server died, resumed",
+        &[(0, v5(true, 99, Some(9)), 0), (1, Restart, 0), (5, v5(false, 9, None), 0), (50, Tick, 0)],
+    );
+    check(
+        "never expires",
+        &[(0, v5(true, NEVER_EXPIRES, Some(9)), 0), (1, Loses, 0), (10, Tick, 1), (9_999_999, Tick, 0)],
+    );
+}
+
+#[test]
+fn a_will_is_a_message_of_its_client() {
+    let mut feed = Sessions::default();
+    let (epoch, _) = feed.event(0, "c", &with_will(open(true, 0), 0));
+    let (_, wills) = feed.event(1, "c", &closes(epoch, true));
+    let [Output { stream, key, value, headers }] = &wills[..] else { panic!("one will") };
+    assert_eq!((*stream, key.as_slice(), value.as_deref()), (TELEMETRY, &b"c"[..], Some(&b"bye"[..])));
+    let mut builder = BatchBuilder::new();
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    builder.push(5, Some(key), value.as_deref(), headers).unwrap();
+    let batch = builder.finish(Compression::None).unwrap();
+    let records = batch.records().unwrap();
+    let message = MessageRef::parse(&records.iter().next().unwrap().unwrap()).unwrap();
+    assert_eq!((message.topic, message.qos, message.retain, message.expiry_seconds), ("gone/c", 1, true, Some(30)));
+    assert_eq!((message.payload_format, message.content_type), (Some(1), Some("text/plain")));
+    assert_eq!(message.correlation.unwrap().data(), &[0, 255][..]);
+    assert_eq!(message.user_properties().collect::<Vec<_>>(), [("a", "1"), ("a", "2")]);
+    assert_eq!((message.publisher_or_key(), message.session_epoch), ("c", Some("0:0")));
+}
+
+#[test]
+fn an_older_epoch_changes_nothing() {
+    let mut feed = Sessions::default();
+    let (old, _) = feed.event(0, "c", &opens(open(false, 99)));
+    let (new, _) = feed.event(1, "c", &with_will(open(false, 99), 0));
+    let before = feed.bytes();
+    let progress = Progress {
+        partitions: vec![PartitionProgress { partition: 0, cursor: Position::new(0, 5), done: vec![] }],
+        outbound: vec![],
+    };
+    for event in [
+        subscribes(old, "a", 1, 5),
+        Event::Unsubscribe { epoch: old, filters: vec![filter("a")] },
+        Event::Progress { epoch: old, progress },
+        Event::Received { epoch: old, packet_id: 1 },
+        Event::Released { epoch: old, packet_id: 1 },
+        closes(old, true),
+    ] {
+        assert_eq!(feed.event(2, "c", &event).1, [], "{event:?}");
+        assert_eq!(feed.bytes(), before, "{event:?}");
+    }
+    feed.event(3, "c", &closes(new, false));
+    let closed = feed.bytes();
+    feed.event(4, "c", &subscribes(new, "a", 1, 5));
+    assert_eq!(feed.bytes(), closed, "after the end of its connection");
+}
+
+#[test]
+fn a_resumed_session_has_what_it_had() {
+    let mut feed = Sessions::default();
+    let (epoch, _) = feed.event(0, "c", &opens(open(false, 99)));
+    assert!(!feed.fold.session("c").unwrap().is_resumed);
+    feed.event(1, "c", &subscribes(epoch, "a/+", 1, 5));
+    feed.event(1, "c", &Event::Received { epoch, packet_id: 9 });
+    feed.event(1, "c", &Event::Received { epoch, packet_id: 3 });
+    feed.event(1, "c", &Event::Released { epoch, packet_id: 9 });
+    let sent = |offset, state| Outbound { partition: 1, position: Position::new(0, offset), state };
+    let progress = Progress {
+        partitions: vec![PartitionProgress {
+            partition: 1,
+            cursor: Position::new(0, 20),
+            done: vec![Position::new(0, 25), Position::new(0, 22)],
+        }],
+        outbound: vec![
+            (5, Some(sent(21, OutboundState::AwaitsPubrec))),
+            (2, Some(sent(23, OutboundState::AwaitsPuback))),
+            (4, Some(sent(24, OutboundState::AwaitsPubrec))),
+        ],
+    };
+    feed.event(1, "c", &Event::Progress { epoch, progress });
+    let progress = Progress {
+        partitions: vec![PartitionProgress { partition: 1, cursor: Position::new(0, 3), done: vec![] }],
+        outbound: vec![(5, Some(sent(21, OutboundState::AwaitsPubcomp))), (2, None)],
+    };
+    feed.event(2, "c", &Event::Close(Box::new(Close { progress, ..close(epoch, true) })));
+    let (epoch, _) = feed.event(50, "c", &opens(open(false, 99)));
+    let session = feed.fold.session("c").unwrap();
+    assert!(session.is_resumed && session.is_connected && session.epoch == epoch);
+    assert_eq!(session.inbound(), [3]);
+    assert_eq!(
+        session.outbound(),
+        [(5, sent(21, OutboundState::AwaitsPubcomp)), (4, sent(24, OutboundState::AwaitsPubrec))],
+        "in the order of sending"
+    );
+    assert_eq!(session.cursor.get(1), Position::new(0, 20), "a cursor never goes back");
+    assert_eq!(session.done(1).count(), 0, "done is replaced");
+    assert_eq!(session.subscriptions()[0].start, starts(5));
+}
+
+#[test]
+fn a_session_ends_by_log_time() {
+    let mut feed = Sessions::default();
+    feed.fold.watch();
+    let (epoch, _) = feed.event(0, "c", &opens(open(false, 10)));
+    feed.event(0, "c", &subscribes(epoch, "a", 1, 5));
+    feed.event(100, "", &Event::Tick);
+    assert!(feed.fold.session("c").is_some(), "kept while connected");
+    feed.event(100, "c", &closes(epoch, false));
+    assert_eq!(feed.fold.next_timer(), Some(seconds(110)));
+    feed.event(109, "", &Event::Tick);
+    assert!(feed.fold.session("c").is_some());
+    feed.fold.drain_changes();
+    feed.event(110, "", &Event::Tick);
+    assert!(feed.fold.is_empty() && feed.fold.next_timer().is_none() && feed.fold.filters().count() == 0);
+    let changes = feed.fold.drain_changes();
+    assert_eq!(changes[0], Change::FilterDropped { filter: filter("a") });
+    let Change::Ended { client, session, reason: EndReason::Expired } = &changes[1] else { panic!("{changes:?}") };
+    assert_eq!((client.as_str(), session.subscriptions().len()), ("c", 1), "with what it was owed");
+    let (_, _) = feed.event(111, "c", &opens(open(false, 10)));
+    assert!(!feed.fold.session("c").unwrap().is_resumed);
+}
+
+#[test]
+fn filters_are_counted_over_sessions() {
+    let mut feed = Sessions::default();
+    feed.fold.watch();
+    let filters = |feed: &Sessions| -> Vec<(String, u32)> {
+        feed.fold.filters().map(|(filter, count)| (filter.to_string(), count)).collect()
+    };
+    let (a, _) = feed.event(0, "a", &opens(open(false, 99)));
+    let (b, _) = feed.event(0, "b", &opens(open(false, 99)));
+    feed.event(0, "a", &subscribes(a, "x/#", 1, 5));
+    feed.event(0, "b", &subscribes(b, "x/#", 2, 50));
+    feed.event(0, "b", &subscribes(b, "y", 0, 50));
+    assert_eq!(filters(&feed), [("x/#".to_owned(), 2)], "QoS 0 keeps nothing");
+    assert_eq!(feed.fold.session("b").unwrap().cursor, starts(50), "nothing before the first subscription");
+    // The same filter again keeps its start; one that kept nothing starts now.
+    feed.event(1, "a", &subscribes(a, "x/#", 2, 70));
+    feed.event(1, "b", &subscribes(b, "y", 1, 70));
+    assert_eq!(feed.fold.session("a").unwrap().subscriptions()[0].start, starts(5));
+    assert_eq!(feed.fold.session("b").unwrap().subscriptions()[1].start, starts(70));
+    assert_eq!(filters(&feed), [("x/#".to_owned(), 2), ("y".to_owned(), 1)]);
+    feed.event(2, "b", &subscribes(b, "x/#", 0, 90));
+    assert_eq!(filters(&feed), [("x/#".to_owned(), 1), ("y".to_owned(), 1)]);
+    assert_eq!(feed.fold.session("b").unwrap().cursor, starts(70), "lifted to the first that is still wanted");
+    feed.event(2, "a", &Event::Unsubscribe { epoch: a, filters: vec![filter("x/#"), filter("nothing")] });
+    assert_eq!(filters(&feed), [("y".to_owned(), 1)]);
+    let wanted = |name: &str, offset| Change::FilterWanted { filter: filter(name), start: starts(offset) };
+    let changes: Vec<_> =
+        feed.fold.drain_changes().into_iter().filter(|change| !matches!(change, Change::Opened { .. })).collect();
+    let dropped = Change::FilterDropped { filter: filter("x/#") };
+    assert_eq!(changes, [wanted("x/#", 5), wanted("x/#", 50), wanted("y", 70), dropped]);
+}
+
+#[test]
+fn takeover_and_clean_start_are_told() {
+    let mut feed = Sessions::default();
+    feed.event(0, "c", &opens(open(false, 99)));
+    assert_eq!(feed.fold.drain_changes(), [], "a replay tells nothing");
+    feed.fold.watch();
+    let (first, _) = feed.event(1, "c", &opens(open(false, 99)));
+    let client = ClientId::new("c").unwrap();
+    let [Change::Opened { is_resumed: true, taken_over: Some(_), .. }] = feed.fold.drain_changes()[..] else {
+        panic!("taken over")
+    };
+    let (epoch, _) = feed.event(2, "c", &opens(open(true, 99)));
+    let changes = feed.fold.drain_changes();
+    assert!(
+        matches!(&changes[0], Change::Ended { reason: EndReason::CleanStart, session, .. } if session.epoch == first)
+    );
+    assert_eq!(
+        changes[1],
+        Change::Opened { client: client.clone(), epoch, is_resumed: false, taken_over: Some(first) }
+    );
+    feed.event(3, "", &Event::ServerStart { run: RunId(1) });
+    let reason = CloseReason::ServerDied;
+    assert_eq!(feed.fold.drain_changes(), [Change::Closed { client, epoch, reason }]);
+}
+
+#[test]
+fn the_lowest_positions_are_found_in_parts() {
+    let mut feed = Sessions::default();
+    for n in 0..10_u64 {
+        let client = format!("c{n}");
+        let (epoch, _) = feed.event(0, &client, &opens(open(false, 99)));
+        feed.event(0, &client, &subscribes(epoch, "x", 1, 100 + n));
+        feed.event(0, &client, &subscribes(epoch, &format!("own/{}", n % 2), 1, 200 - n));
+    }
+    assert_eq!(feed.fold.scan_lowest(5), None, "not begun");
+    feed.fold.begin_scan();
+    assert_eq!(feed.fold.scan_lowest(4), None);
+    // Behind the place that was reached, and lower: must not be trimmed away.
+    let (epoch, _) = feed.event(0, "a", &opens(open(false, 99)));
+    feed.event(0, "a", &subscribes(epoch, "x", 1, 50));
+    assert_eq!(feed.fold.scan_lowest(4), None);
+    let lowest = feed.fold.scan_lowest(4).unwrap();
+    assert_eq!(lowest, [(filter("own/0"), starts(192)), (filter("own/1"), starts(191)), (filter("x"), starts(50))]);
+}
+
+#[test]
+fn a_repeated_event_counts_once() {
+    let mut feed = Sessions::default();
+    let (epoch, _) = feed.event_with_id(0, "c", &opens(open(false, 99)), Some("7:1"));
+    let (_, _) = feed.event_with_id(0, "c", &opens(open(false, 99)), Some("7:1"));
+    assert_eq!(feed.fold.session("c").unwrap().epoch, epoch, "the copy opens nothing");
+    feed.event_with_id(0, "d", &opens(open(false, 99)), Some("7:1"));
+    assert!(feed.fold.session("d").is_some(), "ids are per client");
+}
+
+#[test]
+fn what_is_no_event_is_skipped() {
+    let mut feed = Sessions::default();
+    feed.event(0, "c", &opens(open(false, 99)));
+    let before = feed.bytes();
+    let mut builder = BatchBuilder::new();
+    for value in [Some(&b""[..]), None, Some(b"\x02"), Some(b"\x01\x63"), Some(b"{}")] {
+        builder.push(0, Some(b"c"), value, []).unwrap();
+    }
+    builder.push(0, Some(b"\xff"), Some(&opens(open(false, 9)).encode()), []).unwrap();
+    builder.push(0, None, Some(&opens(open(false, 9)).encode()), []).unwrap();
+    let (_, wills) = feed.batch(builder.finish(Compression::None).unwrap());
+    assert_eq!((feed.bytes(), wills), (before, vec![]));
+}
+
+/// One random event: client, seconds that pass, what.
+fn step() -> impl Strategy<Value = (usize, i64, u8, u8, u32)> {
+    (0_usize..3, 0_i64..8, 0_u8..12, 0_u8..3, 0_u32..12)
+}
+
+fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bool, Event) {
+    let epoch = feed.fold.session(client).map_or(Position::ZERO, |session| session.epoch);
+    let position = Position::new(0, u64::from(n) + 3);
+    let event = match kind {
+        0 => with_will(open(n % 3 == 0, n), n / 2),
+        1 => opens(Open { protocol_level: 4, ..open(n % 2 == 0, n) }),
+        2 | 3 => subscribes(epoch, ["a", "a/#", "+/b"][(n % 3) as usize], qos, u64::from(n)),
+        4 => Event::Unsubscribe { epoch, filters: vec![filter(["a", "a/#"][(n % 2) as usize])] },
+        5 => Event::Progress {
+            epoch,
+            progress: Progress {
+                partitions: vec![PartitionProgress { partition: n % 3, cursor: position, done: vec![position.next()] }],
+                outbound: vec![(
+                    n as u16 % 4,
+                    (qos > 0).then_some(Outbound { partition: 0, position, state: OutboundState::AwaitsPubrec }),
+                )],
+            },
+        },
+        6 => Event::Received { epoch, packet_id: n as u16 % 3 },
+        7 => Event::Released { epoch, packet_id: n as u16 % 3 },
+        8 => closes(epoch, qos > 0),
+        9 => Event::Close(Box::new(Close { session_expiry_s: Some(n), ..close(epoch, true) })),
+        10 => return (true, Event::Tick),
+        _ => return (true, Event::ServerStart { run: RunId(u64::from(n % 2) + 6) }),
+    };
+    (false, event)
+}
+
+proptest! {
+    #[test]
+    fn a_restored_fold_goes_on_alike(steps in prop::collection::vec(step(), 1..60), cut in 0_usize..60) {
+        let mut feed = Sessions::default();
+        let mut restored: Option<Sessions> = None;
+        let mut now = 0;
+        for (idx, (client, passes, kind, qos, n)) in steps.into_iter().enumerate() {
+            now += passes;
+            let client = ["a", "b", "c"][client];
+            let (for_all, event) = random_event(&feed, client, kind, qos, n);
+            let client = if for_all { "" } else { client };
+            let (_, wills) = feed.event(now, client, &event);
+            if let Some(restored) = &mut restored {
+                prop_assert_eq!(restored.event(now, client, &event).1, wills);
+                prop_assert_eq!(restored.bytes(), feed.bytes());
+            }
+            if idx == cut {
+                let mut again = Sessions { next: feed.next, ..Sessions::default() };
+                again.fold.restore(SessionFold::FORMAT, &feed.bytes()).unwrap();
+                again.event(now, "", &Event::Tick);
+                feed.event(now, "", &Event::Tick);
+                restored = Some(again);
+            }
+            // What is derived agrees with what it is derived from.
+            let mut filters = BTreeMap::<TopicFilter, u32>::new();
+            let mut timers = BTreeSet::new();
+            for (client, session) in feed.fold.sessions() {
+                for held in session.subscriptions().iter().filter(|held| held.keeps_messages()) {
+                    *filters.entry(held.subscription.filter.clone()).or_default() += 1;
+                }
+                timers.extend(session.timer().map(|time| (time, client.clone())));
+                prop_assert!(session.is_connected == session.closed_at.is_none());
+                prop_assert!(session.is_connected || session.expiry_s > 0);
+            }
+            prop_assert_eq!(&filters, &feed.fold.filters);
+            prop_assert_eq!(&timers, &feed.fold.timers);
+            prop_assert!(timers.first().is_none_or(|(time, _)| *time > seconds(now)));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_restored(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut fold = SessionFold::default();
+        if fold.restore(SessionFold::FORMAT, &bytes).is_ok() {
+            let mut again = Vec::new();
+            fold.snapshot(&mut again);
+            prop_assert_eq!(again, bytes);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Gives records to a fold without a log, the way a runner does.
+
+use super::Event;
+use floodplain_fold::{Fold, Input, Output, Outputs};
+use floodplain_log::{Batch, BatchBuilder, Compression, MessageRef, ReadBatch};
+use floodplain_types::{Position, Timestamp};
+
+#[derive(Debug, Default)]
+pub(crate) struct Feed<F> {
+    pub(crate) fold: F,
+    pub(crate) next: u64,
+    pub(crate) log_time: i64,
+}
+
+pub(crate) fn seconds(s: i64) -> Timestamp {
+    Timestamp::from_millis(s * 1000)
+}
+
+impl<F: Fold> Feed<F> {
+    /// Folds one batch at this time in seconds; gives the position of its first record and what
+    /// was emitted.
+    pub(crate) fn batch(&mut self, batch: Batch) -> (Position, Vec<Output>) {
+        let base = Position::new(0, self.next);
+        self.next += u64::from(batch.last_offset_delta()) + 1;
+        let batch = ReadBatch { base, batch, at: self.next * 1000 };
+        let (mut out, mut emitted) = (Outputs::default(), Vec::new());
+        for record in &batch.batch.records().unwrap() {
+            let record = record.unwrap();
+            let position = batch.position(&record);
+            self.log_time = self.log_time.max(batch.batch.timestamp_ms(&record));
+            let log_time = Timestamp::from_millis(self.log_time);
+            if self.fold.next_timer().is_some_and(|timer| timer <= log_time) {
+                self.fold.on_time(log_time, position, &mut out);
+            }
+            self.fold.apply(&Input { partition: 3, position, log_time, record: &record, batch: &batch }, &mut out);
+            emitted.extend(out.drain());
+        }
+        (base, emitted)
+    }
+
+    /// An event of a client; an empty client is for the whole partition.
+    pub(crate) fn event(&mut self, at_s: i64, client: &str, event: &Event) -> (Position, Vec<Output>) {
+        self.event_with_id(at_s, client, event, None)
+    }
+
+    pub(crate) fn event_with_id(
+        &mut self,
+        at_s: i64,
+        client: &str,
+        event: &Event,
+        id: Option<&str>,
+    ) -> (Position, Vec<Output>) {
+        let mut builder = BatchBuilder::new();
+        let key = (!client.is_empty()).then_some(client.as_bytes());
+        let headers: Vec<_> = id.into_iter().map(|id| ("fp.x", id.as_bytes())).collect();
+        builder.push(at_s * 1000, key, Some(&event.encode()), headers).unwrap();
+        self.batch(builder.finish(Compression::None).unwrap())
+    }
+
+    pub(crate) fn message(&mut self, at_s: i64, message: &MessageRef<'_>) -> Position {
+        self.batch(message_batch(at_s, message)).0
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.fold.snapshot(&mut bytes);
+        bytes
+    }
+}
+
+pub(crate) fn message_batch(at_s: i64, message: &MessageRef<'_>) -> Batch {
+    let mut builder = BatchBuilder::new();
+    message.write(&mut builder, at_s * 1000, std::iter::empty()).unwrap();
+    builder.finish(Compression::None).unwrap()
+}
+
+pub(crate) fn message<'a>(key: &'a str, topic: &'a str, payload: &'a [u8], qos: u8) -> MessageRef<'a> {
+    let mut message = MessageRef::default();
+    (message.key, message.topic, message.payload, message.qos) = (key.as_bytes(), topic, payload, qos);
+    message
+}
