@@ -7,17 +7,18 @@ use super::{
 use crate::{
     FastMap, Partition,
     catalog::{self, CatalogWriter, Rest},
-    checkpoint::{self, Bounds},
+    checkpoint::{self, Bounds, Checkpoint},
     disk::{Disk, DiskFile},
     files::{self, DataFile, TMP_SUFFIX, write_all_at},
-    frame::{GROUP_HEADER, Group, JournalPos},
-    journal::{self, Journal, Scan},
+    frame::{Group, JournalPos},
+    journal::{self, FrameAt, Journal, Scan},
     metrics::LogMetrics,
     segment::{Segment, SegmentError},
     tail::Tail,
 };
 use floodplain_types::Clock;
 use std::{
+    collections::BTreeSet,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -79,11 +80,21 @@ impl<T> Context<T> for io::Result<T> {
     }
 }
 
+/// A journal file and what was found in it.
+struct Scanned {
+    seq: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    scan: Scan,
+}
+
 struct Recovery {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     metrics: LogMetrics,
     report: RecoveryReport,
+    /// Of all streams that the catalog knows.
+    all_partitions: Vec<Partition>,
     parts: FastMap<Partition, Bounds>,
     /// Ends are known for all segments up to this sequence.
     covers: u64,
@@ -119,6 +130,7 @@ pub(super) fn open(
         dir: dir.clone(),
         metrics: LogMetrics::new(),
         report: RecoveryReport::default(),
+        all_partitions: Vec::new(),
         parts: FastMap::default(),
         covers: 0,
         segments: Vec::new(),
@@ -162,7 +174,8 @@ pub(super) fn open(
         house: Mutex::new(HouseCalls::default()),
         house_called: Condvar::new(),
         keeping: Mutex::new(House::default()),
-        starts_moved: AtomicBool::new(false),
+        // A power cut may have brought back what had been removed.
+        starts_moved: AtomicBool::new(true),
         hurt: Mutex::default(),
         damage: Mutex::default(),
         poisoned: OnceLock::new(),
@@ -182,7 +195,8 @@ impl Recovery {
         let writer = CatalogWriter::create(&*self.disk, &self.dir, &loaded.entries).context("write", &path)?;
         let mut streams = Streams::default();
         for entry in loaded.entries.into_values() {
-            streams.insert(entry);
+            let stream = streams.insert(entry);
+            self.all_partitions.extend((0..stream.partitions).map(|index| stream.partition(index)));
         }
         Ok((streams, writer))
     }
@@ -219,28 +233,34 @@ impl Recovery {
         self.next_seq = last.map_or(1, |last| last + 1);
         // A file whose records are all in a segment was about to be removed. Segments get their
         // names when they are whole and synced.
-        let covered = |range: (u64, u64)| {
-            segments.iter().any(|other| *other != range && other.0 <= range.0 && range.1 <= other.1)
+        let covering = |range: (u64, u64)| {
+            segments.iter().find(|other| **other != range && other.0 <= range.0 && range.1 <= other.1).copied()
         };
-        let mut kept = Vec::with_capacity(segments.len());
-        for (first, last) in &segments {
-            if covered((*first, *last)) {
-                self.remove(&DataFile::Segment { first: *first, last: *last }.name())?;
-            } else {
-                kept.push((*first, *last));
+        let (mut kept, mut left) = (Vec::new(), Vec::new());
+        let (mut stale, mut named_again) = (Vec::new(), BTreeSet::new());
+        for range in &segments {
+            match covering(*range) {
+                None => kept.push(*range),
+                Some(by) => stale.push((DataFile::Segment { first: range.0, last: range.1 }, by)),
             }
+        }
+        for seq in journals {
+            let by = segments.iter().find(|(first, last)| (*first..=*last).contains(&seq));
+            match by {
+                None => left.push(seq),
+                Some(by) => stale.push((DataFile::Journal { seq }, covering(*by).unwrap_or(*by))),
+            }
+        }
+        for (file, (first, last)) in stale {
+            if named_again.insert((first, last)) {
+                let name = DataFile::Segment { first, last }.name();
+                repair::write_file_again(&*self.disk, &self.dir, &name).context("copy", &self.dir.join(&name))?;
+            }
+            self.remove(&file.name())?;
         }
         kept.sort_unstable();
         for range in kept {
             self.segment(range)?;
-        }
-        let mut left = Vec::with_capacity(journals.len());
-        for seq in journals {
-            if segments.iter().any(|(first, last)| (*first..=*last).contains(&seq)) {
-                self.remove(&DataFile::Journal { seq }.name())?;
-            } else {
-                left.push(seq);
-            }
         }
         left.sort_unstable();
         Ok(left)
@@ -273,8 +293,7 @@ impl Recovery {
         let segment = Segment::open(&*file, first, last)?;
         if last > self.covers {
             segment.each_part(&*file, |part| {
-                let new = Bounds { start: part.base, ..Bounds::default() };
-                self.parts.entry(part.partition).or_insert(new).reach(part.end, part.end_at);
+                self.parts.entry(part.partition).or_default().reach(part.end, part.end_at);
             })?;
         }
         Ok(segment)
@@ -296,59 +315,88 @@ impl Recovery {
             self.report.groups += scan.groups.len() as u64;
             let last = scan.groups.last().map_or(0, |(_, group)| group.number);
             self.next_group = self.next_group.max(last + 1);
-            scans.push((seq, path, file, scan));
+            scans.push(Scanned { seq, path, file, scan });
         }
-        let synced = scans.iter().map(|(.., scan)| scan.synced).max().unwrap_or_default();
-        for (seq, path, file, scan) in scans {
-            self.journal(seq, &path, file, scan, synced)?;
+        let synced = scans.iter().map(|scanned| scanned.scan.synced).max().unwrap_or_default();
+        for scanned in &scans {
+            self.set_damage_aside(scanned, synced)?;
+            for (partition, frame) in &scanned.scan.frames {
+                self.parts.entry(*partition).or_default().reach(frame.last() + 1, frame.end_at());
+            }
+        }
+        if !self.report.corrupt.is_empty() {
+            // What the damaged groups said of positions must outlive them.
+            let checkpoint = Checkpoint { covers: self.covers, parts: self.parts.clone() };
+            checkpoint.store(&*self.disk, &self.dir).context("write", &self.dir.join(checkpoint::NAMES[0]))?;
+        }
+        for scanned in scans {
+            self.journal(scanned, synced)?;
         }
         Ok(())
     }
 
-    fn journal(
-        &mut self,
-        seq: u64,
-        path: &Path,
-        file: Arc<dyn DiskFile>,
-        scan: Scan,
-        synced: JournalPos,
-    ) -> Result<(), OpenError> {
-        let is_synced = |pos: u64| JournalPos { seq, pos } < synced;
+    /// Keeps what is no whole group, and sees to it that none of its positions is used again.
+    fn set_damage_aside(&mut self, scanned: &Scanned, synced: JournalPos) -> Result<(), OpenError> {
+        let Scanned { seq, path, file, scan } = scanned;
         for bytes in &scan.bad {
-            let range = DamagedRange { file: DataFile::Journal { seq }.name(), bytes: bytes.clone() };
-            self.set_aside_range(&range, &*file)?;
-            if is_synced(bytes.start) {
-                tracing::error!(file = range.file, from = bytes.start, to = bytes.end, "journal is damaged");
-                self.report.corrupt.push(range);
-            } else {
+            let range = DamagedRange { file: DataFile::Journal { seq: *seq }.name(), bytes: bytes.clone() };
+            self.set_aside_range(&range, &**file)?;
+            if (JournalPos { seq: *seq, pos: bytes.start }) >= synced {
                 self.report.torn.push(range);
+                continue;
+            }
+            tracing::error!(file = range.file, from = bytes.start, to = bytes.end, "journal is damaged");
+            self.report.corrupt.push(range);
+            let salvage = journal::salvage(&**file, bytes).context("read", path)?;
+            for (partition, frame) in salvage.frames {
+                self.parts.entry(partition).or_default().reach(frame.last() + 1, frame.end_at());
+            }
+            if salvage.unknown_bytes > 0 {
+                self.skip_positions(salvage.unknown_bytes);
             }
         }
-        let data_end = scan.data_end();
-        if data_end == 0 {
-            // Started and never used, or nothing whole in it: what was bad has been set aside.
-            return self.disk.remove(path).context("remove", path);
+        Ok(())
+    }
+
+    /// Moves the end of every partition past all records that so many bytes can have held.
+    fn skip_positions(&mut self, bytes: u64) {
+        // A record has at least seven bytes; compression makes of one byte some thousand.
+        let offsets = (bytes << 12).max(1 << 24);
+        for partition in &self.all_partitions {
+            self.parts.entry(*partition).or_default();
         }
-        let whole_and_synced =
-            scan.bad.is_empty() && (data_end == 0 || JournalPos { seq, pos: data_end } <= synced || seq < synced.seq);
+        for bounds in self.parts.values_mut() {
+            bounds.end += offsets;
+            bounds.end_at += bytes;
+        }
+    }
+
+    fn journal(&mut self, scanned: Scanned, synced: JournalPos) -> Result<(), OpenError> {
+        let Scanned { seq, path, file, scan } = scanned;
+        let data_end = scan.data_end();
+        let is_passed = |(partition, frame): &(Partition, FrameAt)| {
+            self.parts.get(partition).is_some_and(|bounds| frame.last() < bounds.start)
+        };
+        // Started and never used; or nothing whole in it, and what was bad has been set aside; or
+        // retention has taken it and a power cut brought it back.
+        if data_end == 0 || scan.frames.iter().all(is_passed) {
+            return self.disk.remove(&path).context("remove", &path);
+        }
+        let whole_and_synced = scan.bad.is_empty() && JournalPos { seq, pos: data_end } <= synced;
         let (file, scan) = if whole_and_synced {
             (file, scan)
         } else {
-            let file = self.write_again(seq, path, &*file, &scan, synced)?;
-            let scan = journal::scan(&*file, seq).context("read", path)?;
+            let file = self.write_again(&path, &*file, &scan, JournalPos { seq, pos: 0 }.max(synced))?;
+            let scan = journal::scan(&*file, seq).context("read", &path)?;
             (file, scan)
         };
         let mut journal = Journal::new(seq, file);
         journal.len = scan.len;
         for (partition, frame) in scan.frames {
-            let new = Bounds { start: frame.base, ..Bounds::default() };
-            let bounds = self.parts.entry(partition).or_insert(new);
-            // Offsets only grow within a journal; what the checkpoint knows may be ahead of it.
             if journal.frames(partition).last().is_some_and(|last| frame.base <= last.last()) {
                 tracing::error!(seq, pos = frame.pos, "frame repeats positions, leaving it out");
                 continue;
             }
-            bounds.reach(frame.last() + 1, frame.end_at());
             journal.push(partition, frame);
         }
         self.journals.push(journal);
@@ -356,9 +404,11 @@ impl Recovery {
     }
 
     /// Copies the whole groups into a new file, syncs it, and puts it in the place of the old one.
+    ///
+    /// Groups then claim nothing of what was synced before them. So if the folder's sync fails here,
+    /// the next start does not trust the new file either, and writes it once more.
     fn write_again(
         &mut self,
-        seq: u64,
         path: &Path,
         old: &dyn DiskFile,
         scan: &Scan,
@@ -371,21 +421,13 @@ impl Recovery {
         for (pos, group) in scan.groups.iter().filter(|(_, group)| group.frame_count > 0) {
             buf.resize(group.len as usize, 0);
             files::read_exact_at(old, &mut buf, *pos).context("read", path)?;
-            // The file counts as a whole only with the seal at its end.
             Group { synced: JournalPos::default(), ..*group }.seal(&mut buf);
             write_all_at(&*new, &buf, len).context("write", &tmp)?;
             len += u64::from(group.len);
-            if (JournalPos { seq, pos: *pos }) >= synced {
+            if *pos >= synced.pos || group.seq > synced.seq {
                 self.report.copied_bytes += u64::from(group.len);
             }
         }
-        buf.clear();
-        buf.resize(GROUP_HEADER, 0);
-        let number = self.next_group;
-        self.next_group += 1;
-        let synced = JournalPos { seq, pos: len };
-        Group { seq, number, len: GROUP_HEADER as u32, frame_count: 0, synced }.seal(&mut buf);
-        write_all_at(&*new, &buf, len).context("write", &tmp)?;
         new.sync().context("sync", &tmp)?;
         self.disk.rename(&tmp, path).context("rename", &tmp)?;
         self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
