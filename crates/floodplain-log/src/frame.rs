@@ -5,7 +5,7 @@
 use crate::{Partition, record_batch::patch_base_offset};
 
 /// Bytes in front of the batch.
-pub(crate) const FRAME_HEADER: usize = 40;
+pub(crate) const FRAME_HEADER: usize = 44;
 /// Bytes in front of the frames of a group.
 pub(crate) const GROUP_HEADER: usize = 52;
 /// What a group starts with: "FPGR".
@@ -24,6 +24,9 @@ pub(crate) struct Frame {
     pub at: u64,
     pub ingest_ms: i64,
     pub batch_len: u32,
+    /// How far the last offset is from the base. Also in the batch; here it has a checksum of its
+    /// own, so that a damaged batch does not hide where the next one starts.
+    pub last_delta: u32,
 }
 
 impl Frame {
@@ -37,6 +40,7 @@ impl Frame {
         buf.extend_from_slice(&self.at.to_le_bytes());
         buf.extend_from_slice(&self.ingest_ms.to_le_bytes());
         buf.extend_from_slice(&self.batch_len.to_le_bytes());
+        buf.extend_from_slice(&self.last_delta.to_le_bytes());
         let crc = crc32c::crc32c(&buf[start..]);
         buf.extend_from_slice(&crc.to_le_bytes());
         buf.extend_from_slice(batch);
@@ -46,7 +50,7 @@ impl Frame {
     /// Reads a head; `None` if it is cut short or its checksum is wrong.
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let head: &[u8; FRAME_HEADER] = head.first_chunk()?;
-        if crc32c::crc32c(&head[..36]) != u32_at(head, 36) {
+        if crc32c::crc32c(&head[..40]) != u32_at(head, 40) {
             return None;
         }
         Some(Self {
@@ -55,6 +59,7 @@ impl Frame {
             at: u64_at(head, 16),
             ingest_ms: u64_at(head, 24) as i64,
             batch_len: u32_at(head, 32),
+            last_delta: u32_at(head, 36),
         })
     }
 
@@ -168,6 +173,7 @@ mod tests {
                 at: 40,
                 ingest_ms: -5,
                 batch_len: batch.len() as u32,
+                last_delta: 0,
             };
             frame.write(&mut buf, batch);
         }

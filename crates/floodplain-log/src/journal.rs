@@ -4,7 +4,7 @@ use crate::{
     FastMap, Partition,
     disk::DiskFile,
     files::{read_exact_at, read_up_to},
-    frame::{Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos},
+    frame::{FRAME_HEADER, Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos},
 };
 use std::{io, ops::Range, sync::Arc};
 
@@ -25,14 +25,14 @@ pub(crate) struct FrameAt {
 
 impl FrameAt {
     /// The place of a frame whose header starts at `pos`.
-    pub(crate) fn of(frame: &Frame, pos: u64, last_delta: u32) -> Self {
+    pub(crate) fn of(frame: &Frame, pos: u64) -> Self {
         Self {
             base: frame.base_offset,
             at: frame.at,
             pos,
             ingest_ms: frame.ingest_ms,
             batch_len: frame.batch_len,
-            last_delta,
+            last_delta: frame.last_delta,
         }
     }
 
@@ -158,6 +158,29 @@ pub(crate) fn scan(file: &dyn DiskFile, seq: u64) -> io::Result<Scan> {
     Ok(scan)
 }
 
+/// What the heads of frames still say of a group that is not whole.
+#[derive(Debug, Default)]
+pub(crate) struct Salvage {
+    pub frames: Vec<(Partition, FrameAt)>,
+    /// Bytes behind the last head that could be read.
+    pub unknown_bytes: u64,
+}
+
+/// Walks over the frames of a damaged group, as far as their heads lead.
+pub(crate) fn salvage(file: &dyn DiskFile, range: &Range<u64>) -> io::Result<Salvage> {
+    let mut salvage = Salvage::default();
+    let mut pos = range.start + GROUP_HEADER as u64;
+    let mut head = [0; FRAME_HEADER];
+    while pos + (FRAME_HEADER as u64) < range.end {
+        read_exact_at(file, &mut head, pos)?;
+        let Some(frame) = Frame::parse(&head) else { break };
+        salvage.frames.push((frame.partition, FrameAt::of(&frame, pos)));
+        pos += frame.len();
+    }
+    salvage.unknown_bytes = range.end.saturating_sub(pos);
+    Ok(salvage)
+}
+
 /// Reads the group at `pos`, if a whole one is there, and adds its frames.
 fn read_group(
     file: &dyn DiskFile,
@@ -181,9 +204,7 @@ fn read_group(
     read_exact_at(file, &mut buf[GROUP_HEADER..], pos + GROUP_HEADER as u64)?;
     let Some((group, found)) = Group::parse(buf) else { return Ok(None) };
     for (start, frame) in found {
-        let batch = &buf[start + crate::frame::FRAME_HEADER..];
-        let last_delta = u32::from_be_bytes([batch[23], batch[24], batch[25], batch[26]]);
-        frames.push((frame.partition, FrameAt::of(&frame, pos + start as u64, last_delta)));
+        frames.push((frame.partition, FrameAt::of(&frame, pos + start as u64)));
     }
     Ok(Some(group))
 }

@@ -295,13 +295,11 @@ impl Segment {
         let mut pos = FILE_HEADER as u64;
         let (mut frames, mut bad) = (Vec::new(), Vec::<Range<u64>>::new());
         while pos < frames_end {
-            let head = window.get(pos, FRAME_HEADER + crate::HEADER_BYTES)?;
+            let head = window.get(pos, FRAME_HEADER)?;
             let frame = Frame::parse(head)
                 .filter(|frame| pos + frame.len() <= frames_end && frame.batch_len as usize >= crate::HEADER_BYTES);
             if let Some(frame) = frame {
-                let last_delta = &head[FRAME_HEADER + 23..FRAME_HEADER + 27];
-                let last_delta = u32::from_be_bytes([last_delta[0], last_delta[1], last_delta[2], last_delta[3]]);
-                frames.push((frame.partition, FrameAt::of(&frame, pos, last_delta)));
+                frames.push((frame.partition, FrameAt::of(&frame, pos)));
                 pos += frame.len();
             } else {
                 match bad.last_mut() {

@@ -218,19 +218,18 @@ impl Committer {
                     at: end.at + FRAME_HEADER as u64,
                     ingest_ms,
                     batch_len: batch.as_bytes().len() as u32,
+                    last_delta: batch.last_offset_delta(),
                 };
                 let pos = self.writer.len + built.buf.len() as u64;
                 frame.write(&mut built.buf, batch.as_bytes());
-                let last_delta = batch.last_offset_delta();
-                let (base, at, batch_len) = (frame.base_offset, frame.at, frame.batch_len);
-                built.frames.push((*partition, FrameAt { base, at, pos, ingest_ms, batch_len, last_delta }));
+                built.frames.push((*partition, FrameAt::of(&frame, pos)));
                 built.record_count += u64::from(batch.record_count());
                 end.at += frame.len();
-                end.offset += u64::from(last_delta) + 1;
+                end.offset += u64::from(frame.last_delta) + 1;
 
                 // `submit` has checked that the partition exists.
                 let generation = streams.generation(*partition).unwrap_or_default();
-                positions.push(Position::new(generation, base));
+                positions.push(Position::new(generation, frame.base_offset));
                 if end.moved.0 != number {
                     end.moved = (number, built.moved.len());
                     built.moved.push((*partition, Position::ZERO));

@@ -104,6 +104,30 @@ pub(super) fn make_segment(
     Segment::open(&*file, first, last).map_err(io::Error::other)
 }
 
+/// Copies a file over itself, under a name that is then synced.
+///
+/// After a folder's sync has failed, a name may be there only until the power goes, whatever later
+/// syncs say: so nothing that this file replaces may be removed before its name is given anew.
+pub(super) fn write_file_again(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<()> {
+    let path = dir.join(name);
+    let old = disk.open(&path)?;
+    let tmp = files::tmp(&path);
+    let new = files::create_afresh(disk, &tmp)?;
+    let mut buf = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let read = read_up_to(&*old, &mut buf, at)?;
+        if read == 0 {
+            break;
+        }
+        write_all_at(&*new, &buf[..read], at)?;
+        at += read as u64;
+    }
+    new.sync()?;
+    disk.rename(&tmp, &path)?;
+    disk.sync_dir(dir)
+}
+
 /// Makes a segment with a damaged index anew from its frames; the damaged file is kept whole.
 pub(super) fn rebuild_segment(
     disk: &dyn Disk,

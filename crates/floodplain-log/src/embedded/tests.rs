@@ -296,6 +296,7 @@ fn a_failed_sync_poisons_until_restart() {
     let (log, report) = bed.open();
     assert!(report.copied_bytes > 0 && report.torn.is_empty());
     assert_eq!(values(&*log, p, 0, 1), numbered(0..2));
+    log.maintain().unwrap();
     drop(log);
     assert_eq!(bed.open().1.copied_bytes, 0);
 }

@@ -26,8 +26,9 @@ fn source(dir: &std::path::Path, frames: &[(u32, u64, i64)]) -> Source {
             at: *end_at + gap * 1_000 + FRAME_HEADER as u64,
             ingest_ms: *ingest_ms,
             batch_len: batch.as_bytes().len() as u32,
+            last_delta: 0,
         };
-        list.push((frame.partition, FrameAt::of(&frame, bytes.len() as u64, 0)));
+        list.push((frame.partition, FrameAt::of(&frame, bytes.len() as u64)));
         frame.write(&mut bytes, batch.as_bytes());
         (*end, *end_at) = (frame.base_offset + 1, frame.at + u64::from(frame.batch_len));
     }
