@@ -167,3 +167,55 @@ impl Fold for PresenceFold {
         Ok(get.end()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folds::{
+        Close, Open, Progress,
+        feed::{Feed, seconds},
+    };
+
+    fn open(run: u64) -> Event {
+        Event::Open(Box::new(Open {
+            run: RunId(run),
+            protocol_level: 5,
+            clean_start: true,
+            session_expiry_s: 0,
+            keep_alive_s: 30,
+            peer: "10.0.0.1:9".to_owned(),
+            will: None,
+        }))
+    }
+
+    fn close(epoch: Position, reason: CloseReason) -> Event {
+        let progress = Progress::default();
+        Event::Close(Box::new(Close { epoch, reason, fires_will: true, session_expiry_s: None, progress }))
+    }
+
+    #[test]
+    fn presence_follows_the_connections() {
+        let mut feed = Feed::<PresenceFold>::default();
+        let (first, _) = feed.event(1, "a", &open(7));
+        let (second, _) = feed.event(2, "a", &open(7));
+        feed.event(2, "b", &open(8));
+        feed.event(3, "a", &close(first, CloseReason::TakenOver));
+        assert!(feed.fold.get("a").unwrap().is_connected, "the older connection's end means nothing");
+        feed.event(4, "a", &close(second, CloseReason::KeepAlive));
+        let gone = feed.fold.get("a").unwrap();
+        assert_eq!((gone.since, gone.closed, &*gone.peer), (seconds(4), Some(CloseReason::KeepAlive), "10.0.0.1:9"));
+        assert_eq!(feed.fold.connected(), 1);
+        feed.event(5, "", &Event::ServerStart { run: RunId(9) });
+        assert_eq!(feed.fold.get("b").unwrap().closed, Some(CloseReason::ServerDied));
+        feed.event(6, "a", &open(9));
+        assert_eq!((feed.fold.connected(), feed.fold.iter().count()), (1, 2));
+        let mut restored = Feed::<PresenceFold>::default();
+        restored.fold.restore(PresenceFold::FORMAT, &feed.bytes()).unwrap();
+        assert_eq!((restored.bytes(), restored.fold.connected()), (feed.bytes(), 1));
+        let week = i64::try_from(REMEMBERED.as_secs()).unwrap();
+        feed.event(4 + week, "", &Event::Tick);
+        assert_eq!(feed.fold.iter().count(), 2);
+        feed.event(5 + week, "", &Event::Tick);
+        assert!(feed.fold.get("b").is_none() && feed.fold.get("a").is_some(), "who is connected is not forgotten");
+    }
+}

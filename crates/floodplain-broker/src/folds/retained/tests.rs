@@ -104,3 +104,140 @@ fn the_newest_of_all_partitions_counts() {
     assert_eq!(next.as_deref(), Some("d"));
     assert_eq!(newest(pages(), Timestamp::from_millis(100)).0, [], "all have expired");
 }
+
+mod fold {
+    use super::*;
+    use crate::folds::feed::{Feed, message, message_batch, seconds};
+    use floodplain_log::Record;
+
+    fn publish(feed: &mut Feed<RetainedFold>, at_s: i64, topic: &str, payload: &[u8], expiry: Option<u32>) {
+        let mut message = message("d", topic, payload, 1);
+        (message.retain, message.expiry_seconds) = (true, expiry);
+        feed.message(at_s, &message);
+    }
+
+    fn payload(candidate: &Candidate) -> Option<Vec<u8>> {
+        let record = candidate.record.as_ref()?;
+        Some(Record::parse(&record.bytes).unwrap().value.unwrap_or_default().to_vec())
+    }
+
+    fn held(feed: &Feed<RetainedFold>) -> Vec<(String, Option<Vec<u8>>)> {
+        let page = feed.fold.page("#", None, 100);
+        page.candidates.iter().map(|candidate| (candidate.topic.to_string(), payload(candidate))).collect()
+    }
+
+    fn some(topic: &str, payload: &[u8]) -> (String, Option<Vec<u8>>) {
+        (topic.to_owned(), Some(payload.to_vec()))
+    }
+
+    #[test]
+    fn the_newest_message_of_a_topic_is_kept_and_an_empty_one_deletes() {
+        let mut feed = Feed::<RetainedFold>::default();
+        publish(&mut feed, 1, "a", b"1", None);
+        feed.message(2, &message("d", "a", b"not retained", 1));
+        publish(&mut feed, 2, "b", b"1", None);
+        // The clock of the writer went back: the order in the partition counts.
+        publish(&mut feed, 0, "a", b"2", None);
+        assert_eq!(held(&feed), [some("a", b"2"), some("b", b"1")]);
+        assert_eq!(feed.fold.page("a", None, 1).candidates[0].stamp.ingest, seconds(2));
+        publish(&mut feed, 3, "a", b"", None);
+        assert_eq!(held(&feed), [("a".to_owned(), None), some("b", b"1")], "the deletion hides older ones elsewhere");
+        assert_eq!(feed.fold.len(), 1);
+        publish(&mut feed, 3, "a", b"3", None);
+        assert_eq!(feed.fold.len(), 2);
+        let mut restored = Feed::<RetainedFold>::default();
+        restored.fold.restore(RetainedFold::FORMAT, &feed.bytes()).unwrap();
+        assert_eq!((restored.bytes(), restored.fold.bytes()), (feed.bytes(), feed.fold.bytes()));
+        assert_eq!(held(&restored), held(&feed));
+    }
+
+    #[test]
+    fn an_expired_message_goes_with_log_time() {
+        let mut feed = Feed::<RetainedFold>::default();
+        publish(&mut feed, 10, "a", b"1", Some(5));
+        publish(&mut feed, 10, "b", b"1", Some(50));
+        publish(&mut feed, 11, "b", b"2", None);
+        assert_eq!(newest(vec![feed.fold.page("#", None, 9)], seconds(14)).0.len(), 2);
+        let late: Vec<_> = newest(vec![feed.fold.page("#", None, 9)], seconds(15)).0;
+        assert_eq!(late.iter().map(|candidate| &*candidate.topic).collect::<Vec<_>>(), ["b"], "by the reader's clock");
+        feed.message(15, &message("d", "x", b"", 0));
+        assert_eq!(held(&feed), [("a".to_owned(), None), some("b", b"2")]);
+        feed.message(99, &message("d", "x", b"", 0));
+        assert_eq!(held(&feed)[1], some("b", b"2"), "the replaced one's expiry is void");
+    }
+
+    #[test]
+    fn a_copy_does_not_come_back_over_a_newer_message() {
+        let mut feed = Feed::<RetainedFold>::default();
+        let mut first = message("d", "a", b"1", 1);
+        (first.retain, first.dedup_id) = (true, Some("w:1"));
+        feed.message(1, &first);
+        publish(&mut feed, 2, "a", b"2", None);
+        feed.message(3, &first);
+        assert_eq!(held(&feed), [some("a", b"2")]);
+    }
+
+    #[test]
+    fn deletions_are_bounded() {
+        let mut feed = Feed::<RetainedFold>::default();
+        for n in 0..DELETED_MAX + 10 {
+            publish(&mut feed, 1, &format!("t/{n:08}"), b"", None);
+        }
+        assert_eq!(feed.fold.topics.len(), DELETED_MAX);
+        assert_eq!(&*feed.fold.page("#", None, 1).candidates[0].topic, "t/00000010", "the oldest went");
+        assert_eq!(feed.fold.bytes(), DELETED_MAX * ("t/00000010".len() + ENTRY_BYTES));
+    }
+
+    #[test]
+    fn messages_are_bounded() {
+        let mut feed = Feed::<RetainedFold>::default();
+        let large = vec![1; 8 << 20];
+        for n in 0..12 {
+            publish(&mut feed, 1, &format!("t/{n}"), &large, None);
+        }
+        assert_eq!(feed.fold.len(), 8, "64 MiB");
+        publish(&mut feed, 1, "t/0", &large, None);
+        publish(&mut feed, 1, "t/1", b"", None);
+        publish(&mut feed, 1, "t/12", b"there is room again", None);
+        assert_eq!(feed.fold.len(), 8);
+        assert!(feed.fold.bytes() <= BYTES_MAX + large.len() + 1024);
+    }
+
+    proptest! {
+        #[test]
+        fn a_replay_is_equal_and_a_restored_fold_goes_on_alike(
+            steps in prop::collection::vec((0_i64..9, 0_usize..5, any::<Option<u8>>(), proptest::option::of(0_u32..20)), 1..50),
+            cut in 0_usize..50,
+        ) {
+            let (mut feed, mut replay) = (Feed::<RetainedFold>::default(), Feed::<RetainedFold>::default());
+            let mut now = 0;
+            for (idx, (passes, topic, payload, expiry)) in steps.into_iter().enumerate() {
+                now += passes;
+                let payload: Vec<u8> = payload.into_iter().collect();
+                for feed in [&mut feed, &mut replay] {
+                    publish(feed, now, ["a", "b", "a/b", "c", "d"][topic], &payload, expiry);
+                }
+                if idx == cut {
+                    let bytes = feed.bytes();
+                    feed.fold.restore(RetainedFold::FORMAT, &bytes).unwrap();
+                }
+                prop_assert_eq!(feed.bytes(), replay.bytes());
+                prop_assert_eq!(feed.fold.bytes(), replay.fold.bytes());
+                let deleted = feed.fold.topics.values().filter(|held| held.record.is_none()).count();
+                prop_assert_eq!(deleted, feed.fold.deleted.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_skipped() {
+        let mut feed = Feed::<RetainedFold>::default();
+        let mut builder = floodplain_log::BatchBuilder::new();
+        builder.push(0, None, Some(b"no topic"), []).unwrap();
+        builder.push(0, None, Some(b"wild"), [("fp.t", &b"a/+"[..]), ("fp.f", b"1r")]).unwrap();
+        feed.batch(builder.finish(floodplain_log::Compression::None).unwrap());
+        assert_eq!(held(&feed), []);
+        feed.batch(message_batch(0, &message("d", "a", b"", 0)));
+        assert_eq!(held(&feed), []);
+    }
+}
