@@ -65,6 +65,10 @@ impl Client {
         Ok(client)
     }
 
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).context("send")
     }
