@@ -49,6 +49,7 @@ impl From<&Error> for Problem {
             Error::Invalid { .. } => (S::BAD_REQUEST, "sql_invalid", "the query does not fit the tables"),
             Error::ReadOnly { .. } => (S::FORBIDDEN, "sql_read_only", "queries only read"),
             Error::TooLong { .. } => (S::PAYLOAD_TOO_LARGE, "sql_too_long", "the query is too long"),
+            Error::TooComplex { .. } => (S::PAYLOAD_TOO_LARGE, "sql_too_complex", "the query is too complex"),
             Error::Execution { .. } => (S::UNPROCESSABLE_ENTITY, "sql_execution", "a value cannot be computed"),
             Error::Rows { .. } => (S::UNPROCESSABLE_ENTITY, "sql_row_limit", "the result is too large"),
             Error::Time { .. } => (S::GATEWAY_TIMEOUT, "sql_time_limit", "the query took too long"),

@@ -7,7 +7,7 @@ use crate::{
 };
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
-    common::{DataFusionError, Result as DataFusionResult, tree_node::TreeNodeRecursion},
+    common::{DataFusionError, Result as DataFusionResult, config::Dialect, tree_node::TreeNodeRecursion},
     execution::{
         SessionState, SessionStateBuilder,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -17,7 +17,13 @@ use datafusion::{
     logical_expr::LogicalPlan,
     physical_plan::execute_stream,
     prelude::{SessionConfig, SessionContext},
-    sql::parser::{DFParserBuilder, Statement},
+    sql::{
+        parser::{DFParserBuilder, Statement},
+        sqlparser::{
+            dialect::PostgreSqlDialect,
+            tokenizer::{Token, Tokenizer},
+        },
+    },
 };
 use floodplain_log::Log;
 use futures::StreamExt as _;
@@ -31,6 +37,14 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::Instant,
 };
+
+/// The one that people expect of a server; it also lets `offset` be a column wherever a column may be.
+const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+/// How many words and signs a query may have, not counting constants and commas: a bound for the depth of its
+/// expressions, which the planner walks by recursion. Long lists of constants do not count.
+const WORDS_MAX: usize = 2_000;
+/// Enough for the deepest expression that [`WORDS_MAX`] allows; memory is used only where it is touched.
+const STACK_BYTES: usize = 32 << 20;
 
 /// Runs queries. Cheap to clone; the threads end with the last clone and the last result.
 #[derive(Debug, Clone)]
@@ -147,6 +161,7 @@ impl Sql {
             .worker_threads(config.threads.max(1))
             .max_blocking_threads((config.threads.max(1) * config.running_max.max(1)).saturating_add(8))
             .thread_name("sql")
+            .thread_stack_size(STACK_BYTES)
             .enable_time()
             .on_thread_start(move || lower_priority(niceness))
             .build()
@@ -231,7 +246,9 @@ impl Sql {
             }
         });
         let work = AbortOnDrop(work.abort_handle());
-        let columns = match schema_in.await {
+        // The planner does not await: the task cannot be late by itself while it plans, so this side watches the time.
+        let planned = tokio::time::timeout_at(deadline, schema_in).await;
+        let columns = match planned.map_err(|_| Error::Time { limit: config.time_max })? {
             Ok(planned) => result::columns(&planned?),
             // The time ran out while it was planned, or the planner panicked: the cause is in the other channel.
             Err(_) => return Err(self.lost(batches).await),
@@ -279,6 +296,7 @@ fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
         .with_default_catalog_and_schema("floodplain", "public")
         .with_information_schema(true);
     let options = session.options_mut();
+    options.sql_parser.dialect = Dialect::PostgreSQL;
     options.sql_parser.collect_spans = true;
     options.execution.time_zone = Some("UTC".to_owned());
     let mut state =
@@ -362,7 +380,12 @@ impl Query {
 
     fn statement(&self) -> Result<Statement, Error> {
         let limit = self.state.config_options().sql_parser.recursion_limit.get();
-        let parser = DFParserBuilder::new(self.text.as_str()).with_recursion_limit(limit).build();
+        let words = words(&self.text);
+        if words > WORDS_MAX {
+            return Err(Error::TooComplex { words, words_max: WORDS_MAX });
+        }
+        let parser =
+            DFParserBuilder::new(self.text.as_str()).with_dialect(&DIALECT).with_recursion_limit(limit).build();
         let statements = parser.and_then(|mut parser| parser.parse_statements());
         let mut statements = statements.map_err(|error| self.error(&error))?;
         match (statements.pop_front(), statements.len()) {
@@ -378,6 +401,15 @@ impl Query {
     fn error(&self, error: &DataFusionError) -> Error {
         Error::from_datafusion(error, self.memory_max_bytes)
     }
+}
+
+/// Words and signs of `text`. What the tokenizer does not understand the parser will refuse.
+fn words(text: &str) -> usize {
+    let tokens = Tokenizer::new(&DIALECT, text).tokenize().unwrap_or_default();
+    let flat = |token: &&Token| {
+        matches!(token, Token::Whitespace(_) | Token::Comma | Token::Number(..) | Token::SingleQuotedString(_))
+    };
+    tokens.iter().filter(|token| !flat(token)).count()
 }
 
 /// Refuses everything that would change something, also inside EXPLAIN.

@@ -25,6 +25,9 @@ pub enum Error {
     /// The text is longer than the limit.
     #[error("query has {bytes} bytes, the limit is {max_bytes}")]
     TooLong { bytes: usize, max_bytes: usize },
+    /// The query is nested deeper than the planner can follow.
+    #[error("query has {words} words and signs, the limit is {words_max}; long lists of constants do not count")]
+    TooComplex { words: usize, words_max: usize },
     /// A value cannot be computed, for example a division by zero or text that is no number.
     #[error("{message}")]
     Execution { message: String },

@@ -14,6 +14,7 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
         state.register_udf(Arc::new(ScalarUDF::new_from_impl(function)))?;
     }
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(text::Utf8::new())))?;
+    state.register_udf(Arc::new(ScalarUDF::new_from_impl(text::OctetLength::new())))?;
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(text::TopicMatches::new())))?;
     state.register_expr_planner(Arc::new(json::Operators::new()))
 }

@@ -3,10 +3,11 @@
 use datafusion::{
     arrow::{
         array::{AsArray, BooleanArray, StringArray},
+        compute::kernels::length::length,
         datatypes::DataType,
     },
     common::{Result, ScalarValue},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility},
 };
 use std::sync::Arc;
 
@@ -56,6 +57,38 @@ impl ScalarUDFImpl for Utf8 {
                 Ok(ColumnarValue::Array(Arc::new(texts)))
             }
         }
+    }
+}
+
+/// `octet_length(payload)`: DataFusion's own takes only text.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct OctetLength {
+    signature: Signature,
+}
+
+impl OctetLength {
+    pub(super) fn new() -> Self {
+        let either = vec![TypeSignature::Exact(vec![DataType::Binary]), TypeSignature::Exact(vec![DataType::Utf8])];
+        Self { signature: Signature::one_of(either, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for OctetLength {
+    fn name(&self) -> &'static str {
+        "octet_length"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Int32)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let lengths = length(&args.args[0].to_array(args.number_rows)?)?;
+        Ok(ColumnarValue::Array(lengths))
     }
 }
 

@@ -49,7 +49,7 @@ impl Fleet {
         let mut odd = message("motor-1", "motors/1/raw", b"\xff\x00\x01");
         (odd.qos, odd.retain, odd.expiry_seconds) = (2, true, Some(60));
         (odd.content_type, odd.response_topic) = (Some("application/x-odd"), Some("reply/here"));
-        (odd.correlation, odd.publisher) = (Some(Correlation::Raw(b"\x00\x01")), Some("gateway"));
+        (odd.correlation, odd.publisher) = (Some(Correlation::Raw(b"\xfe\x01")), Some("gateway"));
         odd.event_time_ns = Some(1_500_000_000_123_456_789);
         odd.ingest_time_ns = Some((NINE + 600_000) * 1_000_000 + 1_234);
         fleet.publish("telemetry", &odd, &[("a", "1"), ("b", "x\"y"), ("a", "2")]);
