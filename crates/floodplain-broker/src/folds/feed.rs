@@ -75,7 +75,5 @@ pub(crate) fn message_batch(at_s: i64, message: &MessageRef<'_>) -> Batch {
 }
 
 pub(crate) fn message<'a>(key: &'a str, topic: &'a str, payload: &'a [u8], qos: u8) -> MessageRef<'a> {
-    let mut message = MessageRef::default();
-    (message.key, message.topic, message.payload, message.qos) = (key.as_bytes(), topic, payload, qos);
-    message
+    MessageRef { key: key.as_bytes(), topic, payload, qos, ..MessageRef::default() }
 }

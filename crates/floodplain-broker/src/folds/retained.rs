@@ -10,7 +10,7 @@ use floodplain_fold::{
     DedupWindow, Fold, Input, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
-use floodplain_log::MessageRef;
+use floodplain_log::{MessageRef, header};
 use floodplain_types::{Position, Timestamp, validate_topic};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -245,6 +245,10 @@ impl Fold for RetainedFold {
 
     fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
         self.expire(input.log_time);
+        // Most messages are not retained, and their flags say so before the rest is looked at.
+        if !input.header(header::FLAGS).is_some_and(|flags| flags.contains(&b'r')) {
+            return;
+        }
         let Ok(message) = MessageRef::parse(input.record) else { return };
         if !message.retain || validate_topic(message.topic).is_err() {
             return;

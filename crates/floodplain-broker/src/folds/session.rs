@@ -451,18 +451,20 @@ fn forget_filter(filters: &mut BTreeMap<TopicFilter, u32>, changes: &mut Changes
 /// The will as a message of its client.
 fn will_record(builder: &mut BatchBuilder, client: &ClientId, epoch: Position, will: &Will) -> Output {
     let epoch = epoch.to_string();
-    let mut message = MessageRef::default();
-    message.topic = will.topic.as_str();
-    message.payload = &will.payload;
-    message.key = client.as_str().as_bytes();
-    message.qos = will.qos;
-    message.retain = will.retain;
-    message.expiry_seconds = will.expiry_s;
-    message.content_type = will.content_type.as_deref();
-    message.response_topic = will.response_topic.as_deref();
-    message.correlation = will.correlation.as_deref().map(Correlation::Raw);
-    message.payload_format = will.payload_format;
-    message.session_epoch = Some(&epoch);
+    let message = MessageRef {
+        topic: will.topic.as_str(),
+        payload: &will.payload,
+        key: client.as_str().as_bytes(),
+        qos: will.qos,
+        retain: will.retain,
+        expiry_seconds: will.expiry_s,
+        content_type: will.content_type.as_deref(),
+        response_topic: will.response_topic.as_deref(),
+        correlation: will.correlation.as_deref().map(Correlation::Raw),
+        payload_format: will.payload_format,
+        session_epoch: Some(&epoch),
+        ..MessageRef::default()
+    };
     let user = will.user_properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     // The writer of messages knows the headers; it writes into a batch, so they are read back.
     message.write(builder, 0, user).expect("a will fits an empty batch: it came in one packet");

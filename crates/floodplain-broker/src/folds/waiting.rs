@@ -14,7 +14,7 @@ use floodplain_fold::{
     DedupWindow, Fold, Input, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
-use floodplain_log::{Locator, MessageRef, RecordRef};
+use floodplain_log::{Locator, MessageRef, RecordRef, header};
 use floodplain_types::{Position, TopicFilter};
 use slab::Slab;
 use std::{
@@ -414,7 +414,8 @@ impl Fold for WaitingIndex {
 
     fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
         self.position = input.position.next();
-        if self.by_filter.is_empty() {
+        // QoS 0 has no flags, or flags that start with 0: no need to look at the rest.
+        if self.by_filter.is_empty() || input.header(header::FLAGS).is_none_or(|flags| flags.starts_with(b"0")) {
             return;
         }
         let Ok(message) = MessageRef::parse(input.record) else { return };

@@ -377,8 +377,8 @@ fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bo
     let epoch = feed.fold.session(client).map_or(Position::ZERO, |session| session.epoch);
     let position = Position::new(0, u64::from(n) + 3);
     let event = match kind {
-        0 => with_will(open(n % 3 == 0, n), n / 2),
-        1 => opens(Open { protocol_level: 4, ..open(n % 2 == 0, n) }),
+        0 => with_will(open(n.is_multiple_of(3), n), n / 2),
+        1 => opens(Open { protocol_level: 4, ..open(n.is_multiple_of(2), n) }),
         2 | 3 => subscribes(epoch, ["a", "a/#", "+/b"][(n % 3) as usize], qos, u64::from(n)),
         4 => Event::Unsubscribe { epoch, filters: vec![filter(["a", "a/#"][(n % 2) as usize])] },
         5 => Event::Progress {
