@@ -131,7 +131,6 @@ fn play(series: &[Series], folder: &Path, kills: usize, tools: &Path) -> Result<
     let delivered = since.elapsed();
     let rows = broker.rows()?;
     let received = subscriber.stop()?;
-    broker.stop()?;
 
     let table: Vec<Row> = series
         .iter()
@@ -156,5 +155,6 @@ fn play(series: &[Series], folder: &Path, kills: usize, tools: &Path) -> Result<
         &differences[..differences.len().min(5)]
     );
     println!("log, subscriber and files are equal");
+    broker.stop()?;
     Ok(())
 }

@@ -104,7 +104,8 @@ fn mosquitto_once(
     ensure!(payloads.len() < usize::from(u16::MAX), "too many lines for one run of mosquitto_pub");
     let mut child = Command::new("mosquitto_pub")
         .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
-        .args(["-q", "1", "-d", "-l", "-t", topic])
+        // The same name each time: a device's records are in order in one partition.
+        .args(["-i", &format!("mosquitto-{}", topic.replace('/', "-")), "-q", "1", "-d", "-l", "-t", topic])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
