@@ -1,0 +1,87 @@
+//! Any bytes to any side: no panic; what is accepted is written and read as the same packet, no shorter
+//! input is accepted in its place, and a PUBLISH is delivered as it came.
+#![no_main]
+
+use floodplain_mqtt::{
+    Connack, Decoder, Delivery, Encoder, Frame, OutboundPublish, Packet, Publish, Version, connect_refusal,
+};
+use libfuzzer_sys::fuzz_target;
+
+const MAX_PACKET_SIZE: u32 = 1 << 20;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&who, mut bytes)) = input.split_first() else { return };
+    let mut decoder = match who % 5 {
+        0..=2 => Decoder::server(MAX_PACKET_SIZE),
+        3 => Decoder::client(Version::V311, MAX_PACKET_SIZE),
+        _ => Decoder::client(Version::V5, MAX_PACKET_SIZE),
+    };
+    match who % 5 {
+        1 => decoder.set_version(Version::V311),
+        2 => decoder.set_version(Version::V5),
+        _ => {}
+    }
+    // A connection: one packet after another, until one is refused or incomplete.
+    loop {
+        match decoder.next(bytes) {
+            Ok(Some((packet, len))) => {
+                accepted(decoder, packet, &bytes[..len]);
+                if let Packet::Connect(connect) = packet {
+                    decoder.set_version(connect.version);
+                }
+                bytes = &bytes[len..];
+            }
+            Ok(None) => return,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                if let Ok(Frame::Complete { body, .. }) = decoder.frame(bytes) {
+                    if let Some((version, code)) = connect_refusal(&bytes[body], &error) {
+                        let refusal = Packet::Connack(Connack::new(code, false));
+                        Encoder::new(version).encode(&refusal, &mut Vec::new()).expect("a version says its refusals");
+                    }
+                }
+                return;
+            }
+        }
+    }
+});
+
+fn accepted(decoder: Decoder, packet: Packet<'_>, bytes: &[u8]) {
+    let version = match packet {
+        Packet::Connect(connect) => connect.version,
+        _ => decoder.version().expect("only CONNECT comes without"),
+    };
+    let mut again = Vec::new();
+    Encoder::new(version).encode(&packet, &mut again).expect("what was read can be written");
+    assert_eq!(decoder.next(&again), Ok(Some((packet, again.len()))));
+    if let Some((_, cut)) = bytes.split_last() {
+        assert!(
+            matches!(decoder.frame(cut), Ok(Frame::Incomplete { needed }) if needed == bytes.len() || needed == cut.len() + 1)
+        );
+    }
+    if let Packet::Publish(publish) = packet {
+        if !publish.topic.is_empty() {
+            deliver(&publish);
+        }
+    }
+}
+
+fn deliver(publish: &Publish<'_>) {
+    for version in [Version::V311, Version::V5] {
+        let Publish { qos, retain, topic, properties, payload, packet_id, .. } = *publish;
+        let message = OutboundPublish::new(version, qos, retain, topic, &properties, payload);
+        let delivery = Delivery { packet_id, subscription_ids: &[1, 300], ..Delivery::default() };
+        let (mut single, mut copied) = (Vec::new(), Vec::new());
+        message.write_to(&delivery, u32::MAX, &mut single).expect("what was read can be written");
+        message.encode().expect("it was a packet").write_to(&delivery, u32::MAX, &mut copied).expect("the same");
+        assert_eq!(single, copied);
+        let Ok(Some((Packet::Publish(found), _))) = Decoder::client(version, u32::MAX).next(&single) else {
+            panic!("a delivery must be a PUBLISH: {single:02x?}")
+        };
+        assert_eq!((found.topic, found.payload), (topic, payload));
+        if version == Version::V5 {
+            assert_eq!(found.properties.user_properties(), properties.user_properties());
+            assert_eq!(found.properties.message_expiry_secs(), properties.message_expiry_secs());
+        }
+    }
+}
