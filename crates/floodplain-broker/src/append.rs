@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+/// Units held for a log that takes nothing, before no new session is let in.
+const HELD_MAX: usize = 1024;
 /// How long to wait before a refused unit is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 /// A unit is closed when it holds this much, far below what engines accept.
@@ -172,6 +174,16 @@ impl Appends {
     /// Whether all units with smaller tags have ended.
     pub(crate) fn is_idle(&self) -> bool {
         self.submitted.is_empty() && self.held.is_empty() && self.open.iter().all(|open| open.used == 0)
+    }
+
+    /// Whether something has gathered that was not submitted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.iter().any(|open| open.used > 0)
+    }
+
+    /// Whether so much is held that new sessions must wait outside.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.held.len() >= HELD_MAX
     }
 
     /// The oldest unit that has not ended.

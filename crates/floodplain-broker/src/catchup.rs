@@ -339,13 +339,18 @@ impl Worker {
             track.pass(position.next());
             return 0;
         }
-        track.sent(position);
+        // A retained message of an earlier connection lies behind the cursor.
+        let is_tracked = position >= track.cursor();
+        if is_tracked {
+            track.sent(position);
+        }
         let ingest = Timestamp::from_millis(fetched.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
         let publication =
             Publication::new(&message, message.user_properties(), partition, ingest, publisher.into());
         session.out.push(Queued {
             publication: Arc::new(publication),
-            position: Some(position),
+            position,
+            is_tracked,
             qos,
             retain: message.retain && wanted.retain_as_published,
             ids: (!wanted.ids.is_empty()).then(|| Rc::from(wanted.ids)),
@@ -389,14 +394,17 @@ fn restore_outbound(session: &mut Session, stored: &Stored, partitions: u32) -> 
         let (partition, position) = (folds_outbound.partition, folds_outbound.position);
         match folds_outbound.state {
             OutboundState::AwaitsPubcomp => {
-                if let Some(track) = out.track(partition) {
+                let track = out.track(partition).filter(|track| position >= track.cursor());
+                let is_tracked = track.is_some();
+                if let Some(track) = track {
                     track.sent(position);
                 }
                 out.in_flight.push_back(InFlight {
                     id: *id,
                     stage: Stage::AwaitsPubcomp,
                     partition,
-                    position: Some(position),
+                    position,
+                    is_tracked,
                     held: None,
                     seq: 0,
                 });
@@ -407,8 +415,7 @@ fn restore_outbound(session: &mut Session, stored: &Stored, partitions: u32) -> 
         }
     }
     for track in &out.tracks {
-        let lowest_owed = out.owed.iter().filter(|owed| owed.partition == track.partition).map(|owed| owed.position);
-        let next = lowest_owed.fold(stored.cursor.get(track.partition), Position::min);
+        let next = stored.cursor.get(track.partition);
         out.lags.push(Lag { partition: track.partition, next, step: Step::Idle, own_filters: Vec::new() });
     }
     releases

@@ -139,9 +139,11 @@ impl Worker {
         let value = event.encode();
         let now = self.now.as_millis();
         let key = Some(client.as_bytes()).filter(|key| !key.is_empty());
-        let write = |batch: &mut floodplain_log::BatchBuilder| {
-            batch.push(now, key, Some(&value), std::iter::empty::<(&str, &[u8])>())
-        };
+        // An engine may write a record twice: the fold knows the second one by this.
+        self.event_seq += 1;
+        let id = format!("{:x}.{:x}.{:x}", self.shared.run.0, self.idx, self.event_seq);
+        let headers = [(floodplain_log::header::DEDUP_ID, id.as_bytes())];
+        let write = |batch: &mut floodplain_log::BatchBuilder| batch.push(now, key, Some(&value), headers);
         let pushed = self.appends.push(class, self.shared.requests.partition(partition), write, None);
         pushed.inspect_err(|error| tracing::error!(%error, "session event does not fit a batch")).ok()
     }
@@ -203,7 +205,7 @@ fn whole_progress(session: &Session) -> Progress {
     let mut outbound: Vec<(u16, Option<Outbound>)> =
         session.out.closed_ids.iter().map(|id| (*id, None)).collect();
     for flight in &session.out.in_flight {
-        let Some(position) = flight.position else { continue };
+        let position = flight.position;
         let state = match flight.stage {
             Stage::AwaitsPuback => OutboundState::AwaitsPuback,
             Stage::PublishHeld | Stage::AwaitsPubrec => OutboundState::AwaitsPubrec,

@@ -86,6 +86,10 @@ impl Worker {
         if self.stopping.is_some() {
             return self.refuse_connect(conn, version, ConnackCode::ServerUnavailable, Some("server is stopping"));
         }
+        if self.appends.is_crowded() {
+            let why = "the log takes nothing at the moment";
+            return self.refuse_connect(conn, version, ConnackCode::ServerBusy, Some(why));
+        }
         if let Err(denied) = access.admission.connect(peer) {
             return self.refuse_connect(conn, version, refusal(denied), None);
         }
@@ -151,14 +155,14 @@ impl Worker {
         }
         let now = second(self.now);
         self.half_open -= 1;
-        let generation = conn.generation;
         let Some(connection) = self.get(conn) else { return false };
         connection.decoder.set_version(version);
         connection.keep_alive = keep_alive;
         connection.phase = Phase::Opening;
         connection.session = Some(session);
-        if keep_alive > 0 {
-            self.wheel.add(now + u64::from(keep_alive) * 3 / 2 + 1, conn.slot, generation);
+        let due = now + u64::from(keep_alive) * 3 / 2 + 1;
+        if keep_alive > 0 && due < connection.due {
+            self.due_at(conn, due);
         }
 
         let open = Event::Open(Box::new(folds::Open {

@@ -74,6 +74,8 @@ pub(crate) struct Connection {
     pub(crate) last_seen: u64,
     /// Seconds; 0 is off.
     pub(crate) keep_alive: u16,
+    /// Second at which the wheel brings this connection up; entries for other ones are old.
+    pub(crate) due: u64,
     pub(crate) acks: VecDeque<crate::acks::Ack>,
     /// Sequence number of the first of `acks`.
     pub(crate) first_ack: u32,
@@ -114,6 +116,7 @@ impl Connection {
             dirty: false,
             last_seen: now,
             keep_alive: 0,
+            due: 0,
             acks: VecDeque::new(),
             first_ack: 0,
             session: None,
@@ -281,10 +284,18 @@ impl Worker {
         self.effects.push_back(Effect::Close(conn, kind));
     }
 
+    /// Lets the wheel bring up a connection.
+    pub(crate) fn due_at(&mut self, conn: ConnId, second: u64) {
+        let due = self.wheel.add(second, conn.slot, conn.generation);
+        if let Some(connection) = self.get(conn) {
+            connection.due = due;
+        }
+    }
+
     /// Looks at a connection whose time may be up.
     pub(crate) fn check_deadline(&mut self, conn: ConnId) {
         let now = second(self.now);
-        let Some(connection) = self.get(conn) else { return };
+        let Some(connection) = self.get(conn).filter(|connection| connection.due <= now) else { return };
         match connection.phase {
             Phase::Closed => {}
             Phase::Greeting => {
@@ -293,6 +304,7 @@ impl Worker {
             }
             Phase::Opening | Phase::Live => {
                 if connection.keep_alive == 0 {
+                    connection.due = u64::MAX;
                     return;
                 }
                 // [MQTT-3.1.2-22]: one and a half times the keep-alive, and a second for the wheel.
@@ -304,7 +316,7 @@ impl Worker {
                     self.send_disconnect(conn, DisconnectCode::KeepAliveTimeout, None);
                     self.close_failed(conn, crate::folds::CloseReason::KeepAlive);
                 } else {
-                    self.wheel.add(seen + allowed, conn.slot, conn.generation);
+                    self.due_at(conn, seen + allowed);
                 }
             }
         }

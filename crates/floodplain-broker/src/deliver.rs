@@ -135,7 +135,8 @@ impl Worker {
             }
             session.out.push(Queued {
                 publication: placed.publication.clone(),
-                position: Some(placed.position),
+                position: placed.position,
+                is_tracked: true,
                 qos,
                 retain: placed.publication.retain && m.retain_as_published,
                 ids: m.ids.clone(),
@@ -165,7 +166,7 @@ impl Worker {
             }
         }
         if !held.is_empty() {
-            self.log_outbound(conn, held, Vec::new());
+            self.log_outbound(conn, held);
         }
         self.read_on(conn);
     }
@@ -187,12 +188,13 @@ impl Worker {
         };
         if let Some(reason) = unsent {
             let client = session.client.clone();
-            if let Some(position) = queued.position {
-                if let Some(track) = session.out.track(partition) {
-                    track.finished(position);
-                }
-                self.undelivered(&client, reason, partition, position, position, 1);
+            let position = queued.position;
+            if queued.is_tracked
+                && let Some(track) = session.out.track(partition)
+            {
+                track.finished(position);
             }
+            self.undelivered(&client, reason, partition, position, position, 1);
             match reason {
                 "expired" => self.metrics.dropped_expired.increment(1),
                 _ => self.metrics.dropped_too_large.increment(1),
@@ -201,16 +203,18 @@ impl Worker {
         }
         let id = queued.again.unwrap_or_else(|| session.out.allocate());
         let is_known = queued.again.is_some();
-        let durable = queued.qos == 2 && session.is_lasting() && queued.position.is_some() && !is_known;
+        let durable = queued.qos == 2 && session.is_lasting() && !is_known;
+        let position = queued.position;
         let mut flight = InFlight {
             id,
             stage: Stage::PublishHeld,
             partition,
-            position: queued.position,
+            position,
+            is_tracked: queued.is_tracked,
             held: None,
             seq: session.out.progress_seq + 1,
         };
-        if durable && let Some(position) = queued.position {
+        if durable {
             flight.held = Some(queued);
             session.out.in_flight.push_back(flight);
             return Some((id, folds::Outbound { partition, position, state: OutboundState::AwaitsPubrec }));
@@ -235,19 +239,13 @@ impl Worker {
     }
 
     /// Appends a `Progress` that names outbound ids; what waits for it goes on once it is committed.
-    pub(crate) fn log_outbound(
-        &mut self,
-        conn: ConnId,
-        new: Vec<(u16, folds::Outbound)>,
-        done: Vec<u16>,
-    ) {
+    fn log_outbound(&mut self, conn: ConnId, new: Vec<(u16, folds::Outbound)>) {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         let Some(epoch) = session.epoch else { return };
         session.out.progress_seq += 1;
         let seq = session.out.progress_seq;
         let (client, partition) = (session.client.clone(), session.partition);
-        let mut outbound: Vec<_> = new.into_iter().map(|(id, state)| (id, Some(state))).collect();
-        outbound.extend(done.into_iter().map(|id| (id, None)));
+        let outbound = new.into_iter().map(|(id, state)| (id, Some(state))).collect();
         let progress = Progress { partitions: Vec::new(), outbound };
         self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
         self.appends.wait(Class::All, Waiter::Outbound { conn, seq });
@@ -293,21 +291,22 @@ impl Worker {
             session.out.in_flight = std::collections::VecDeque::new();
         }
         let client = session.client.clone();
-        if let Some(position) = flight.position {
-            if let Some(track) = session.out.track(flight.partition) {
-                track.finished(position);
-            }
-            if session.is_lasting() {
-                session.out.closed_ids.push(flight.id);
-                session.out.unlogged += 1;
-                let unlogged = session.out.unlogged;
-                self.progress_made(conn, unlogged);
-            }
-            if let Some(code) = refused {
-                self.metrics.refused_by_client.increment(1);
-                let reason = format!("refused by the client: {code}");
-                self.undelivered(&client, &reason, flight.partition, position, position, 1);
-            }
+        let position = flight.position;
+        if flight.is_tracked
+            && let Some(track) = session.out.track(flight.partition)
+        {
+            track.finished(position);
+        }
+        if session.is_lasting() {
+            session.out.closed_ids.push(flight.id);
+            session.out.unlogged += 1;
+            let unlogged = session.out.unlogged;
+            self.progress_made(conn, unlogged);
+        }
+        if let Some(code) = refused {
+            self.metrics.refused_by_client.increment(1);
+            let reason = format!("refused by the client: {code}");
+            self.undelivered(&client, &reason, flight.partition, position, position, 1);
         }
         self.pump(conn);
     }
@@ -345,18 +344,15 @@ impl Worker {
                     return Ok(());
                 }
                 let (partition, position) = (flight.partition, flight.position);
-                match position.filter(|_| is_lasting) {
-                    Some(position) => {
-                        flight.stage = Stage::PubrelHeld;
-                        let seq = session.out.progress_seq + 1;
-                        session.out.in_flight[at].seq = seq;
-                        let state = folds::Outbound { partition, position, state: OutboundState::AwaitsPubcomp };
-                        self.log_outbound(conn, vec![(id.get(), state)], Vec::new());
-                    }
-                    None => {
-                        flight.stage = Stage::AwaitsPubcomp;
-                        self.send_pubrel(conn, id.get());
-                    }
+                if is_lasting {
+                    flight.stage = Stage::PubrelHeld;
+                    let seq = session.out.progress_seq + 1;
+                    session.out.in_flight[at].seq = seq;
+                    let state = folds::Outbound { partition, position, state: OutboundState::AwaitsPubcomp };
+                    self.log_outbound(conn, vec![(id.get(), state)]);
+                } else {
+                    flight.stage = Stage::AwaitsPubcomp;
+                    self.send_pubrel(conn, id.get());
                 }
             }
             Stage::AwaitsPubcomp => self.send_pubrel(conn, id.get()),

@@ -29,6 +29,10 @@ mod metrics;
 mod config;
 pub mod folds;
 pub mod seams;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod tests;
 
 pub use broker::{Broker, StartError};
 pub use config::BrokerConfig;

@@ -19,6 +19,9 @@ use std::{
     time::Duration,
 };
 
+/// Records folded since the last snapshot that are worth one more at the end.
+const LAST_SNAPSHOT_BYTES: u64 = 1 << 20;
+
 /// What one worker asks another.
 #[derive(Debug)]
 pub(crate) enum Question {
@@ -126,6 +129,7 @@ pub(crate) struct Owner {
     /// Partitions that have something to fold.
     pub(crate) dirty: bool,
     snapshots_running: usize,
+    has_last_snapshots: bool,
     /// When the sessions of this worker were last asked what they still need.
     pub(crate) scanned_at: Timestamp,
 }
@@ -144,6 +148,7 @@ impl Owner {
             outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
             dirty: true,
             snapshots_running: 0,
+            has_last_snapshots: false,
             scanned_at: Timestamp(0),
         }
     }
@@ -151,8 +156,13 @@ impl Owner {
     /// A unit with these publications is committed.
     pub(crate) fn sent(&mut self, partition: Partition, sent: Sent) {
         if let Some(data) = self.data.iter_mut().find(|data| data.partition == partition) {
-            data.sent.push_back(sent);
             data.sent_in += 1;
+            if sent.base < data.delivered {
+                // Read before it was acknowledged, and delivered then.
+                data.sent_out += 1;
+            } else {
+                data.sent.push_back(sent);
+            }
         }
         self.dirty = true;
     }
@@ -186,7 +196,7 @@ impl DataPartition {
     }
 
     /// The publications of a batch: as they were sent, or decoded if somebody else appended it.
-    fn publications(&mut self, batch: &ReadBatch) -> (bool, Vec<Placed>) {
+    fn publications(&mut self, batch: &ReadBatch) -> Vec<Placed> {
         while self.sent.front().is_some_and(|sent| sent.base < batch.base) {
             self.sent.pop_front();
             self.sent_out += 1;
@@ -196,9 +206,9 @@ impl DataPartition {
             let base = batch.base;
             let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
             let placed = sent.publications.into_iter();
-            return (true, placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect());
+            return placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect();
         }
-        (false, decode(batch, self.partition.index))
+        decode(batch, self.partition.index)
     }
 }
 
@@ -207,6 +217,10 @@ fn decode(batch: &ReadBatch, partition: u32) -> Vec<Placed> {
     let Ok(records) = batch.batch.records() else { return Vec::new() };
     let messages = records.iter().map_while(Result::ok).filter_map(|record| {
         let message = MessageRef::parse(&record).ok()?;
+        // QoS 0 went out when it came in, unless a fold has emitted it: those have dedup ids.
+        if message.qos == 0 && message.dedup_id.is_none() {
+            return None;
+        }
         let ingest = Timestamp::from_millis(batch.batch.timestamp_ms(&record));
         let publisher = message.publisher_or_key().into();
         let publication = Publication::new(&message, message.user_properties(), partition, ingest, publisher);
@@ -346,7 +360,7 @@ impl Worker {
             let Next::Read { partition, from, max_bytes } = self.owner.data[at].waiting.next(log, self.now) else {
                 break;
             };
-            let read = self.read(partition, from, max_bytes);
+            let read = self.read(partition, from, max_bytes).map(|read| clip(read, self.owner.data[at].delivered));
             if let Err(error) = self.owner.data[at].waiting.on_read(log, partition, from, as_ref(&read)) {
                 tracing::error!(%error, "waiting messages cannot be indexed");
                 break;
@@ -361,24 +375,21 @@ impl Worker {
             let data = &mut self.owner.data[at];
             let partition = data.partition.index;
             let delivered = data.delivered;
-            let (is_own, placed) = data.publications(batch);
+            let placed = data.publications(batch);
             for placed in placed.into_iter().filter(|placed| placed.position >= delivered) {
-                self.route_committed(partition, placed, is_own);
+                self.route_committed(partition, placed);
             }
         }
         let data = &mut self.owner.data[at];
         data.delivered = data.delivered.max(read.next);
     }
 
-    fn route_committed(&mut self, partition: u32, placed: Placed, is_own: bool) {
-        let (workers, local) = self.router.find(&self.shared.routes, placed.publication.topic());
+    fn route_committed(&mut self, partition: u32, placed: Placed) {
         if placed.publication.qos == 0 {
-            // Appended by a fold, a will for example: nobody has delivered it yet.
-            if !is_own {
-                self.route_at_once(&placed.publication);
-            }
+            self.route_at_once(&placed.publication);
             return;
         }
+        let (workers, local) = self.router.find(&self.shared.routes, placed.publication.topic());
         let mut others = workers & !(1 << self.idx);
         while others != 0 {
             let worker = others.trailing_zeros() as usize;
@@ -453,8 +464,20 @@ impl Worker {
 
     /// Whether the folds have nothing more to append.
     pub(crate) fn owner_is_settled(&self) -> bool {
-        self.owner.requests.iter().all(|requests| requests.sessions.is_settled() && requests.opening.is_empty())
-            && self.owner.snapshots_running == 0
+        let log = &self.shared.log;
+        let is_folded = |requests: &RequestPartition| {
+            requests.sessions.is_settled() && requests.sessions.position() >= log.watermark(requests.partition)
+        };
+        self.owner.requests.iter().all(is_folded) && self.owner.snapshots_running == 0
+    }
+
+    /// The last snapshots before the end, of what would take a while to replay. True the first time.
+    pub(crate) fn last_snapshots(&mut self) -> bool {
+        if std::mem::replace(&mut self.owner.has_last_snapshots, true) {
+            return false;
+        }
+        self.snapshot_folds(LAST_SNAPSHOT_BYTES);
+        self.owner.snapshots_running > 0
     }
 
     /// Ticks, dead letters and snapshots.
@@ -469,23 +492,26 @@ impl Worker {
             }
         }
         if self.owner.dlq.is_full() || !self.is_pressed() {
-            for (client, letter) in self.owner.dlq.take() {
-                let partition = self.shared.dlq.partition_of(client.as_bytes());
-                let ms = now.as_millis();
-                if let Err(error) =
-                    self.appends.push(Class::All, partition, |batch| letter.write(&client, ms, batch), None)
-                {
-                    tracing::error!(%error, "dead letter does not fit a batch");
-                }
-            }
+            self.write_dead_letters();
         }
         self.scan_sessions();
         self.owner.dirty = true;
-        self.snapshot_folds();
+        self.snapshot_folds(self.shared.config.snapshot_bytes);
     }
 
-    fn snapshot_folds(&mut self) {
-        let every = self.shared.config.snapshot_bytes;
+    /// Appends what sessions did not get to `dlq`.
+    pub(crate) fn write_dead_letters(&mut self) {
+        let ms = self.now.as_millis();
+        for (client, letter) in self.owner.dlq.take() {
+            let partition = self.shared.dlq.partition_of(client.as_bytes());
+            if let Err(error) = self.appends.push(Class::All, partition, |batch| letter.write(&client, ms, batch), None)
+            {
+                tracing::error!(%error, "dead letter does not fit a batch");
+            }
+        }
+    }
+
+    fn snapshot_folds(&mut self, every: u64) {
         let mut work = Vec::new();
         for data in &mut self.owner.data {
             work.extend(due_snapshot(&mut data.retained, every));

@@ -133,7 +133,8 @@ impl Worker {
         }
         session.out.push(Queued {
             publication: Arc::new(publication),
-            position: None,
+            position: candidate.stamp.position,
+            is_tracked: false,
             qos,
             retain: true,
             ids,

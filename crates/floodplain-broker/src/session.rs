@@ -17,9 +17,9 @@ use std::{
 
 /// Messages with QoS 1 and 2 that wait in memory for a place in the window. What does not fit stays
 /// in the log: the session leaves live delivery and reads on from there.
-pub(crate) const QUEUE_MAX: usize = 256;
+pub(crate) const QUEUE_MAX: usize = 8192;
 /// The same in bytes.
-pub(crate) const QUEUE_BYTES_MAX: usize = 256 << 10;
+pub(crate) const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// One subscription of a session.
 #[derive(Debug)]
@@ -35,8 +35,10 @@ pub(crate) struct Subscribed {
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) publication: Arc<Publication>,
-    /// Where it is in its partition; `None` for retained messages, which no cursor follows.
-    pub(crate) position: Option<Position>,
+    /// Where it is in its partition.
+    pub(crate) position: Position,
+    /// Whether a cursor follows it. Not so for retained messages: they lie behind it.
+    pub(crate) is_tracked: bool,
     pub(crate) qos: u8,
     pub(crate) retain: bool,
     pub(crate) ids: Option<Rc<[u32]>>,
@@ -62,7 +64,8 @@ pub(crate) struct InFlight {
     pub(crate) id: u16,
     pub(crate) stage: Stage,
     pub(crate) partition: u32,
-    pub(crate) position: Option<Position>,
+    pub(crate) position: Position,
+    pub(crate) is_tracked: bool,
     /// Kept only while it may still have to be encoded.
     pub(crate) held: Option<Queued>,
     /// Number of the `Progress` that a held stage waits for.

@@ -21,10 +21,11 @@ impl Wheel {
         Self { buckets: (0..BUCKETS).map(|_| Vec::new()).collect(), second }
     }
 
-    /// Brings up (`slot`, `generation`) at `second`, or earlier if that is far away.
-    pub(crate) fn add(&mut self, second: u64, slot: u32, generation: u32) {
+    /// Brings up (`slot`, `generation`) at `second`, or earlier if that is far away; returns when.
+    pub(crate) fn add(&mut self, second: u64, slot: u32, generation: u32) -> u64 {
         let ahead = second.saturating_sub(self.second).min(BUCKETS - 1);
         self.buckets[ahead as usize].push((slot, generation));
+        self.second + ahead
     }
 
     /// Takes what is due up to and including `second`.

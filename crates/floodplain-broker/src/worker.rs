@@ -122,6 +122,8 @@ pub struct Worker {
     pub(crate) stopping: Option<Timestamp>,
     stopped: bool,
     pub(crate) seed: u64,
+    /// Events of sessions that this worker has appended.
+    pub(crate) event_seq: u64,
 }
 
 impl Worker {
@@ -153,6 +155,7 @@ impl Worker {
             stopping: None,
             stopped: false,
             seed: shared.run.0 ^ (u64::from(idx) << 56),
+            event_seq: 0,
             shared,
         }
     }
@@ -187,7 +190,7 @@ impl Worker {
         self.half_open += 1;
         self.metrics.connections.increment(1.0);
         let deadline = self.now + self.shared.config.connect_deadline;
-        self.wheel.add(second(deadline) + 1, conn.slot, generation);
+        self.due_at(conn, second(deadline) + 1);
         conn
     }
 
@@ -465,6 +468,12 @@ impl Worker {
         self.log_progress();
     }
 
+    /// Whether carrying out effects has left something for another turn.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.owner.dirty || self.appends.is_open() || self.at_once.iter().any(|batch| !batch.is_empty())
+    }
+
     /// Whether it has been told to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
@@ -480,6 +489,9 @@ impl Worker {
     fn settle(&mut self) {
         let deadline = self.stopping.is_some_and(|until| self.now >= until);
         let settled = self.appends.is_idle() && self.owner_is_settled() && self.connections.is_empty();
+        if settled && !deadline && self.last_snapshots() {
+            return;
+        }
         if settled || deadline {
             if !settled {
                 tracing::warn!(worker = self.idx, "stopping without the log's last word: it did not come in time");
@@ -497,6 +509,8 @@ impl Worker {
         for conn in all {
             self.close_stopping(conn);
         }
+        self.write_dead_letters();
+        self.owner.dirty = true;
     }
 }
 

@@ -56,7 +56,7 @@ struct Socket {
 
 #[derive(Debug)]
 struct Lingering {
-    stream: TcpStream,
+    _stream: TcpStream,
     until: Instant,
 }
 
@@ -124,6 +124,9 @@ impl Thread {
         self.ready = ready;
         self.worker.end_turn();
         self.run_effects();
+        if self.worker.has_work() {
+            self.bell.ring();
+        }
         if self.worker.is_stopped() && self.open == 0 {
             self.lingering.clear();
             return Poll::Ready(());
@@ -324,7 +327,7 @@ impl Thread {
         if self.lingering.len() == LINGERING_MAX {
             self.lingering.pop_front();
         }
-        self.lingering.push_back(Lingering { stream: socket.stream, until: Instant::now() + LINGER });
+        self.lingering.push_back(Lingering { _stream: socket.stream, until: Instant::now() + LINGER });
     }
 
     fn hand_off(&mut self, conn: ConnId, to: u8, handoff: Handoff) {

@@ -1,0 +1,209 @@
+//! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
+
+use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Worker, seams::Access};
+use floodplain_log::Log;
+use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
+use floodplain_types::{ManualClock, Timestamp};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+/// A client's end: where its connection is, what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ClientId(usize);
+
+#[derive(Debug)]
+struct Client {
+    at: Option<(usize, ConnId)>,
+    output: Vec<u8>,
+    reads: bool,
+}
+
+pub(crate) struct Rig {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) log: Arc<AdverseLog>,
+    model: ModelLog,
+    disk: FaultDisk,
+    workers: Vec<Worker>,
+    clients: Vec<Client>,
+    by_conn: HashMap<(usize, ConnId), usize>,
+    run: u64,
+    config: BrokerConfig,
+}
+
+impl Rig {
+    /// Two workers; `adversity` decides how hard the log is to use.
+    pub(crate) fn new(adversity: Adversity, seed: u64) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+        let model = ModelLog::new(clock.clone());
+        let log = AdverseLog::new(Arc::new(model.clone()), Adversity { unknown: 0, duplicates: 0, ..adversity }, seed);
+        let config = BrokerConfig { partitions: 4, ..BrokerConfig::default() };
+        let mut rig = Self {
+            clock,
+            log,
+            model,
+            disk: FaultDisk::new(seed),
+            workers: Vec::new(),
+            clients: Vec::new(),
+            by_conn: HashMap::new(),
+            run: 1,
+            config,
+        };
+        rig.boot(adversity, seed);
+        rig
+    }
+
+    fn boot(&mut self, adversity: Adversity, seed: u64) {
+        let log = AdverseLog::start(Arc::new(self.model.clone()), adversity, seed);
+        self.log = log.clone();
+        let shared: Arc<dyn Log> = log;
+        let access = Access::open_loopback();
+        let dir = PathBuf::from("/data");
+        let disk = Arc::new(self.disk.clone());
+        let broker =
+            Broker::open(self.config.clone(), access, shared, disk, dir, self.clock.clone(), self.run, 2).unwrap();
+        self.workers = vec![broker.worker(0).unwrap(), broker.worker(1).unwrap()];
+    }
+
+    /// The process dies and starts again on the same log; all connections are gone.
+    pub(crate) fn crash(&mut self, adversity: Adversity, seed: u64) {
+        self.workers.clear();
+        self.by_conn.clear();
+        for client in &mut self.clients {
+            client.at = None;
+        }
+        self.run += 1;
+        self.boot(adversity, seed);
+    }
+
+    pub(crate) fn client(&mut self) -> ClientId {
+        let worker = self.clients.len() % 2;
+        let conn = self.workers[worker].open("127.0.0.1:9".parse().unwrap()).unwrap();
+        self.by_conn.insert((worker, conn), self.clients.len());
+        self.clients.push(Client { at: Some((worker, conn)), output: Vec::new(), reads: true });
+        ClientId(self.clients.len() - 1)
+    }
+
+    pub(crate) fn send(&mut self, client: ClientId, bytes: &[u8]) {
+        if let Some((worker, conn)) = self.clients[client.0].at {
+            self.workers[worker].received(conn, bytes);
+        }
+        self.turn();
+    }
+
+    pub(crate) fn hang_up(&mut self, client: ClientId) {
+        if let Some((worker, conn)) = self.clients[client.0].at.take() {
+            self.workers[worker].hung_up(conn);
+        }
+        self.turn();
+    }
+
+    /// Whether the client's socket takes what it is sent.
+    pub(crate) fn reads(&mut self, client: ClientId, reads: bool) {
+        self.clients[client.0].reads = reads;
+        if let Some((worker, conn)) = self.clients[client.0].at.filter(|_| reads) {
+            self.write(worker, conn);
+        }
+    }
+
+    pub(crate) fn is_open(&self, client: ClientId) -> bool {
+        self.clients[client.0].at.is_some()
+    }
+
+    /// Takes what the client was sent.
+    pub(crate) fn take(&mut self, client: ClientId) -> Vec<u8> {
+        std::mem::take(&mut self.clients[client.0].output)
+    }
+
+    /// Waits for these bytes, and takes them.
+    pub(crate) fn expect(&mut self, client: ClientId, expected: &[u8]) {
+        for _ in 0..5_000 {
+            if self.clients[client.0].output.len() >= expected.len() {
+                break;
+            }
+            self.turn();
+        }
+        let output = &mut self.clients[client.0].output;
+        let rest = output.split_off(expected.len().min(output.len()));
+        let got = std::mem::replace(output, rest);
+        assert_eq!(got, expected, "got {got:02x?}, expected {expected:02x?}");
+    }
+
+    pub(crate) fn expect_close(&mut self, client: ClientId) {
+        for _ in 0..5_000 {
+            if !self.is_open(client) {
+                return;
+            }
+            self.turn();
+        }
+        panic!("the connection is still open");
+    }
+
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.clock.advance(by);
+        for worker in &mut self.workers {
+            worker.tick();
+        }
+        self.turn();
+    }
+
+    /// One turn of each worker.
+    pub(crate) fn turn(&mut self) {
+        std::thread::yield_now();
+        for at in 0..self.workers.len() {
+            self.workers[at].take_mail();
+            self.workers[at].end_turn();
+            while let Some(effect) = self.workers[at].next_effect() {
+                match effect {
+                    Effect::Write(conn) => self.write(at, conn),
+                    Effect::Resume(_) => {}
+                    Effect::Close(conn, kind) => {
+                        self.write(at, conn);
+                        self.workers[at].release(conn);
+                        if let Some(client) = self.by_conn.remove(&(at, conn)) {
+                            assert!(kind == CloseKind::ByUs || self.clients[client].at.is_none());
+                            self.clients[client].at = None;
+                        }
+                    }
+                    Effect::Move(conn, to, handoff) => {
+                        self.workers[at].release(conn);
+                        let new = self.workers[usize::from(to)].adopt(handoff);
+                        if let Some(client) = self.by_conn.remove(&(at, conn)) {
+                            self.by_conn.insert((usize::from(to), new), client);
+                            self.clients[client].at = Some((usize::from(to), new));
+                        }
+                    }
+                    Effect::Run(job) => job.run(),
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, worker: usize, conn: ConnId) {
+        let Some(client) = self.by_conn.get(&(worker, conn)) else { return };
+        let client = &mut self.clients[*client];
+        if !client.reads {
+            self.workers[worker].written(conn, 0);
+            return;
+        }
+        let output = self.workers[worker].output(conn).to_vec();
+        client.output.extend_from_slice(&output);
+        self.workers[worker].written(conn, output.len());
+    }
+}
+
+/// CONNECT of 3.1.1 (level 4) or 5.0.
+pub(crate) fn connect(level: u8, flags: u8, properties: &[u8], id: &str) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT".to_vec();
+    body.extend([level, flags, 0, 60]);
+    if level == 5 {
+        body.push(properties.len() as u8);
+        body.extend(properties);
+    }
+    body.extend((id.len() as u16).to_be_bytes());
+    body.extend(id.as_bytes());
+    packet(0x10, &body)
+}
+
+pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    assert!(body.len() < 128);
+    [&[first, body.len() as u8], body].concat()
+}
