@@ -14,6 +14,7 @@ mod target;
 mod wire;
 
 mod clients;
+mod commands;
 mod connect;
 mod flow;
 mod kill;

@@ -1,0 +1,166 @@
+//! Our own commands as clients: `pub`, `sub`, `sim` and `bench mqtt`, on whatever broker.
+
+use crate::{
+    client::Client,
+    target::{Target, each, each_version},
+    wire::{CONTENT_TYPE, Prop, Version},
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+fn floodplain(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floodplain"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// `pub` or `sub`, pointed at the target.
+fn client(t: &Target, v: Version, name: &str) -> Command {
+    let mut command = floodplain(&[name, "--url", &format!("mqtt://{}", t.mqtt)]);
+    command.args(["-V", if v == Version::V5 { "5" } else { "3.1.1" }]);
+    command
+}
+
+fn succeed(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Fails with exit code 1 and says why.
+fn fail(command: &mut Command) -> Result<String> {
+    let Output { status, stderr, .. } = command.output()?;
+    ensure!(status.code() == Some(1), "{command:?} ended with {status}");
+    Ok(String::from_utf8(stderr)?)
+}
+
+#[test]
+fn pub_publishes_lines_and_sub_finds_them_after_its_sleep() {
+    each_version(|t, v| {
+        for qos in ["1", "2"] {
+            let (filter, topic, id) = (t.topic(&format!("{qos}/#")), t.topic(&format!("{qos}/a")), t.id(qos));
+            let sub = |more: &[&str]| {
+                let mut command = client(t, v, "sub");
+                command.args(["-i", &id, "-c", "-t", &filter, "-q", qos]).args(more);
+                command
+            };
+            succeed(&mut sub(&["--subscribe-only"]))?;
+            let lines: String = (0..300).map(|n| format!("line {n}\n")).collect();
+            let mut publisher = client(t, v, "pub")
+                .args(["-t", &topic, "-q", qos, "--lines", "--output", "json"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            publisher.stdin.take().context("stdin")?.write_all(lines.as_bytes())?;
+            let output = publisher.wait_with_output()?;
+            ensure!(output.status.success());
+            let report: Value = serde_json::from_slice(&output.stdout)?;
+            ensure!(report["acknowledged"] == 300, "{report}");
+            ensure!(succeed(&mut sub(&["-C", "300", "-W", "20"]))? == lines);
+            let why = fail(&mut sub(&["-C", "1", "-W", "0.5"]))?;
+            ensure!(why.contains("only 0 messages came"), "{why}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn pub_sends_properties_and_the_retain_flag() {
+    each(|t| {
+        let topic = t.topic("a");
+        let mut listener = Client::clean(t.mqtt, Version::V5, &t.id("l"))?;
+        listener.subscribe(&topic, 1)?;
+        succeed(client(t, Version::V5, "pub").args(["-t", &topic, "-q", "1", "-r", "-m", "x"]).args([
+            "-D",
+            "unit=km/h",
+            "-D",
+            "unit=again",
+            "--content-type",
+            "text/plain",
+        ]))?;
+        let got = listener.hears(&topic, "x")?;
+        ensure!(got.user_props() == [("unit", "km/h"), ("unit", "again")], "{got:?}");
+        ensure!(got.props.contains(&Prop::Text(CONTENT_TYPE, "text/plain".into())), "{got:?}");
+        let line =
+            succeed(client(t, Version::V5, "sub").args(["-t", &topic, "-C", "1", "-W", "20", "--output", "json"]))?;
+        let message: Value = serde_json::from_str(&line)?;
+        ensure!(message["retain"] == true && message["payload"] == "x" && message["topic"] == topic, "{message}");
+        ensure!(message["user_properties"][1][1] == "again", "{message}");
+        succeed(client(t, Version::V311, "pub").args(["-t", &topic, "-q", "1", "-r", "-n"]))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn pub_without_a_server_fails() {
+    // A port that nobody has: it was taken a moment ago and given back.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+    let why = fail(floodplain(&["pub", "-t", "a", "-m", "b", "--port"]).arg(free.port().to_string())).unwrap();
+    assert!(why.contains("cannot connect"), "{why}");
+}
+
+#[test]
+fn sim_publishes_what_it_says() {
+    each(|t| {
+        let mut listener = Client::clean(t.mqtt, Version::V5, &t.id("l"))?;
+        listener.subscribe("devices/#", 0)?;
+        let report = succeed(&mut floodplain(&[
+            "sim",
+            "--address",
+            &t.mqtt.to_string(),
+            "--devices",
+            "20",
+            "--rate",
+            "2000",
+            "--count",
+            "1000",
+            "--faults",
+            "0",
+            "--output",
+            "json",
+        ]))?;
+        let report: Value = serde_json::from_str(&report)?;
+        ensure!(report["sent"] == 1_000 && report["acknowledged"] == 1_000, "{report}");
+        for _ in 0..1_000 {
+            let got = listener.message()?;
+            let reading: Value = serde_json::from_slice(&got.payload).with_context(|| got.text())?;
+            ensure!(got.topic.starts_with("devices/") && reading["time"].is_i64(), "{got:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn bench_loses_nothing() {
+    each(|t| {
+        for shape in ["a1", "a3", "l", "b1", "b2", "c", "d", "e"] {
+            let report = succeed(&mut floodplain(&[
+                "bench",
+                "mqtt",
+                shape,
+                "--address",
+                &t.mqtt.to_string(),
+                "--warm-up",
+                "0.1",
+                "--seconds",
+                "0.3",
+                "--subscribers",
+                "20",
+                "--connections",
+                "200",
+                "--rate",
+                "500",
+                "--output",
+                "json",
+            ]))
+            .with_context(|| shape.to_owned())?;
+            let report: Value = serde_json::from_str(&report)?;
+            ensure!(report["lost"] == 0 && report["count"].as_u64() > Some(0), "{report}");
+        }
+        Ok(())
+    });
+}
