@@ -225,3 +225,93 @@ fn find_magic(file: &dyn DiskFile, mut from: u64, file_len: u64) -> io::Result<u
     }
     Ok(file_len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, BatchBuilder, Compression, Disk, OsDisk, files::write_all_at};
+    use proptest::prelude::*;
+
+    fn batch(len: usize) -> Batch {
+        let mut builder = BatchBuilder::new();
+        builder.push(1, None, Some(&vec![b'x'; len]), []).unwrap();
+        builder.finish(Compression::None).unwrap()
+    }
+
+    /// Groups with these numbers of frames, as the commit thread writes them.
+    fn journal(groups: &[usize]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut offset = 0;
+        for (idx, count) in groups.iter().enumerate() {
+            let mut buf = vec![0; GROUP_HEADER];
+            for n in 0..*count {
+                let batch = batch(n * 7);
+                let frame = Frame {
+                    partition: Partition { stream: 0, index: 0 },
+                    base_offset: offset,
+                    at: 0,
+                    ingest_ms: 0,
+                    batch_len: batch.as_bytes().len() as u32,
+                    last_delta: 0,
+                };
+                frame.write(&mut buf, batch.as_bytes());
+                offset += 1;
+            }
+            let synced = JournalPos { seq: 4, pos: bytes.len() as u64 };
+            let (number, len) = (idx as u64 + 10, buf.len() as u32);
+            Group { seq: 4, number, len, frame_count: *count as u32, synced }.seal(&mut buf);
+            bytes.extend(buf);
+        }
+        bytes
+    }
+
+    fn scan_bytes(bytes: &[u8]) -> Scan {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("journal")).unwrap();
+        write_all_at(&*file, bytes, 0).unwrap();
+        scan(&*file, 4).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+        /// Whatever happens to the bytes: groups that were not hit are found, those that were are
+        /// not, and every byte is in a group or in a bad range.
+        #[test]
+        fn damage_costs_the_groups_that_it_hits(
+            groups in proptest::collection::vec(0_usize..6, 1..12),
+            hits in proptest::collection::vec((any::<prop::sample::Index>(), 1_u8..=255), 0..4),
+            cut in proptest::option::of(any::<prop::sample::Index>()),
+        ) {
+            let whole = journal(&groups);
+            let starts: Vec<_> = scan_bytes(&whole).groups;
+            prop_assert_eq!(starts.len(), groups.len());
+            let mut bytes = whole.clone();
+            for (at, change) in hits {
+                let at = at.index(bytes.len());
+                bytes[at] ^= change;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            let scan = scan_bytes(&bytes);
+            let untouched: Vec<_> = starts
+                .into_iter()
+                .filter(|(pos, group)| {
+                    let range = *pos as usize..(pos + u64::from(group.len)) as usize;
+                    bytes.get(range.clone()) == Some(&whole[range])
+                })
+                .collect();
+            prop_assert_eq!(&scan.groups, &untouched);
+            let in_groups: u64 = scan.groups.iter().map(|(_, group)| u64::from(group.len)).sum();
+            let in_bad: u64 = scan.bad.iter().map(|range| range.end - range.start).sum();
+            prop_assert_eq!(in_groups + in_bad, bytes.len() as u64);
+            for range in &scan.bad {
+                let dir = tempfile::tempdir().unwrap();
+                let file = OsDisk.create(&dir.path().join("journal")).unwrap();
+                write_all_at(&*file, &bytes, 0).unwrap();
+                prop_assert!(salvage(&*file, range).unwrap().unknown_bytes <= range.end - range.start);
+            }
+        }
+    }
+}

@@ -6,7 +6,7 @@ use floodplain_types::Position;
 use std::collections::VecDeque;
 
 /// What one batch costs here beyond its bytes: its places in two queues and in the map.
-const ENTRY_COST: u64 = 200;
+const ENTRY_COST: u64 = 320;
 
 #[derive(Debug)]
 struct TailBatch {

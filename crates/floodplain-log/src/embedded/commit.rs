@@ -72,6 +72,7 @@ impl Committer {
     }
 
     pub(super) fn run(mut self) {
+        let _guard = PoisonOnPanic(Arc::clone(&self.inner));
         while self.take_queue() {
             self.commit_group();
         }
@@ -317,6 +318,19 @@ impl Committer {
         if let Err(error) = sealed {
             // Everything acknowledged is synced; the next start copies the tail instead.
             tracing::warn!(%error, "cannot seal the journal");
+        }
+    }
+}
+
+/// A sink that panics, say, must not leave callers waiting for a thread that is gone.
+struct PoisonOnPanic(Arc<Inner>);
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison("the commit thread has panicked".to_owned());
+            // Who still waits learns it by the end of its reply.
+            lock(&self.0.queue).pending.clear();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Inner, View, lock, read};
 use crate::{
-    Batch, FetchedRecord, Partition, Read, ReadBatch, ReadError, RecordRef,
+    Batch, BatchError, FetchedRecord, Locator, Partition, Read, ReadBatch, ReadError, Record, RecordRef,
     checkpoint::Bounds,
     disk::DiskFile,
     files::{DataFile, read_exact_at},
@@ -295,10 +295,21 @@ impl Inner {
     pub(super) fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError> {
         self.generation(partition)?;
         let mut fetched = Vec::with_capacity(refs.len());
-        // References come in runs: the segment of the last one is likely that of the next.
+        // References come in runs: the segment of the last one is likely that of the next, and so is
+        // its compressed batch, which is read and decompressed once.
         let mut near = None;
+        let mut unpacked: Option<Unpacked> = None;
         for wanted in refs {
-            if let Some(bytes) = self.fetch_bytes(partition, wanted, &mut near)? {
+            let bytes = if !wanted.locator.is_whole_batch() {
+                self.fetch_bytes(partition, wanted, &mut near)?
+            } else {
+                if unpacked.as_ref().is_none_or(|unpacked| unpacked.locator != wanted.locator) {
+                    let bytes = self.fetch_bytes(partition, wanted, &mut near)?;
+                    unpacked = bytes.map(|bytes| Unpacked::new(wanted, bytes)).transpose()?;
+                }
+                unpacked.as_ref().map(|unpacked| unpacked.record(wanted)).transpose()?
+            };
+            if let Some(bytes) = bytes {
                 let (position, base_timestamp_ms) = (wanted.position, wanted.base_timestamp_ms);
                 fetched.push(FetchedRecord { position, base_timestamp_ms, bytes });
             }
@@ -306,7 +317,7 @@ impl Inner {
         Ok(fetched)
     }
 
-    /// The record's own bytes; `None` if retention has passed it.
+    /// The bytes that a reference leads to, checked; `None` if retention has passed them.
     fn fetch_bytes(
         &self,
         partition: Partition,
@@ -323,7 +334,7 @@ impl Inner {
                     return Ok(None);
                 }
                 if let Some(bytes) = view.tail.bytes_at(partition, at, len) {
-                    return cut(wanted, bytes, "memory", at).map(Some);
+                    return checked(wanted, bytes, "memory", at).map(Some);
                 }
                 let in_journal = view.journals().find_map(|journal| {
                     let frames = journal.frames(partition);
@@ -340,7 +351,7 @@ impl Inner {
                         at: pos,
                         source,
                     })?;
-                    return cut(wanted, bytes.into(), &name, pos).map(Some);
+                    return checked(wanted, bytes.into(), &name, pos).map(Some);
                 }
                 (Arc::clone(&view.segments), view.epoch)
             };
@@ -362,7 +373,7 @@ impl Inner {
                 Ok((read_piece(file, pos, len)?, pos))
             });
             match bytes {
-                Ok((bytes, pos)) => return cut(wanted, bytes, &segment.name(), pos).map(Some),
+                Ok((bytes, pos)) => return checked(wanted, bytes, &segment.name(), pos).map(Some),
                 Err(error) if self.has_moved(&error, epoch) => *near = None,
                 Err(error) => return Err(error),
             }
@@ -445,26 +456,47 @@ fn read_piece(file: &dyn DiskFile, at: u64, len: usize) -> Result<Bytes, Segment
     Ok(buf.into())
 }
 
-/// Checks fetched bytes against the reference, and finds the record if they are a whole batch.
-fn cut(wanted: &RecordRef, bytes: Bytes, file: &str, at: u64) -> Result<Bytes, ReadError> {
-    let corrupt = |reason: String| ReadError::Corrupt { file: file.to_owned(), at, reason };
-    let whole = wanted.locator.is_whole_batch();
-    let found = crc32c::crc32c(if whole { bytes.get(8..).unwrap_or_default() } else { &bytes });
-    if found != wanted.locator.crc {
-        let expected = wanted.locator.crc;
-        return Err(corrupt(format!("record has checksum {found:08x}, its reference says {expected:08x}")));
-    }
-    if !whole {
+/// Compares fetched bytes with the reference.
+fn checked(wanted: &RecordRef, bytes: Bytes, file: &str, at: u64) -> Result<Bytes, ReadError> {
+    let locator = wanted.locator;
+    let found = crc32c::crc32c(if locator.is_whole_batch() { bytes.get(8..).unwrap_or_default() } else { &bytes });
+    if found == locator.crc {
         return Ok(bytes);
     }
-    let batch = Batch::parse(bytes).map_err(|error| corrupt(error.to_string()))?;
-    let records = batch.records().map_err(|error| corrupt(error.to_string()))?;
-    let delta = wanted.position.offset.wrapping_sub(batch.base_offset());
-    for record in &records {
-        let record = record.map_err(|error| corrupt(error.to_string()))?;
-        if u64::from(record.offset_delta) == delta {
-            return Ok(Bytes::copy_from_slice(record.bytes));
-        }
+    let reason = format!("record has checksum {found:08x}, its reference says {:08x}", locator.crc);
+    Err(ReadError::Corrupt { file: file.to_owned(), at, reason })
+}
+
+/// The records of a compressed batch.
+struct Unpacked {
+    locator: Locator,
+    /// By offset.
+    records: Vec<(u64, Bytes)>,
+}
+
+impl Unpacked {
+    fn new(wanted: &RecordRef, bytes: Bytes) -> Result<Self, ReadError> {
+        let unpack = || {
+            let batch = Batch::parse(bytes)?;
+            let records = batch.records()?;
+            let record = |record: Result<Record<'_>, BatchError>| {
+                let record = record?;
+                let offset = batch.base_offset() + u64::from(record.offset_delta);
+                Ok((offset, Bytes::copy_from_slice(record.bytes)))
+            };
+            records.iter().map(record).collect::<Result<Vec<_>, BatchError>>()
+        };
+        let records = unpack().map_err(|error| Self::corrupt(wanted, error.to_string()))?;
+        Ok(Self { locator: wanted.locator, records })
     }
-    Err(corrupt(format!("no record {}", wanted.position)))
+
+    fn record(&self, wanted: &RecordRef) -> Result<Bytes, ReadError> {
+        let found = self.records.binary_search_by_key(&wanted.position.offset, |(offset, _)| *offset);
+        let idx = found.map_err(|_| Self::corrupt(wanted, format!("no record {}", wanted.position)))?;
+        Ok(self.records[idx].1.clone())
+    }
+
+    fn corrupt(wanted: &RecordRef, reason: String) -> ReadError {
+        ReadError::Corrupt { file: "batch".to_owned(), at: wanted.locator.at, reason }
+    }
 }
