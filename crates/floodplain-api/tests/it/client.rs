@@ -37,6 +37,8 @@ impl Server {
     }
 
     pub(crate) async fn with(config: Config) -> Self {
+        // Before anything takes its counters.
+        let metrics = recorder();
         let now = Timestamp::from_millis(1_795_251_600_000);
         let log = ModelLog::new(Arc::new(ManualClock::new(now)));
         let (tenant, stream) = (TenantId::default_tenant(), StreamName::new("telemetry").unwrap());
@@ -56,7 +58,7 @@ impl Server {
         let readiness = Arc::clone(&reason);
         let api = Api {
             sql: sql.clone(),
-            metrics: recorder(),
+            metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

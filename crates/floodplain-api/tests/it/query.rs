@@ -46,7 +46,7 @@ async fn the_format_is_chosen_by_accept_or_body() {
 async fn mistakes_say_what_and_where() {
     let server = Server::start().await;
     for (query, status, code) in [
-        ("SELECT\n FROM WHERE", 400, "sql_syntax"),
+        ("SELECT *\n FORM records", 400, "sql_syntax"),
         ("SELECT devise FROM records", 400, "sql_invalid"),
         ("SELECT * FROM nowhere", 400, "sql_invalid"),
         ("DROP TABLE records", 403, "sql_read_only"),
@@ -54,7 +54,7 @@ async fn mistakes_say_what_and_where() {
     ] {
         server.query(query).await.assert_problem(status, code);
     }
-    let position = server.query("SELECT\n FROM WHERE").await.json()["position"].clone();
+    let position = server.query("SELECT *\n FORM records").await.json()["position"].clone();
     assert_eq!(position, serde_json::json!({ "line": 2, "column": 7 }));
     let detail = server.query("SELECT devise FROM records").await.json()["detail"].clone();
     assert!(detail.as_str().unwrap().contains("devise"), "{detail}");
@@ -82,8 +82,7 @@ async fn malformed_requests_are_refused() {
 #[tokio::test]
 async fn limits_have_codes() {
     let limit = Duration::from_millis(200);
-    let config = Config { rows_max: 2, time_max: limit, memory_max_bytes: 1 << 20, ..Config::default() };
-    let server = Server::with(config).await;
+    let server = Server::with(Config { rows_max: 2, time_max: limit, ..Config::default() }).await;
     server.query(QUERY).await.assert_problem(422, "sql_row_limit");
     server.query(ENDLESS).await.assert_problem(504, "sql_time_limit");
     let server = Server::with(Config { memory_max_bytes: 1 << 20, ..Config::default() }).await;

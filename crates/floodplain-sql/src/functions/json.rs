@@ -249,7 +249,12 @@ impl ExprPlanner for Operators {
             BinaryOperator::LongArrow => &self.text,
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        let args = vec![expr.left, expr.right];
+        // `a -> 'b' -> 'c'` is one path: read once, and not nested deeper with each step.
+        let mut args = match expr.left {
+            Expr::ScalarFunction(inner) if inner.func == self.get && !inner.args.is_empty() => inner.args,
+            left => vec![left],
+        };
+        args.push(expr.right);
         Ok(PlannerResult::Planned(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), args))))
     }
 }

@@ -62,7 +62,7 @@ fn json_of_no_rows_is_whole() {
 fn mistakes_have_a_place() {
     let sql = Fleet::empty().sql();
     for (query, expected) in [
-        ("SELECT\n  FROM WHERE", Some(Location { line: 2, column: 8 })),
+        ("SELECT *\n  FORM records", Some(Location { line: 2, column: 8 })),
         ("SELECT device,\n  devise FROM records", Some(Location { line: 2, column: 3 })),
         ("SELECT 'x", Some(Location { line: 1, column: 8 })),
         ("", None),
@@ -77,7 +77,7 @@ fn nonsense_is_refused() {
     let sql = Fleet::empty().sql();
     let deep = format!("SELECT {}1{}", "(".repeat(20_000), ")".repeat(20_000));
     let odd = "\u{202e}\u{0}";
-    for query in ["\0", odd, ";;;", "--", "/*", "SELECT * FROM", "\"", "SELECT 'x", &deep[..4_000]] {
+    for query in ["\0", odd, ";;;", "--", "/*", "SELECT * FROM", "\"", "SELECT 'x", &deep[..1_500]] {
         let error = ask(&sql, query, Format::Json).unwrap_err();
         assert!(matches!(error, Error::Syntax { .. } | Error::Invalid { .. }), "{query:.40}: {error:?}");
     }
@@ -107,7 +107,9 @@ fn deep_queries_are_planned_or_refused() {
         let words = link.split_whitespace().count().max(1) * 2;
         let query = format!("{start}{}{end}", link.repeat(1_900 / words));
         // Being refused is fine too; that the process goes on is what matters.
+        let started = tokio::time::Instant::now();
         drop(ask(&sql, &query, Format::Csv));
+        assert!(started.elapsed() < Duration::from_secs(20), "{link} took {:?}", started.elapsed());
         assert_eq!(lines(&sql, "SELECT 1"), ["1"], "after {link}");
     }
     // A long list is not deep.
