@@ -224,6 +224,54 @@ fn killed_a_hundred_times_nothing_acknowledged_is_lost() {
     }
 }
 
+#[test]
+fn sigterm_tells_the_clients_and_keeps_what_was_acknowledged() {
+    let test = || -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let server = Server::start(folder.path())?;
+        let session = Connect::lasting(Version::V5, "reader", EXPIRY_S);
+        let (mut reader, _) = Client::resume(server.mqtt, &session)?;
+        reader.subscribe("kill/#", 1)?;
+        reader.cut();
+        let mut idle =
+            [Client::clean(server.mqtt, Version::V5, "v5")?, Client::clean(server.mqtt, Version::V311, "v311")?];
+        let history = History::new();
+        let mut publisher = Publisher::new("p", Version::V5, 1);
+        let address = server.mqtt;
+        std::thread::scope(|scope| -> Result<()> {
+            let load = scope.spawn(|| publisher.run(address, &history, false));
+            let deadline = Instant::now() + PATIENCE;
+            while history.acked() < 100 {
+                ensure!(Instant::now() < deadline, "only {} messages were acknowledged", history.acked());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            server.terminate()?;
+            let end = load.join().expect("the publisher does not panic");
+            ensure!(end.is_err(), "the publisher was not told");
+            Ok(())
+        })?;
+        let [v5, v311] = &mut idle;
+        let (v5, v311) = (v5.until_closed()?, v311.until_closed()?);
+        ensure!(v5 == [Packet::Disconnect { code: 0x8b }] && v311.is_empty(), "{v5:?} {v311:?}");
+
+        let server = Server::start(folder.path())?;
+        let (mut reader, present) = Client::resume(server.mqtt, &session)?;
+        ensure!(present);
+        let mut got = Vec::new();
+        while (got.len() as u64) < history.acked() {
+            got.push(reader.message()?.payload);
+        }
+        for payloads in [&got, &server.log("kill/%")?] {
+            let report = history.check(payloads.iter().map(Vec::as_slice), Copies::PerAttempt);
+            ensure!(report.violations.is_empty(), "{report}");
+        }
+        Ok(())
+    };
+    if let Err(e) = test() {
+        panic!("{e:#}");
+    }
+}
+
 fn kill_loop(kills: u64, seed: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut chance = Chance(seed);

@@ -125,6 +125,21 @@ impl Server {
         Ok(())
     }
 
+    /// SIGTERM, and waits until the process has ended with success.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status()?;
+        anyhow::ensure!(sent.success(), "kill -TERM ended with {sent}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::ensure!(status.success(), "the server ended with {status}");
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "the server did not end within 30 s of SIGTERM");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Payloads of all records whose topic is like `pattern`, in the order of the log per device.
     pub(crate) fn log(&self, pattern: &str) -> Result<Vec<Vec<u8>>> {
         let rows = self.sql(&format!(
