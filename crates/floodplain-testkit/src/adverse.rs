@@ -5,7 +5,7 @@ mod tests;
 
 use floodplain_log::{
     Append, Batch, BatchBuilder, Completion, CompletionSink, Compression, FetchedRecord, HEADER_BYTES, Log, Outcome,
-    Partition, Read, ReadError, RecordRef, Refusal, Reply, Stream, WatermarkSink,
+    Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_types::{PartitionId, Position, StreamId};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -418,6 +418,10 @@ impl Log for AdverseLog {
 
     fn watch(&self, sink: Arc<dyn WatermarkSink>) {
         self.shared.state().watchers.push(sink);
+    }
+
+    fn watch_retention(&self, sink: Arc<dyn RetentionSink>) {
+        self.inner.watch_retention(sink);
     }
 
     fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {

@@ -2,7 +2,7 @@
 
 use floodplain_log::{
     Append, Batch, BatchBuilder, Completion, Compression, FetchedRecord, Log, Outcome, Partition, Read, ReadBatch,
-    ReadError, RecordRef, Refusal, Reply, Stream, WatermarkSink,
+    ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_types::{Clock, PartitionId, Position, StreamId};
 use std::{
@@ -27,6 +27,7 @@ struct State {
     streams: Vec<Stream>,
     partitions: HashMap<Partition, Part>,
     watchers: Vec<Arc<dyn WatermarkSink>>,
+    retention_watchers: Vec<Arc<dyn RetentionSink>>,
 }
 
 #[derive(Debug, Default)]
@@ -155,6 +156,10 @@ impl Log for ModelLog {
         self.state().watchers.push(sink);
     }
 
+    fn watch_retention(&self, sink: Arc<dyn RetentionSink>) {
+        self.state().retention_watchers.push(sink);
+    }
+
     fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
         let state = self.state();
         let part = state.part(partition)?;
@@ -212,8 +217,11 @@ impl Log for ModelLog {
     }
 
     fn trim(&self, partition: Partition, before: Position) {
-        let mut state = self.state();
-        if let Some(part) = state.partitions.get_mut(&partition) {
+        let (watchers, passed) = {
+            let mut state = self.state();
+            let generation = state.generation(partition);
+            let Some(part) = state.partitions.get_mut(&partition) else { return };
+            let was = part.start;
             while let Some((_, first)) = part.batches.first() {
                 let end = first.base.offset + u64::from(first.batch.last_offset_delta()) + 1;
                 if end > before.offset {
@@ -222,6 +230,11 @@ impl Log for ModelLog {
                 part.start = end;
                 part.batches.remove(0);
             }
+            let passed = (part.start > was).then(|| (partition, Position::new(generation, part.start)));
+            (state.retention_watchers.clone(), passed)
+        };
+        if let Some(passed) = passed {
+            watchers.iter().for_each(|watcher| watcher.passed(&[passed]));
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::history::{Copies, History, Stamp};
 use crate::wait::{Outcomes, wait_until};
 use floodplain_log::{
     Append, BatchBuilder, CompletionSink, Compression, Outcome, Partition, ReadError, Record, Refusal, Reply,
-    WatermarkSink,
+    RetentionSink, WatermarkSink,
 };
 use floodplain_types::{Class, Position};
 use std::{
@@ -162,12 +162,23 @@ fn the_end_is_the_watermark(h: Harness) {
     assert!(read.next == end || !h.exact && read.next > end);
 }
 
+#[derive(Debug, Default)]
+struct Passed(Mutex<Vec<(Partition, Position)>>);
+
+impl RetentionSink for Passed {
+    fn passed(&self, starts: &[(Partition, Position)]) {
+        self.0.lock().expect("no test panics here").extend(starts);
+    }
+}
+
 fn trim(h: Harness) {
     let stream = h.stream("a", 2);
     let (partition, other) = (stream.partition(0), stream.partition(1));
     let all = fill(&h, partition);
     let untouched = fill(&h, other);
     let start = h.log.start(partition);
+    let passed = Arc::new(Passed::default());
+    h.log.watch_retention(Arc::clone(&passed) as Arc<dyn RetentionSink>);
     let middle = all[all.len() / 2].position;
     h.log.trim(partition, middle);
     // Allowed, not demanded: the engine may keep more.
@@ -183,6 +194,11 @@ fn trim(h: Harness) {
             }
             other => panic!("a read of what is gone gave {other:?}"),
         }
+    }
+    if start < now {
+        let told = || passed.0.lock().expect("no test panics here").clone();
+        wait_until("the new start is told", &h.pump, || told().last() == Some(&(partition, h.log.start(partition))));
+        assert!(told().iter().all(|(told, _)| *told == partition), "{:?}", told());
     }
     h.log.trim(partition, start);
     assert!(h.log.start(partition) >= now, "the start never goes back");

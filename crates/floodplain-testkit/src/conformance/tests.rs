@@ -4,7 +4,7 @@ use super::{Harness, run};
 use crate::ModelLog;
 use floodplain_log::{
     Append, Completion, CompletionSink, FetchedRecord, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal,
-    Reply, Stream, WatermarkSink,
+    Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_types::{Clock, ManualClock, PartitionId, Position, StreamId};
 use std::{
@@ -134,6 +134,10 @@ impl Log for Broken {
     fn watch(&self, sink: Arc<dyn WatermarkSink>) {
         let twice = self.is(Defect::TellsWatermarksTwice);
         self.inner.watch(if twice { Arc::new(Twice(sink)) } else { sink });
+    }
+
+    fn watch_retention(&self, sink: Arc<dyn RetentionSink>) {
+        self.inner.watch_retention(sink);
     }
 
     fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
