@@ -63,6 +63,8 @@ impl Server {
     pub(crate) fn start(folder: &Path) -> Self {
         let ready = folder.join("ready.json");
         let log = folder.join("server.log");
+        // The server removes an old one, but not before we would look.
+        drop(std::fs::remove_file(&ready));
         let mut child = floodplain(folder)
             .args(["serve", "--data-dir", "data", "--ready-file", "ready.json"])
             .args(["--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"])
@@ -104,7 +106,7 @@ impl Server {
         let mut stream = TcpStream::connect(self.http).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // HTTP/1.0: no chunks, the body ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.http).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
