@@ -94,6 +94,8 @@ pub(crate) struct Appends {
     orphans: Vec<(Timestamp, Vec<Waiter>)>,
     next_tag: u64,
     retry_at: Timestamp,
+    /// The log has said that it takes nothing more.
+    is_dead: bool,
 }
 
 /// Tags of units below this belong to others (the runners of folds).
@@ -118,6 +120,7 @@ impl Appends {
             orphans: Vec::new(),
             next_tag: UNIT_TAGS,
             retry_at: Timestamp(0),
+            is_dead: false,
         }
     }
 
@@ -179,6 +182,11 @@ impl Appends {
     /// Whether something has gathered that was not submitted.
     pub(crate) fn is_open(&self) -> bool {
         self.open.iter().any(|open| open.used > 0)
+    }
+
+    /// Whether the log takes nothing more until restart.
+    pub(crate) const fn is_dead(&self) -> bool {
+        self.is_dead
     }
 
     /// Whether so much is held that new sessions must wait outside.
@@ -277,8 +285,12 @@ impl Appends {
                 End::TooLarge { waiters: unit.waiters }
             }
             Outcome::Refused(
-                Refusal::Poisoned { .. } | Refusal::UnknownPartition(_) | Refusal::Fenced | Refusal::Closing,
+                refusal @ (Refusal::Poisoned { .. } | Refusal::UnknownPartition(_) | Refusal::Fenced | Refusal::Closing),
             ) => {
+                if !self.is_dead && matches!(refusal, Refusal::Poisoned { .. } | Refusal::Closing) {
+                    tracing::error!(%refusal, "nothing is acknowledged any more");
+                    self.is_dead = true;
+                }
                 metrics.appends_refused.increment(1);
                 self.orphans.push((unit.since, unit.waiters));
                 End::Quiet

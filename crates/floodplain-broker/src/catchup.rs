@@ -397,7 +397,7 @@ fn restore_outbound(session: &mut Session, stored: &Stored, partitions: u32) -> 
                 let track = out.track(partition).filter(|track| position >= track.cursor());
                 let is_tracked = track.is_some();
                 if let Some(track) = track {
-                    track.sent(position);
+                    track.restored(position);
                 }
                 out.in_flight.push_back(InFlight {
                     id: *id,

@@ -151,7 +151,7 @@ impl Worker {
     /// A lasting session has `unlogged` acknowledgements that the log does not know.
     pub(crate) fn progress_made(&mut self, conn: ConnId, unlogged: u32) {
         if unlogged == 1 {
-            self.owner.progress.push_back((self.now + PROGRESS_AFTER, conn));
+            self.owner.progress.push_back((self.steady + PROGRESS_AFTER, conn));
         }
         if unlogged >= PROGRESS_ACKS {
             self.write_progress(conn);
@@ -160,7 +160,7 @@ impl Worker {
 
     /// Logs the progress that has waited long enough. A crash repeats what was acknowledged since.
     pub(crate) fn log_progress(&mut self) {
-        while self.owner.progress.front().is_some_and(|(due, _): &(Timestamp, ConnId)| *due <= self.now) {
+        while self.owner.progress.front().is_some_and(|(due, _): &(Timestamp, ConnId)| *due <= self.steady) {
             if let Some((_, conn)) = self.owner.progress.pop_front() {
                 self.write_progress(conn);
             }

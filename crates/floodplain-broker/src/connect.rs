@@ -86,6 +86,11 @@ impl Worker {
         if self.stopping.is_some() {
             return self.refuse_connect(conn, version, ConnackCode::ServerUnavailable, Some("server is stopping"));
         }
+        if self.appends.is_dead() {
+            // Not the client's fault, and not a bad credential: it may try again.
+            let why = "the log takes nothing until it has recovered";
+            return self.refuse_connect(conn, version, ConnackCode::ServerUnavailable, Some(why));
+        }
         if self.appends.is_crowded() {
             let why = "the log takes nothing at the moment";
             return self.refuse_connect(conn, version, ConnackCode::ServerBusy, Some(why));
@@ -153,7 +158,7 @@ impl Worker {
             self.close_taken_over(old);
             self.clients.insert(client.clone(), conn);
         }
-        let now = second(self.now);
+        let now = second(self.steady);
         self.half_open -= 1;
         let Some(connection) = self.get(conn) else { return false };
         connection.decoder.set_version(version);

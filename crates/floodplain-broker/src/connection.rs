@@ -294,7 +294,7 @@ impl Worker {
 
     /// Looks at a connection whose time may be up.
     pub(crate) fn check_deadline(&mut self, conn: ConnId) {
-        let now = second(self.now);
+        let now = second(self.steady);
         let Some(connection) = self.get(conn).filter(|connection| connection.due <= now) else { return };
         match connection.phase {
             Phase::Closed => {}

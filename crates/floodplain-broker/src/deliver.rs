@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// QoS 0 that may wait behind a socket that takes no more; the rest is dropped and counted.
 const STALLED_BYTES_MAX: usize = 64 << 10;
 /// QoS 0 that may gather in one turn before the socket was asked at all.
-const GATHERED_BYTES_MAX: usize = 1 << 20;
+const GATHERED_BYTES_MAX: usize = 4 << 20;
 /// Output behind which QoS 1 and 2 stay in the queue.
 const ROOM_BYTES: usize = 256 << 10;
 
@@ -158,6 +158,9 @@ impl Worker {
             }
             if backlog > ROOM_BYTES {
                 connection.wants_room = true;
+                break;
+            }
+            if session.out.waits_for_oldest() {
                 break;
             }
             let Some(queued) = session.out.pop() else { break };

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 /// Postings in one answer.
 const PAGE: usize = 64;
 /// How often what all sessions have passed is looked for.
-const SCAN_EVERY: Duration = Duration::from_secs(5);
+const SCAN_EVERY: Duration = Duration::from_secs(10);
 /// Sessions looked at in one tick.
 const SCAN_SESSIONS: usize = 2_000;
 
@@ -82,18 +82,23 @@ impl Worker {
     /// Looks, a part at a time, for the lowest positions that sessions need: what is before them
     /// leaves the index.
     pub(crate) fn scan_sessions(&mut self) {
-        if self.now.since(self.owner.scanned_at) > SCAN_EVERY {
-            self.owner.scanned_at = self.now;
-            for requests in &mut self.owner.requests {
+        if self.steady.since(self.owner.scanned_at) > SCAN_EVERY {
+            self.owner.scanned_at = self.steady;
+            for requests in self.owner.requests.iter_mut().filter(|requests| !requests.is_scanning) {
                 if requests.sessions.fold().filters().next().is_some() {
                     requests.sessions.fold_mut().begin_scan();
+                    requests.is_scanning = true;
                 }
             }
         }
         for at in 0..self.owner.requests.len() {
             let requests = &mut self.owner.requests[at];
+            if !requests.is_scanning {
+                continue;
+            }
             let source = requests.partition.index;
             if let Some(lowest) = requests.sessions.fold_mut().scan_lowest(SCAN_SESSIONS) {
+                requests.is_scanning = false;
                 let lowest: Arc<[(TopicFilter, Positions)]> = lowest.into();
                 self.tell_all(|| Question::Lowest { source, lowest: lowest.clone() });
             }
@@ -102,7 +107,8 @@ impl Worker {
             let data = &mut self.owner.data[at];
             let start = self.shared.log.start(data.partition);
             let index = data.waiting.fold_mut();
-            if index.filters().next().is_some() {
+            if start > data.start {
+                data.start = start;
                 index.retention(start);
             }
             let partition = data.partition.index;
@@ -125,6 +131,7 @@ impl Worker {
                 for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.partition.index)) {
                     let position = data.waiting.position();
                     data.interest.wanted(data.waiting.fold_mut(), position, source, &filter, &start);
+                    data.wants_backfill = true;
                 }
                 self.owner.dirty = true;
             }
@@ -195,13 +202,16 @@ impl Worker {
     /// Reads the log for filters that are wanted from before what the index knows.
     pub(crate) fn backfill(&mut self, at: usize) {
         let data = &mut self.owner.data[at];
-        if data.is_backfilling {
+        if data.is_backfilling || !data.wants_backfill {
             return;
         }
-        if let Some((from, _)) = data.waiting.fold_mut().needs_backfill() {
-            data.is_backfilling = true;
-            let partition = data.partition;
-            self.run_job(Work::Backfill { partition, from });
+        match data.waiting.fold_mut().needs_backfill() {
+            Some((from, _)) => {
+                data.is_backfilling = true;
+                let partition = data.partition;
+                self.run_job(Work::Backfill { partition, from });
+            }
+            None => data.wants_backfill = false,
         }
     }
 

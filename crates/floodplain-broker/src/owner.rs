@@ -76,6 +76,10 @@ pub(crate) struct DataPartition {
     pub(crate) interest: Interest,
     /// A part of the log is being read for the index.
     pub(crate) is_backfilling: bool,
+    /// A filter may be wanted from before what the index knows.
+    pub(crate) wants_backfill: bool,
+    /// Where the log started when the index was last told.
+    pub(crate) start: Position,
     /// Everything before this was delivered live.
     pub(crate) delivered: Position,
     /// How far the log has told us to be committed. It tells the ends of our own appends first, so
@@ -97,6 +101,8 @@ pub(crate) struct RequestPartition {
     /// Connections whose CONNACK waits until their `Open` is folded.
     opening: Vec<(Position, ConnId)>,
     retry_at: Timestamp,
+    /// Its sessions are being asked what they still need.
+    pub(crate) is_scanning: bool,
 }
 
 /// A question that waits until what was appended before it is folded.
@@ -187,6 +193,8 @@ impl DataPartition {
             waiting,
             interest,
             is_backfilling: false,
+            wants_backfill: true,
+            start: Position::ZERO,
             delivered,
             limit: delivered,
             sent: VecDeque::new(),
@@ -235,7 +243,7 @@ impl RequestPartition {
         sessions: Runner<SessionFold>,
         presence: Runner<PresenceFold>,
     ) -> Self {
-        Self { partition, sessions, presence, opening: Vec::new(), retry_at: Timestamp(0) }
+        Self { partition, sessions, presence, opening: Vec::new(), retry_at: Timestamp(0), is_scanning: false }
     }
 }
 
@@ -288,7 +296,7 @@ impl Worker {
         let shared = self.shared.clone();
         let log = &*shared.log;
         loop {
-            if self.now < self.owner.requests[at].retry_at {
+            if self.steady < self.owner.requests[at].retry_at {
                 break;
             }
             let requests = &mut self.owner.requests[at];
@@ -403,7 +411,7 @@ impl Worker {
 
     /// An append of a fold has ended.
     pub(crate) fn owner_completed(&mut self, tag: u64, outcome: Outcome) {
-        let now = self.now;
+        let now = self.steady;
         let Some(requests) = self.owner.requests.iter_mut().find(|r| u64::from(r.partition.index) == tag) else {
             return;
         };
@@ -486,7 +494,7 @@ impl Worker {
         for at in 0..self.owner.requests.len() {
             let requests = &self.owner.requests[at];
             let due = requests.sessions.is_tick_due(now) || requests.presence.is_tick_due(now);
-            if due && self.stopping.is_none() {
+            if due && self.stopping.is_none() && !self.is_pressed() {
                 let index = requests.partition.index;
                 self.append_event(Class::All, "", index, &crate::folds::Event::Tick);
             }

@@ -26,6 +26,7 @@ pub(crate) struct Rig {
     clients: Vec<Client>,
     by_conn: HashMap<(usize, ConnId), usize>,
     run: u64,
+    uptime: Duration,
     config: BrokerConfig,
 }
 
@@ -45,6 +46,7 @@ impl Rig {
             clients: Vec::new(),
             by_conn: HashMap::new(),
             run: 1,
+            uptime: Duration::ZERO,
             config,
         };
         rig.boot(adversity, seed);
@@ -139,8 +141,9 @@ impl Rig {
 
     pub(crate) fn advance(&mut self, by: Duration) {
         self.clock.advance(by);
+        self.uptime += by;
         for worker in &mut self.workers {
-            worker.tick();
+            worker.tick(self.uptime);
         }
         self.turn();
     }
@@ -150,6 +153,7 @@ impl Rig {
         std::thread::yield_now();
         for at in 0..self.workers.len() {
             self.workers[at].take_mail();
+            while self.workers[at].read_letter() {}
             self.workers[at].end_turn();
             while let Some(effect) = self.workers[at].next_effect() {
                 match effect {

@@ -21,6 +21,9 @@ pub(crate) const QUEUE_MAX: usize = 8192;
 /// The same in bytes.
 pub(crate) const QUEUE_BYTES_MAX: usize = 1 << 20;
 
+/// Messages of one partition that may be acknowledged behind one that is not.
+const DONE_MAX: usize = 1024;
+
 /// One subscription of a session.
 #[derive(Debug)]
 pub(crate) struct Subscribed {
@@ -93,17 +96,23 @@ impl Track {
 
     /// Everything before this is done.
     pub(crate) fn cursor(&self) -> Position {
-        self.open.front().copied().unwrap_or(self.seen)
+        self.open.front().map_or(self.seen, |open| self.seen.min(*open))
     }
 
     /// Notes that the message at `position` is on its way.
     pub(crate) fn sent(&mut self, position: Position) {
+        self.restored(position);
+        self.seen = self.seen.max(position.next());
+    }
+
+    /// Notes that the message at `position` was sent on an earlier connection. What lies before it may still have to
+    /// be handed over.
+    pub(crate) fn restored(&mut self, position: Position) {
         // Resent messages come before newer ones that are open already.
         let at = self.open.iter().rposition(|open| *open < position).map_or(0, |i| i + 1);
         if self.open.get(at) != Some(&position) {
             self.open.insert(at, position);
         }
-        self.seen = self.seen.max(position.next());
     }
 
     /// Notes that nothing more has to happen for the message at `position`.
@@ -111,13 +120,10 @@ impl Track {
         self.is_unlogged = true;
         if let Some(i) = self.open.iter().position(|open| *open == position) {
             self.open.remove(i);
-            if i > 0
-                && let Err(at) = self.done.binary_search(&position)
-            {
-                self.done.insert(at, position);
-            }
         }
-        self.seen = self.seen.max(position.next());
+        if let Err(at) = self.done.binary_search(&position) {
+            self.done.insert(at, position);
+        }
         let cursor = self.cursor();
         let passed = self.done.partition_point(|done| *done < cursor);
         self.done.drain(..passed);
@@ -191,6 +197,14 @@ impl Outbound {
             self.queue = VecDeque::new();
         }
         Some(queued)
+    }
+
+    /// Whether the client has acknowledged so much behind a message that it does not acknowledge
+    /// that nothing more is sent: it must answer in order [MQTT-4.6.0-2].
+    pub(crate) fn waits_for_oldest(&self) -> bool {
+        let Some(next) = self.queue.front().filter(|next| next.is_tracked) else { return false };
+        let track = self.tracks.iter().find(|track| track.partition == next.publication.partition);
+        track.is_some_and(|track| track.done.len() >= DONE_MAX)
     }
 
     /// A packet identifier that is not in use, neither now nor by what an earlier connection left.
@@ -286,9 +300,25 @@ mod tests {
         assert_eq!((track.cursor(), track.done.len()), (at(15), 0));
         track.finished(at(15));
         assert_eq!(track.cursor(), at(16));
-        // Never sent, but done: expired, or larger than the client takes.
+        // Done, but what lies before it was not handed over yet: the cursor waits for that.
         track.finished(at(20));
-        assert_eq!(track.cursor(), at(21));
+        assert_eq!((track.cursor(), track.knows(at(20))), (at(16), true));
+        track.pass(at(21));
+        assert_eq!((track.cursor(), track.done.len()), (at(21), 0));
+    }
+
+    #[test]
+    fn what_an_earlier_connection_sent_does_not_move_the_cursor() {
+        let mut track = Track::new(0, at(10));
+        track.restored(at(14));
+        assert_eq!(track.cursor(), at(10));
+        track.finished(at(14));
+        assert!(track.knows(at(14)) && !track.knows(at(10)));
+        track.sent(at(10));
+        track.finished(at(10));
+        assert_eq!((track.cursor(), track.done.clone()), (at(11), vec![at(14)]));
+        track.pass(at(15));
+        assert_eq!((track.cursor(), track.done.len()), (at(15), 0));
     }
 
     #[test]

@@ -33,6 +33,9 @@ const SPARE_BUFFERS: usize = 64;
 /// A larger buffer is not kept.
 const SPARE_BYTES_MAX: usize = 64 << 10;
 
+/// How long stopping may take.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
 /// What all workers of a process share.
 #[derive(Debug)]
 pub struct Shared {
@@ -112,8 +115,13 @@ pub struct Worker {
     pub(crate) wheel: Wheel,
     pub(crate) metrics: Metrics,
     pub(crate) effects: VecDeque<Effect>,
+    /// Wall time: for ingest times and expiries.
     pub(crate) now: Timestamp,
+    /// Time since start, which no clock can set: for deadlines. A quarter of a second coarse.
+    pub(crate) steady: Timestamp,
     letters: Letters,
+    /// Mail of this turn that was not handled yet.
+    unread: VecDeque<Mail>,
     /// QoS 0 for other workers, gathered in this turn.
     pub(crate) at_once: Vec<Vec<Arc<Publication>>>,
     spare: Vec<Vec<u8>>,
@@ -143,11 +151,13 @@ impl Worker {
             router: Router::new(idx as u8),
             appends: Appends::new(),
             owner,
-            wheel: Wheel::new(second(now)),
+            wheel: Wheel::new(0),
             metrics: Metrics::new(),
             effects: VecDeque::new(),
             now,
+            steady: Timestamp(0),
             letters: Letters::default(),
+            unread: VecDeque::new(),
             at_once: (0..workers).map(|_| Vec::new()).collect(),
             spare: Vec::new(),
             gathered: 0,
@@ -186,10 +196,10 @@ impl Worker {
         self.next_generation = self.next_generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let conn = ConnId { slot: entry.key() as u32, generation };
-        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, second(self.now)));
+        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, second(self.steady)));
         self.half_open += 1;
         self.metrics.connections.increment(1.0);
-        let deadline = self.now + self.shared.config.connect_deadline;
+        let deadline = self.steady + self.shared.config.connect_deadline;
         self.due_at(conn, second(deadline) + 1);
         conn
     }
@@ -200,7 +210,7 @@ impl Worker {
 
     /// Takes bytes from a socket. False: do not read from it until [`Effect::Resume`].
     pub fn received(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
-        let now = second(self.now);
+        let now = second(self.steady);
         let Some(connection) = self.get(conn) else { return true };
         if connection.phase == Phase::Closed {
             return true;
@@ -239,7 +249,7 @@ impl Worker {
 
     /// Lifts a block; what was held back is handled, and the socket read again.
     pub(crate) fn unblock(&mut self, conn: ConnId, blocked: Blocked) {
-        let now = second(self.now);
+        let now = second(self.steady);
         let Some(connection) = self.get(conn) else { return };
         connection.blocked.remove(blocked);
         if connection.blocked.any() {
@@ -338,9 +348,10 @@ impl Worker {
         Some(effect)
     }
 
-    /// Starts a turn: looks at the clock and empties the mailbox.
+    /// Starts a turn: looks at the clock and empties the mailbox. Mail that may bring much output
+    /// is left to [`Self::read_letter`].
     pub fn take_mail(&mut self) {
-        self.now = self.shared.clock.now().max(self.now);
+        self.now = self.shared.clock.now();
         let mut letters = std::mem::take(&mut self.letters);
         self.mailbox.take(&mut letters);
         for completion in letters.completions.drain(..) {
@@ -349,10 +360,16 @@ impl Worker {
         for (partition, position) in letters.watermarks.drain(..) {
             self.advanced(partition, position);
         }
-        for mail in letters.mail.drain(..) {
-            self.take_letter(mail);
-        }
+        self.unread.extend(letters.mail.drain(..));
         self.letters = letters;
+    }
+
+    /// Handles one more piece of this turn's mail; false if there is none. In between the driver
+    /// may write what has gathered.
+    pub fn read_letter(&mut self) -> bool {
+        let Some(mail) = self.unread.pop_front() else { return false };
+        self.take_letter(mail);
+        true
     }
 
     fn take_letter(&mut self, mail: Mail) {
@@ -382,7 +399,7 @@ impl Worker {
             self.owner_completed(tag, outcome);
             return;
         }
-        match self.appends.ended(tag, outcome, self.now, &self.metrics) {
+        match self.appends.ended(tag, outcome, self.steady, &self.metrics) {
             End::Quiet => {}
             End::Committed { waiters, sent } => {
                 for (partition, sent) in sent {
@@ -417,7 +434,7 @@ impl Worker {
     /// Submits what has gathered. Called by the driver at the end of a turn, and in between when
     /// there is much.
     pub(crate) fn submit(&mut self) {
-        self.appends.submit(&*self.shared.log, &self.sink, self.now);
+        self.appends.submit(&*self.shared.log, &self.sink, self.steady);
     }
 
     /// Whether publishers must wait: the log is behind, or has refused us.
@@ -450,16 +467,19 @@ impl Worker {
         self.submit();
     }
 
-    /// Looks at what is due by the clock. Called several times a second.
-    pub fn tick(&mut self) {
-        self.now = self.shared.clock.now().max(self.now);
+    /// Looks at what is due, `uptime` after some fixed moment. Called several times a second.
+    ///
+    /// Deadlines go by `uptime`, so that a clock that is set ends no connection.
+    pub fn tick(&mut self, uptime: Duration) {
+        self.now = self.shared.clock.now();
+        self.steady = self.steady.max(Timestamp(0) + uptime);
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.due(second(self.now), &mut due);
+        self.wheel.due(second(self.steady), &mut due);
         for (slot, generation) in due.drain(..) {
             self.check_deadline(ConnId { slot, generation });
         }
         self.due = due;
-        let impatient = self.appends.impatient(self.now, self.shared.config.hold_max);
+        let impatient = self.appends.impatient(self.steady, self.shared.config.hold_max);
         if !impatient.is_empty() {
             tracing::warn!(waiters = impatient.len(), "the log did not confirm in time, clients are disconnected");
             self.give_up(impatient, DisconnectCode::ServerBusy);
@@ -487,7 +507,7 @@ impl Worker {
     }
 
     fn settle(&mut self) {
-        let deadline = self.stopping.is_some_and(|until| self.now >= until);
+        let deadline = self.stopping.is_some_and(|until| self.steady >= until);
         let settled = self.appends.is_idle() && self.owner_is_settled() && self.connections.is_empty();
         if settled && !deadline && self.last_snapshots() {
             return;
@@ -504,7 +524,7 @@ impl Worker {
         if self.stopping.is_some() {
             return;
         }
-        self.stopping = Some(self.now + Duration::from_secs(8));
+        self.stopping = Some(self.steady + STOP_MAX);
         let all: Vec<ConnId> = self.connections.iter().map(|(_, connection)| connection.id).collect();
         for conn in all {
             self.close_stopping(conn);

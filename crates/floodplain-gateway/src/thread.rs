@@ -31,6 +31,8 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// that the oldest is reset.
 const LINGERING_MAX: usize = 1024;
 const LINGER: Duration = Duration::from_secs(2);
+/// What a client may still have sent when we close; one that sends more is reset.
+const FAREWELL_BYTES_MAX: usize = 1 << 20;
 const TICK: Duration = Duration::from_millis(250);
 
 /// A connection on its way to the thread that owns its device.
@@ -75,6 +77,7 @@ pub(crate) struct Thread {
     lingering: VecDeque<Lingering>,
     ready: Vec<u32>,
     scratch: Box<[u8]>,
+    started: Instant,
     ticker: Option<Pin<Box<Interval>>>,
     accept_after: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -99,6 +102,7 @@ impl Thread {
             lingering: VecDeque::new(),
             ready: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            started: Instant::now(),
             ticker: None,
             accept_after: None,
         }
@@ -111,6 +115,11 @@ impl Thread {
         self.tick(cx);
         self.metrics.turns.increment(1);
         self.worker.take_mail();
+        while self.worker.read_letter() {
+            if self.worker.wants_flush() {
+                self.run_effects();
+            }
+        }
         self.take_inbox();
         self.accept(cx);
         ready.sort_unstable();
@@ -141,8 +150,8 @@ impl Thread {
             Box::pin(interval)
         });
         while ticker.poll_tick(cx).is_ready() {
-            self.worker.tick();
             let now = Instant::now();
+            self.worker.tick(now - self.started);
             while self.lingering.front().is_some_and(|gone| gone.until <= now) {
                 self.lingering.pop_front();
             }
@@ -318,10 +327,12 @@ impl Thread {
             return;
         }
         let mut seen = 0;
-        while let Ok(n) = socket.stream.try_read(&mut self.scratch) {
-            seen += n;
-            if n == 0 || seen > 1 << 20 {
-                return;
+        loop {
+            match socket.stream.try_read(&mut self.scratch) {
+                Ok(n) if n > 0 && seen < FAREWELL_BYTES_MAX => seen += n,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                // The client has ended its side too, or will not listen.
+                Ok(_) | Err(_) => return,
             }
         }
         if self.lingering.len() == LINGERING_MAX {
