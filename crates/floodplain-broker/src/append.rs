@@ -1,9 +1,7 @@
 //! What one turn of a worker appends: one unit per class, and what waits for its end.
 
 use crate::{ConnId, metrics::Metrics, publication::Publication};
-use floodplain_log::{
-    Append, Batch, BatchBuilder, BatchError, Compression, Log, Outcome, Partition, Refusal, Reply,
-};
+use floodplain_log::{Append, Batch, BatchBuilder, BatchError, Compression, Log, Outcome, Partition, Refusal, Reply};
 use floodplain_types::{Class, Position, Timestamp};
 use std::{
     collections::{HashMap, VecDeque},
@@ -285,7 +283,8 @@ impl Appends {
                 End::TooLarge { waiters: unit.waiters }
             }
             Outcome::Refused(
-                refusal @ (Refusal::Poisoned { .. } | Refusal::UnknownPartition(_) | Refusal::Fenced | Refusal::Closing),
+                refusal
+                @ (Refusal::Poisoned { .. } | Refusal::UnknownPartition(_) | Refusal::Fenced | Refusal::Closing),
             ) => {
                 if !self.is_dead && matches!(refusal, Refusal::Poisoned { .. } | Refusal::Closing) {
                     tracing::error!(%refusal, "nothing is acknowledged any more");

@@ -10,9 +10,7 @@ use crate::{
     worker::Shared,
 };
 use floodplain_fold::{Fold, Next, OpenError, Runner, RunnerConfig, RunnerError, Snapshots};
-use floodplain_log::{
-    Append, BatchBuilder, Compression, Disk, Log, Outcome, Partition, ReadError, Refusal, Stream,
-};
+use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, Outcome, Partition, ReadError, Refusal, Stream};
 use floodplain_types::{Class, Clock, StreamId, StreamName, TenantId};
 use std::{
     path::PathBuf,
@@ -80,8 +78,7 @@ impl Broker {
         };
         let (telemetry, requests) = (open(folds::TELEMETRY)?, open(folds::REQUESTS)?);
         let (dlq, positions) = (open(folds::DLQ)?, open(folds::FOLDS)?);
-        let mailboxes: Vec<_> =
-            (0..workers as u32).map(|idx| Arc::new(Mailbox::new(idx, workers as u32))).collect();
+        let mailboxes: Vec<_> = (0..workers as u32).map(|idx| Arc::new(Mailbox::new(idx, workers as u32))).collect();
         for mailbox in &mailboxes {
             log.watch(mailbox.clone());
         }

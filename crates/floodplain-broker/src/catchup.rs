@@ -345,8 +345,7 @@ impl Worker {
             track.sent(position);
         }
         let ingest = Timestamp::from_millis(fetched.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
-        let publication =
-            Publication::new(&message, message.user_properties(), partition, ingest, publisher.into());
+        let publication = Publication::new(&message, message.user_properties(), partition, ingest, publisher.into());
         session.out.push(Queued {
             publication: Arc::new(publication),
             position,

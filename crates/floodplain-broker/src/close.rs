@@ -123,8 +123,7 @@ impl Worker {
     /// The epoch of a connection that is closed already has come: so its `Close` can be said.
     pub(crate) fn say_unsaid(&mut self, conn: ConnId, epoch: Position) {
         let Some(Unsaid { client, partition, reason, fires_will }) = self.closing.remove(&conn) else { return };
-        let close =
-            folds::Close { epoch, reason, fires_will, session_expiry_s: None, progress: Progress::default() };
+        let close = folds::Close { epoch, reason, fires_will, session_expiry_s: None, progress: Progress::default() };
         self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
     }
 
@@ -196,14 +195,9 @@ fn whole_progress(session: &Session) -> Progress {
         .out
         .tracks
         .iter()
-        .map(|track| PartitionProgress {
-            partition: track.partition,
-            cursor: track.cursor(),
-            done: track.done.clone(),
-        })
+        .map(|track| PartitionProgress { partition: track.partition, cursor: track.cursor(), done: track.done.clone() })
         .collect();
-    let mut outbound: Vec<(u16, Option<Outbound>)> =
-        session.out.closed_ids.iter().map(|id| (*id, None)).collect();
+    let mut outbound: Vec<(u16, Option<Outbound>)> = session.out.closed_ids.iter().map(|id| (*id, None)).collect();
     for flight in &session.out.in_flight {
         let position = flight.position;
         let state = match flight.stage {

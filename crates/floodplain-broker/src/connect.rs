@@ -69,8 +69,7 @@ impl Worker {
             return self.refuse_connect(conn, version, ConnackCode::BadAuthenticationMethod, None);
         }
         let Some(peer) = self.get(conn).map(|connection| connection.peer) else { return false };
-        let credentials =
-            Credentials { client_id, username: connect.username, password: connect.password, peer };
+        let credentials = Credentials { client_id, username: connect.username, password: connect.password, peer };
         let access = &self.shared.access;
         let principal = match access.identity.identify(&credentials) {
             Ok(principal) => principal,
@@ -103,7 +102,12 @@ impl Worker {
                 return self.refuse_connect(conn, version, refusal(denied), None);
             }
             if !self.topic_fits(will.topic) {
-                return self.refuse_connect(conn, version, ConnackCode::TopicNameInvalid, Some("will topic is too long"));
+                return self.refuse_connect(
+                    conn,
+                    version,
+                    ConnackCode::TopicNameInvalid,
+                    Some("will topic is too long"),
+                );
             }
         }
 
@@ -118,7 +122,9 @@ impl Worker {
         let keep_alive_max = config.keep_alive_max.and_then(|max| u16::try_from(max.as_secs()).ok());
         let keep_alive = match keep_alive_max {
             // Only 5.0 can be told another value than its own [MQTT-3.2.2-22].
-            Some(max) if version == Version::V5 && (connect.keep_alive_secs == 0 || connect.keep_alive_secs > max) => max,
+            Some(max) if version == Version::V5 && (connect.keep_alive_secs == 0 || connect.keep_alive_secs > max) => {
+                max
+            }
             _ => connect.keep_alive_secs,
         };
         let properties = &connect.properties;

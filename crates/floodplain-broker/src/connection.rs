@@ -1,10 +1,6 @@
 //! One connection: its phase, its bytes, its packets.
 
-use crate::{
-    CloseKind, ConnId, Effect, Worker,
-    session::Session,
-    worker::second,
-};
+use crate::{CloseKind, ConnId, Effect, Worker, session::Session, worker::second};
 use floodplain_mqtt::{
     ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
 };

@@ -31,10 +31,8 @@ impl Dlq {
         to: Position,
         count: u64,
     ) {
-        let range = self
-            .ranges
-            .entry((client.into(), reason.into(), partition))
-            .or_insert(Range { from, to, count: 0 });
+        let range =
+            self.ranges.entry((client.into(), reason.into(), partition)).or_insert(Range { from, to, count: 0 });
         range.from = range.from.min(from);
         range.to = range.to.max(to);
         range.count += count;
@@ -96,7 +94,9 @@ mod tests {
         let letters: Vec<_> = dlq.take().map(|(_, letter)| letter.0).collect();
         assert_eq!(
             letters,
-            [r#"{"session":"a\"b","reason":"expired","stream":"telemetry","partition":3,"from":"0:5","to":"0:7","count":3}"#]
+            [
+                r#"{"session":"a\"b","reason":"expired","stream":"telemetry","partition":3,"from":"0:5","to":"0:7","count":3}"#
+            ]
         );
         assert_eq!(dlq.take().count(), 0);
     }

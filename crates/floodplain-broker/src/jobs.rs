@@ -1,6 +1,9 @@
 //! Work that reads the disk, done on a thread that may block.
 
-use crate::{ConnId, mailbox::{Mail, Mailbox}};
+use crate::{
+    ConnId,
+    mailbox::{Mail, Mailbox},
+};
 use bytes::Bytes;
 use floodplain_log::{FetchedRecord, Log, Partition, Read, ReadError, RecordRef};
 use floodplain_types::Position;
@@ -40,7 +43,10 @@ pub(crate) enum JobResult {
         bytes: u64,
         records: Result<Vec<FetchedRecord>, ReadError>,
     },
-    Backfilled { partition: u32, read: Result<Read, ReadError> },
+    Backfilled {
+        partition: u32,
+        read: Result<Read, ReadError>,
+    },
     Snapshot,
 }
 
@@ -85,7 +91,11 @@ fn find(read: &Read, position: Position) -> Option<FetchedRecord> {
         for record in records.iter().map_while(Result::ok) {
             if batch.position(&record) == position {
                 let base_timestamp_ms = batch.batch.timestamp_ms(&record).saturating_sub(record.timestamp_delta_ms);
-                return Some(FetchedRecord { position, base_timestamp_ms, bytes: Bytes::copy_from_slice(record.bytes) });
+                return Some(FetchedRecord {
+                    position,
+                    base_timestamp_ms,
+                    bytes: Bytes::copy_from_slice(record.bytes),
+                });
             }
         }
     }

@@ -6,33 +6,33 @@
 mod broker;
 mod worker;
 
-mod connection;
-mod connect;
-mod publish;
-mod subscribe;
-mod deliver;
 mod acks;
-mod close;
-mod session;
-mod catchup;
-mod retained;
-mod owner;
-mod index;
 mod append;
-mod mailbox;
-mod jobs;
-mod dlq;
-mod router;
-mod publication;
-mod wheel;
-mod metrics;
+mod catchup;
+mod close;
 mod config;
+mod connect;
+mod connection;
+mod deliver;
+mod dlq;
 pub mod folds;
-pub mod seams;
+mod index;
+mod jobs;
+mod mailbox;
+mod metrics;
+mod owner;
+mod publication;
+mod publish;
+mod retained;
 #[cfg(test)]
 mod rig;
+mod router;
+pub mod seams;
+mod session;
+mod subscribe;
 #[cfg(test)]
 mod tests;
+mod wheel;
 
 pub use broker::{Broker, StartError};
 pub use config::BrokerConfig;

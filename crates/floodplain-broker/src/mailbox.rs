@@ -22,9 +22,15 @@ pub(crate) enum Mail {
     /// QoS 0, as it came in.
     AtOnce(Vec<Arc<Publication>>),
     /// QoS 1 and 2 of one partition after their commit, in offset order.
-    Committed { partition: u32, batch: Vec<Placed> },
+    Committed {
+        partition: u32,
+        batch: Vec<Placed>,
+    },
     /// From this position on, publications of the partition were not posted for want of room.
-    Gap { partition: u32, from: Position },
+    Gap {
+        partition: u32,
+        from: Position,
+    },
     Question(Question),
     Answer(Answer),
     JobDone(JobResult),

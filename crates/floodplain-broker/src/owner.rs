@@ -4,9 +4,7 @@ use crate::{
     ConnId, Worker,
     append::Sent,
     dlq::Dlq,
-    folds::{
-        Interest, Lost, Positions, Posting, PresenceFold, RetainedFold, RetainedPage, SessionFold, WaitingIndex,
-    },
+    folds::{Interest, Lost, Positions, Posting, PresenceFold, RetainedFold, RetainedPage, SessionFold, WaitingIndex},
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
@@ -238,11 +236,7 @@ fn decode(batch: &ReadBatch, partition: u32) -> Vec<Placed> {
 }
 
 impl RequestPartition {
-    pub(crate) fn new(
-        partition: Partition,
-        sessions: Runner<SessionFold>,
-        presence: Runner<PresenceFold>,
-    ) -> Self {
+    pub(crate) fn new(partition: Partition, sessions: Runner<SessionFold>, presence: Runner<PresenceFold>) -> Self {
         Self { partition, sessions, presence, opening: Vec::new(), retry_at: Timestamp(0), is_scanning: false }
     }
 }
@@ -322,9 +316,7 @@ impl Worker {
             }
         }
         // Presence follows; where it has fallen behind it reads for itself.
-        while let Next::Read { partition, from, max_bytes } =
-            self.owner.requests[at].presence.next(log, self.now)
-        {
+        while let Next::Read { partition, from, max_bytes } = self.owner.requests[at].presence.next(log, self.now) {
             let read = self.read(partition, from, max_bytes);
             if let Err(error) = self.owner.requests[at].presence.on_read(log, partition, from, as_ref(&read)) {
                 tracing::error!(%error, "presence cannot be folded");
@@ -333,7 +325,8 @@ impl Worker {
         }
         let requests = &mut self.owner.requests[at];
         let position = requests.sessions.position();
-        let (opened, waiting) = std::mem::take(&mut requests.opening).into_iter().partition(|(epoch, _)| *epoch < position);
+        let (opened, waiting) =
+            std::mem::take(&mut requests.opening).into_iter().partition(|(epoch, _)| *epoch < position);
         requests.opening = waiting;
         let source = requests.partition.index;
         let changes = requests.sessions.fold_mut().drain_changes();
@@ -560,9 +553,7 @@ fn clip(mut read: Read, limit: Position) -> Read {
     read
 }
 
-fn as_ref(
-    read: &Result<Read, floodplain_log::ReadError>,
-) -> Result<&Read, floodplain_log::ReadError> {
+fn as_ref(read: &Result<Read, floodplain_log::ReadError>) -> Result<&Read, floodplain_log::ReadError> {
     // The error is wanted by value and is not used again: its text is all that goes on.
     match read {
         Ok(read) => Ok(read),

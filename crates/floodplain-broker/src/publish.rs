@@ -10,7 +10,7 @@ use crate::{
     publication::Publication,
 };
 use floodplain_log::{Correlation, MessageRef};
-use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, PubrelCode, Publish, QoS};
+use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, Publish, PubrelCode, QoS};
 use floodplain_types::Class;
 use std::sync::Arc;
 
@@ -117,8 +117,7 @@ impl Worker {
         let (partition, client) = (session.partition, session.client.clone());
         let is_lasting = session.is_lasting();
         let epoch = session.epoch;
-        let publication =
-            Arc::new(Publication::new(&message, users.iter(), partition, self.now, client.clone()));
+        let publication = Arc::new(Publication::new(&message, users.iter(), partition, self.now, client.clone()));
         let ingest_ms = self.now.as_millis();
         let kept = (qos > 0).then(|| publication.clone());
         let place = self.appends.push(

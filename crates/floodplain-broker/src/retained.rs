@@ -66,8 +66,13 @@ impl Worker {
         let after = lookup.after.clone();
         lookup.missing = workers;
         for worker in 0..workers {
-            let question =
-                Question::Retained { worker: self.idx, conn, filter: filter.clone(), after: after.clone(), limit: PAGE };
+            let question = Question::Retained {
+                worker: self.idx,
+                conn,
+                filter: filter.clone(),
+                after: after.clone(),
+                limit: PAGE,
+            };
             self.ask(worker, question);
         }
     }

@@ -64,14 +64,7 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn new(worker: u8) -> Self {
-        Self {
-            worker,
-            trie: Trie::default(),
-            epoch: 1,
-            cache: HashMap::new(),
-            cached_matches: 0,
-            scratch: Vec::new(),
-        }
+        Self { worker, trie: Trie::default(), epoch: 1, cache: HashMap::new(), cached_matches: 0, scratch: Vec::new() }
     }
 
     /// Subscribes a connection, replacing its subscription to the same filter [MQTT-3.8.4-3].
@@ -156,13 +149,8 @@ fn merge<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<Match> {
     let mut ids: Vec<u32> = Vec::new();
     let mut merged: Option<Match> = None;
     for Entry { slot, wanted } in entries {
-        let m = merged.get_or_insert(Match {
-            slot: *slot,
-            qos: 0,
-            retain_as_published: false,
-            no_local: false,
-            ids: None,
-        });
+        let m =
+            merged.get_or_insert(Match { slot: *slot, qos: 0, retain_as_published: false, no_local: false, ids: None });
         m.qos = m.qos.max(wanted.qos);
         m.retain_as_published |= wanted.retain_as_published;
         m.no_local |= wanted.no_local;

@@ -1,19 +1,9 @@
 //! The live state of a session: what its client is owed, and how far it is.
 
-use crate::{
-    catchup::Lag,
-    folds::Positions,
-    publication::Publication,
-    router::Wanted,
-    seams::Principal,
-};
+use crate::{catchup::Lag, folds::Positions, publication::Publication, router::Wanted, seams::Principal};
 use floodplain_mqtt::{Encoder, Version};
 use floodplain_types::{Class, Position, TopicFilter};
-use std::{
-    collections::VecDeque,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 /// Messages with QoS 1 and 2 that wait in memory for a place in the window. What does not fit stays
 /// in the log: the session leaves live delivery and reads on from there.

@@ -187,9 +187,7 @@ impl Worker {
             return Positions::default();
         }
         let telemetry = &self.shared.telemetry;
-        (0..telemetry.partitions)
-            .map(|index| (index, self.shared.log.watermark(telemetry.partition(index))))
-            .collect()
+        (0..telemetry.partitions).map(|index| (index, self.shared.log.watermark(telemetry.partition(index)))).collect()
     }
 }
 

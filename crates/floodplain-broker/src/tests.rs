@@ -166,7 +166,15 @@ fn a_delayed_will_is_not_sent_if_the_client_comes_back_in_time() {
     rig.expect(watcher, b"\x90\x03\x00\x01\x01");
     // Session expiry 100 s, will delay 10 s.
     let with_will = |flags: u8| {
-        packet(0x10, &[b"\x00\x04MQTT\x05", &[flags, 0, 60][..], b"\x05\x11\x00\x00\x00\x64\x00\x01d\x05\x18\x00\x00\x00\x0a\x00\x01w\x00\x01x"].concat())
+        packet(
+            0x10,
+            &[
+                b"\x00\x04MQTT\x05",
+                &[flags, 0, 60][..],
+                b"\x05\x11\x00\x00\x00\x64\x00\x01d\x05\x18\x00\x00\x00\x0a\x00\x01w\x00\x01x",
+            ]
+            .concat(),
+        )
     };
     let connect_and_lose = |rig: &mut Rig| {
         let client = rig.client();

@@ -64,8 +64,7 @@ impl Gateway {
         // and clients wait in the backlog.
         let (address, listeners) = listen::bind(config.mqtt_address, count)?;
         let run = run_id(&*clock);
-        let broker =
-            Arc::new(Broker::open(config.broker.clone(), access, log, disk, data_dir, clock, run, count)?);
+        let broker = Arc::new(Broker::open(config.broker.clone(), access, log, disk, data_dir, clock, run, count)?);
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..count).map(|_| Default::default()).collect();
         // One message per thread: that it is ready, or why not.
         let (ready, started) = sync_channel(count);

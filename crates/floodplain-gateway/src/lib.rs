@@ -18,7 +18,9 @@ use std::{io, net::SocketAddr};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no TLS and no authentication yet.
-    #[error("refusing to listen on {address}: without TLS and authentication only loopback addresses are allowed, use 127.0.0.1 or ::1")]
+    #[error(
+        "refusing to listen on {address}: without TLS and authentication only loopback addresses are allowed, use 127.0.0.1 or ::1"
+    )]
     NotLoopback { address: SocketAddr },
     /// The address is in use, or not ours.
     #[error("cannot listen on {address}")]

@@ -2,14 +2,14 @@
 
 use floodplain_fold::wire::{Get, Put, WireError};
 use floodplain_types::Position;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Positions by partition index, sorted: the cursor of a session, the start of a subscription.
 ///
-/// Kept as its encoded bytes, because there are one or two of these per sleeping session.
-/// A partition that is not named has position zero.
+/// Kept as its encoded bytes, because there are two of these per sleeping session, which share
+/// them where they are equal. A partition that is not named has position zero.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Positions(Box<[u8]>);
+pub struct Positions(Arc<[u8]>);
 
 impl Positions {
     /// The position of `partition`: [`Position::ZERO`] if it is not named.
@@ -39,15 +39,43 @@ impl Positions {
     /// Of each partition the earlier position.
     #[must_use]
     pub fn lower(&self, other: &Self) -> Self {
-        self.iter().map(|(partition, position)| (partition, position.min(other.get(partition)))).collect()
+        if self == other { self.clone() } else { self.combine(other, Position::min) }
     }
 
     /// Of each partition the later position.
     #[must_use]
     pub fn upper(&self, other: &Self) -> Self {
-        let own = self.iter().map(|(partition, position)| (partition, position.max(other.get(partition))));
-        let others = other.iter().filter(|(partition, _)| self.get(*partition) == Position::ZERO);
-        own.chain(others).collect()
+        if self == other || other.is_empty() {
+            self.clone()
+        } else if self.is_empty() {
+            other.clone()
+        } else {
+            self.combine(other, Position::max)
+        }
+    }
+
+    fn combine(&self, other: &Self, choose: impl Fn(Position, Position) -> Position) -> Self {
+        let (mut left, mut right) = (self.iter().peekable(), other.iter().peekable());
+        Self::from_sorted(std::iter::from_fn(|| {
+            let partition = match (left.peek(), right.peek()) {
+                (Some((l, _)), Some((r, _))) => *l.min(r),
+                (Some((only, _)), None) | (None, Some((only, _))) => *only,
+                (None, None) => return None,
+            };
+            let l = left.next_if(|(p, _)| *p == partition).map_or(Position::ZERO, |(_, position)| position);
+            let r = right.next_if(|(p, _)| *p == partition).map_or(Position::ZERO, |(_, position)| position);
+            Some((partition, choose(l, r)))
+        }))
+    }
+
+    /// From items with growing partitions.
+    fn from_sorted(items: impl Iterator<Item = (u32, Position)>) -> Self {
+        let mut bytes = Vec::new();
+        for (partition, position) in items.filter(|(_, position)| *position != Position::ZERO) {
+            bytes.put_u64(u64::from(partition));
+            bytes.put_position(position);
+        }
+        Self(bytes.into())
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
@@ -72,7 +100,7 @@ impl Positions {
 impl FromIterator<(u32, Position)> for Positions {
     /// Of two positions for one partition the later counts.
     fn from_iter<I: IntoIterator<Item = (u32, Position)>>(items: I) -> Self {
-        let mut items: Vec<_> = items.into_iter().filter(|(_, position)| *position != Position::ZERO).collect();
+        let mut items: Vec<_> = items.into_iter().collect();
         items.sort_unstable();
         items.dedup_by(|later, earlier| {
             let same = later.0 == earlier.0;
@@ -81,12 +109,7 @@ impl FromIterator<(u32, Position)> for Positions {
             }
             same
         });
-        let mut bytes = Vec::new();
-        for (partition, position) in items {
-            bytes.put_u64(u64::from(partition));
-            bytes.put_position(position);
-        }
-        Self(bytes.into())
+        Self::from_sorted(items.into_iter())
     }
 }
 

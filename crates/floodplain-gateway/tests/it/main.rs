@@ -1,7 +1,7 @@
 //! The listener as clients see it: bytes in, bytes out, on the real log.
 #![allow(clippy::unwrap_used)]
 
-mod server;
 mod basics;
 mod protocol;
+mod server;
 mod sessions;
