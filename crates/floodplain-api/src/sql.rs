@@ -130,6 +130,10 @@ fn chunks(first: Bytes, encoder: Encoder) -> impl futures::Stream<Item = Result<
             Ok(chunk) => Some((Ok(chunk), (None, Some(encoder)))),
             Err(error) => {
                 let end = encoder.fail(&Problem::from(&error).to_json());
+                if end.is_none() {
+                    // What was handed on before is sent while this waits; with the error it would be dropped.
+                    tokio::task::yield_now().await;
+                }
                 Some((end.ok_or(error), (None, None)))
             }
         }
