@@ -1,5 +1,7 @@
 //! Opening: brings the folder to a state in which nothing rests on unsynced bytes.
 
+mod journals;
+
 use super::{
     EmbeddedConfig, HouseCalls, Inner, LockGuard, Queue, Streams, View, commit::Writer, house::House,
     open_files::OpenFiles, repair,
@@ -7,11 +9,11 @@ use super::{
 use crate::{
     FastMap, Partition,
     catalog::{self, CatalogWriter, Rest},
-    checkpoint::{self, Bounds, Checkpoint},
+    checkpoint::{self, Bounds},
     disk::{Disk, DiskFile},
-    files::{self, DataFile, TMP_SUFFIX, write_all_at},
-    frame::{Group, JournalPos},
-    journal::{self, FrameAt, Journal, Scan},
+    files::{DataFile, TMP_SUFFIX},
+    frame::JournalPos,
+    journal::Journal,
     metrics::LogMetrics,
     segment::{Segment, SegmentError},
     tail::Tail,
@@ -80,14 +82,6 @@ impl<T> Context<T> for io::Result<T> {
     }
 }
 
-/// A journal file and what was found in it.
-struct Scanned {
-    seq: u64,
-    path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    scan: Scan,
-}
-
 struct Recovery {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -100,8 +94,12 @@ struct Recovery {
     covers: u64,
     segments: Vec<Arc<Segment>>,
     journals: Vec<Journal>,
+    /// Where the journals that were added so far end.
+    journal_ends: FastMap<Partition, u64>,
     next_seq: u64,
     next_group: u64,
+    /// All journal bytes before this place count, and are synced.
+    trusted: JournalPos,
 }
 
 pub(super) fn open(
@@ -135,8 +133,10 @@ pub(super) fn open(
         covers: 0,
         segments: Vec::new(),
         journals: Vec::new(),
+        journal_ends: FastMap::default(),
         next_seq: 1,
         next_group: 1,
+        trusted: JournalPos::default(),
     };
     let (streams, catalog) = recovery.catalog()?;
     recovery.checkpoint()?;
@@ -304,136 +304,6 @@ impl Recovery {
         self.disk.remove(&path).context("remove", &path)
     }
 
-    /// Checks all journals, sets damage aside, and writes again what was not known to be synced.
-    fn journals(&mut self, seqs: Vec<u64>) -> Result<(), OpenError> {
-        let mut scans = Vec::with_capacity(seqs.len());
-        for seq in seqs {
-            let path = self.dir.join(DataFile::Journal { seq }.name());
-            let file = self.disk.open(&path).context("open", &path)?;
-            let scan = journal::scan(&*file, seq).context("read", &path)?;
-            self.report.scanned_bytes += scan.len;
-            self.report.groups += scan.groups.len() as u64;
-            let last = scan.groups.last().map_or(0, |(_, group)| group.number);
-            self.next_group = self.next_group.max(last + 1);
-            scans.push(Scanned { seq, path, file, scan });
-        }
-        let synced = scans.iter().map(|scanned| scanned.scan.synced).max().unwrap_or_default();
-        for scanned in &scans {
-            self.set_damage_aside(scanned, synced)?;
-            for (partition, frame) in &scanned.scan.frames {
-                self.parts.entry(*partition).or_default().reach(frame.last() + 1, frame.end_at());
-            }
-        }
-        if !self.report.corrupt.is_empty() {
-            // What the damaged groups said of positions must outlive them.
-            let checkpoint = Checkpoint { covers: self.covers, parts: self.parts.clone() };
-            checkpoint.store(&*self.disk, &self.dir).context("write", &self.dir.join(checkpoint::NAMES[0]))?;
-        }
-        for scanned in scans {
-            self.journal(scanned, synced)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps what is no whole group, and sees to it that none of its positions is used again.
-    fn set_damage_aside(&mut self, scanned: &Scanned, synced: JournalPos) -> Result<(), OpenError> {
-        let Scanned { seq, path, file, scan } = scanned;
-        for bytes in &scan.bad {
-            let range = DamagedRange { file: DataFile::Journal { seq: *seq }.name(), bytes: bytes.clone() };
-            self.set_aside_range(&range, &**file)?;
-            if (JournalPos { seq: *seq, pos: bytes.start }) >= synced {
-                self.report.torn.push(range);
-                continue;
-            }
-            tracing::error!(file = range.file, from = bytes.start, to = bytes.end, "journal is damaged");
-            self.report.corrupt.push(range);
-            let salvage = journal::salvage(&**file, bytes).context("read", path)?;
-            for (partition, frame) in salvage.frames {
-                self.parts.entry(partition).or_default().reach(frame.last() + 1, frame.end_at());
-            }
-            if salvage.unknown_bytes > 0 {
-                self.skip_positions(salvage.unknown_bytes);
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves the end of every partition past all records that so many bytes can have held.
-    fn skip_positions(&mut self, bytes: u64) {
-        // A record has at least seven bytes; compression makes of one byte some thousand.
-        let offsets = (bytes << 12).max(1 << 24);
-        for partition in &self.all_partitions {
-            self.parts.entry(*partition).or_default();
-        }
-        for bounds in self.parts.values_mut() {
-            bounds.end += offsets;
-            bounds.end_at += bytes;
-        }
-    }
-
-    fn journal(&mut self, scanned: Scanned, synced: JournalPos) -> Result<(), OpenError> {
-        let Scanned { seq, path, file, scan } = scanned;
-        let data_end = scan.data_end();
-        let is_passed = |(partition, frame): &(Partition, FrameAt)| {
-            self.parts.get(partition).is_some_and(|bounds| frame.last() < bounds.start)
-        };
-        // Started and never used; or nothing whole in it, and what was bad has been set aside; or
-        // retention has taken it and a power cut brought it back.
-        if data_end == 0 || scan.frames.iter().all(is_passed) {
-            return self.disk.remove(&path).context("remove", &path);
-        }
-        let whole_and_synced = scan.bad.is_empty() && JournalPos { seq, pos: data_end } <= synced;
-        let (file, scan) = if whole_and_synced {
-            (file, scan)
-        } else {
-            let file = self.write_again(&path, &*file, &scan, JournalPos { seq, pos: 0 }.max(synced))?;
-            let scan = journal::scan(&*file, seq).context("read", &path)?;
-            (file, scan)
-        };
-        let mut journal = Journal::new(seq, file);
-        journal.len = scan.len;
-        for (partition, frame) in scan.frames {
-            if journal.frames(partition).last().is_some_and(|last| frame.base <= last.last()) {
-                tracing::error!(seq, pos = frame.pos, "frame repeats positions, leaving it out");
-                continue;
-            }
-            journal.push(partition, frame);
-        }
-        self.journals.push(journal);
-        Ok(())
-    }
-
-    /// Copies the whole groups into a new file, syncs it, and puts it in the place of the old one.
-    ///
-    /// Groups then claim nothing of what was synced before them. So if the folder's sync fails here,
-    /// the next start does not trust the new file either, and writes it once more.
-    fn write_again(
-        &mut self,
-        path: &Path,
-        old: &dyn DiskFile,
-        scan: &Scan,
-        synced: JournalPos,
-    ) -> Result<Arc<dyn DiskFile>, OpenError> {
-        let tmp = files::tmp(path);
-        let new = files::create_afresh(&*self.disk, &tmp).context("create", &tmp)?;
-        let mut len = 0;
-        let mut buf = Vec::new();
-        for (pos, group) in scan.groups.iter().filter(|(_, group)| group.frame_count > 0) {
-            buf.resize(group.len as usize, 0);
-            files::read_exact_at(old, &mut buf, *pos).context("read", path)?;
-            Group { synced: JournalPos::default(), ..*group }.seal(&mut buf);
-            write_all_at(&*new, &buf, len).context("write", &tmp)?;
-            len += u64::from(group.len);
-            if *pos >= synced.pos || group.seq > synced.seq {
-                self.report.copied_bytes += u64::from(group.len);
-            }
-        }
-        new.sync().context("sync", &tmp)?;
-        self.disk.rename(&tmp, path).context("rename", &tmp)?;
-        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
-        Ok(new)
-    }
-
     /// The journal that the commit thread begins with.
     fn new_journal(&mut self) -> Result<(Writer, Journal), OpenError> {
         let seq = self.next_seq;
@@ -442,14 +312,13 @@ impl Recovery {
         if !cfg!(floodplain_mutant = "no_folder_sync") {
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
         }
-        let synced = self.journals.last().map(|last| JournalPos { seq: last.seq, pos: last.len });
         let writer = Writer {
             file: Arc::clone(&file),
             seq,
             len: 0,
             frame_count: 0,
             next_group: self.next_group,
-            synced: synced.unwrap_or_default(),
+            synced: self.trusted,
         };
         Ok((writer, Journal::new(seq, file)))
     }

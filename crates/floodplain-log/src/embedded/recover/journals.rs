@@ -1,0 +1,254 @@
+//! Journals after a restart: what counts, what is written again, what is set aside.
+
+use super::{Context as _, DamagedRange, OpenError, Recovery};
+use crate::{
+    Partition,
+    checkpoint::{self, Checkpoint},
+    disk::DiskFile,
+    files::{self, DataFile, write_all_at},
+    frame::{Group, JournalPos},
+    journal::{self, FrameAt, Journal, Scan},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A journal file and what was found in it.
+struct Scanned {
+    seq: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    scan: Scan,
+}
+
+impl Scanned {
+    fn at(&self, pos: u64) -> JournalPos {
+        JournalPos { seq: self.seq, pos }
+    }
+
+    fn name(&self) -> String {
+        DataFile::Journal { seq: self.seq }.name()
+    }
+
+    /// Where this file takes over, by its first group: what other journals have from there on does
+    /// not count.
+    fn takes_over(&self) -> Option<JournalPos> {
+        let (pos, first) = self.scan.groups.first()?;
+        (*pos == 0 && first.synced.seq > 0 && first.synced.seq < self.seq).then_some(first.synced)
+    }
+
+    /// Forgets what lies at or behind `end`.
+    fn cut(&mut self, end: JournalPos) {
+        let end = match end.seq.cmp(&self.seq) {
+            std::cmp::Ordering::Less => 0,
+            std::cmp::Ordering::Equal => end.pos,
+            std::cmp::Ordering::Greater => return,
+        };
+        let scan = &mut self.scan;
+        scan.groups.retain(|(pos, _)| *pos < end);
+        scan.frames.retain(|(_, frame)| frame.pos < end);
+        scan.bad.retain(|range| range.start < end);
+        if let Some(last) = scan.bad.last_mut() {
+            last.end = last.end.min(end);
+        }
+        scan.len = scan.len.min(end);
+    }
+}
+
+impl Recovery {
+    /// Checks all journals, sets damage aside, and writes again what was not known to be synced.
+    pub(super) fn journals(&mut self, seqs: Vec<u64>) -> Result<(), OpenError> {
+        let mut scans = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            let path = self.dir.join(DataFile::Journal { seq }.name());
+            let file = self.disk.open(&path).context("open", &path)?;
+            let scan = journal::scan(&*file, seq).context("read", &path)?;
+            self.report.scanned_bytes += scan.len;
+            self.report.groups += scan.groups.len() as u64;
+            let last = scan.groups.last().map_or(0, |(_, group)| group.number);
+            self.next_group = self.next_group.max(last + 1);
+            scans.push(Scanned { seq, path, file, scan });
+        }
+        for idx in 1..scans.len() {
+            let (before, rest) = scans.split_at_mut(idx);
+            if let Some(end) = rest[0].takes_over() {
+                before.iter_mut().for_each(|earlier| earlier.cut(end));
+            }
+        }
+        let synced = scans.iter().map(|scanned| scanned.scan.synced).max().unwrap_or_default();
+        for scanned in &scans {
+            self.set_damage_aside(scanned, synced)?;
+            for (partition, frame) in &scanned.scan.frames {
+                self.parts.entry(*partition).or_default().reach(frame.last() + 1, frame.end_at());
+            }
+        }
+        if !self.report.corrupt.is_empty() {
+            // What the damaged groups said of positions must outlive them.
+            let checkpoint = Checkpoint { covers: self.covers, parts: self.parts.clone() };
+            checkpoint.store(&*self.disk, &self.dir).context("write", &self.dir.join(checkpoint::NAMES[0]))?;
+        }
+        // The tail is written first: only then may a file that it has emptied go.
+        let mut tail = Vec::new();
+        let mut empty = Vec::new();
+        for scanned in scans {
+            if let Some(path) = self.journal(scanned, synced, &mut tail)? {
+                empty.push(path);
+            }
+        }
+        self.write_tail(&tail)?;
+        for path in empty {
+            self.disk.remove(&path).context("remove", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what is no whole group, and sees to it that none of its positions is used again.
+    fn set_damage_aside(&mut self, scanned: &Scanned, synced: JournalPos) -> Result<(), OpenError> {
+        for bytes in &scanned.scan.bad {
+            let range = DamagedRange { file: scanned.name(), bytes: bytes.clone() };
+            self.set_aside_range(&range, &*scanned.file)?;
+            if scanned.at(bytes.start) >= synced {
+                self.report.torn.push(range);
+                continue;
+            }
+            tracing::error!(file = range.file, from = bytes.start, to = bytes.end, "journal is damaged");
+            self.report.corrupt.push(range);
+            let salvage = journal::salvage(&*scanned.file, bytes).context("read", &scanned.path)?;
+            for (partition, frame) in salvage.frames {
+                self.parts.entry(partition).or_default().reach(frame.last() + 1, frame.end_at());
+            }
+            if salvage.unknown_bytes > 0 {
+                self.skip_positions(salvage.unknown_bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the end of every partition past all records that so many bytes can have held.
+    fn skip_positions(&mut self, bytes: u64) {
+        // A record has at least seven bytes; compression makes of one byte some thousand.
+        let offsets = (bytes << 12).max(1 << 24);
+        for partition in &self.all_partitions {
+            self.parts.entry(*partition).or_default();
+        }
+        for bounds in self.parts.values_mut() {
+            bounds.end += offsets;
+            bounds.end_at += bytes;
+        }
+    }
+
+    /// Makes the synced part of a journal readable, and adds what is behind it to `tail`. Gives the
+    /// path if nothing of the file is needed any more.
+    fn journal(
+        &mut self,
+        mut scanned: Scanned,
+        synced: JournalPos,
+        tail: &mut Vec<(Arc<dyn DiskFile>, PathBuf, u64, Group)>,
+    ) -> Result<Option<PathBuf>, OpenError> {
+        let is_passed = |(partition, frame): &(Partition, FrameAt)| {
+            self.parts.get(partition).is_some_and(|bounds| frame.last() < bounds.start)
+        };
+        // Retention has taken it, and a power cut brought it back.
+        if scanned.scan.frames.iter().all(is_passed) {
+            return Ok(Some(scanned.path));
+        }
+        if scanned.scan.bad.iter().any(|range| scanned.at(range.start) < synced) {
+            self.write_without_damage(&mut scanned)?;
+        } else {
+            // A group behind the newest place that is known to be synced may be in memory only, or
+            // gone with the next power cut.
+            let doubtful = |pos: u64| scanned.at(pos) >= synced;
+            let groups = scanned.scan.groups.iter().filter(|(pos, group)| doubtful(*pos) && group.frame_count > 0);
+            tail.extend(groups.map(|(pos, group)| (Arc::clone(&scanned.file), scanned.path.clone(), *pos, *group)));
+            scanned.cut(synced.max(scanned.at(0)));
+        }
+        if scanned.scan.frames.is_empty() {
+            return Ok(Some(scanned.path));
+        }
+        self.add_journal(scanned);
+        Ok(None)
+    }
+
+    /// Lets readers have the frames that were found.
+    fn add_journal(&mut self, scanned: Scanned) {
+        let Scanned { seq, file, scan, .. } = scanned;
+        self.trusted = JournalPos { seq, pos: scan.data_end() };
+        let mut journal = Journal::new(seq, file);
+        journal.len = scan.data_end();
+        for (partition, frame) in scan.frames {
+            let next = self.journal_ends.entry(partition).or_default();
+            if frame.base < *next {
+                tracing::error!(seq, pos = frame.pos, "frame repeats positions, leaving it out");
+                continue;
+            }
+            *next = frame.last() + 1;
+            journal.push(partition, frame);
+        }
+        self.journals.push(journal);
+    }
+
+    /// Copies the whole groups of a journal over it, so that its damage is not found again.
+    fn write_without_damage(&mut self, scanned: &mut Scanned) -> Result<(), OpenError> {
+        let Scanned { seq, path, file, scan } = scanned;
+        let groups = scan.groups.iter().filter(|(_, group)| group.frame_count > 0);
+        let groups: Vec<_> = groups.map(|(pos, group)| (Arc::clone(file), path.clone(), *pos, *group)).collect();
+        // What the first group says of earlier journals stays true. What the others say of this file
+        // is not: groups have moved, and if the folder's sync fails here, the next start must not
+        // trust this one.
+        let claim = |group: &Group| if group.synced.seq < *seq { group.synced } else { JournalPos::default() };
+        let new = self.write_groups(path, *seq, &groups, claim)?;
+        *scan = journal::scan(&*new, *seq).context("read", path)?;
+        *file = new;
+        Ok(())
+    }
+
+    /// Writes groups that were not known to be synced into a journal of their own.
+    fn write_tail(&mut self, tail: &[(Arc<dyn DiskFile>, PathBuf, u64, Group)]) -> Result<(), OpenError> {
+        let Some((_, _, pos, first)) = tail.first() else { return Ok(()) };
+        // A file that goes altogether hands on what it said of those before it.
+        let hands_on = *pos == 0 && first.synced.seq > 0 && first.synced.seq < first.seq;
+        let start = if hands_on { first.synced } else { JournalPos { seq: first.seq, pos: *pos } };
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let path = self.dir.join(DataFile::Journal { seq }.name());
+        self.report.copied_bytes = tail.iter().map(|(.., group)| u64::from(group.len)).sum();
+        // The new file takes over where the tail began, and claims nothing for itself: if the
+        // folder's sync fails here, the next start writes the tail once more.
+        let file = self.write_groups(&path, seq, tail, |_| start)?;
+        let scan = journal::scan(&*file, seq).context("read", &path)?;
+        self.add_journal(Scanned { seq, path, file, scan });
+        Ok(())
+    }
+
+    /// Writes groups to a new file, syncs it, gives it its name, and syncs the folder.
+    fn write_groups(
+        &self,
+        path: &Path,
+        seq: u64,
+        groups: &[(Arc<dyn DiskFile>, PathBuf, u64, Group)],
+        claim: impl Fn(&Group) -> JournalPos,
+    ) -> Result<Arc<dyn DiskFile>, OpenError> {
+        let tmp = files::tmp(path);
+        let new = files::create_afresh(&*self.disk, &tmp).context("create", &tmp)?;
+        let mut len = 0;
+        let mut buf = Vec::new();
+        for (old, old_path, pos, group) in groups {
+            buf.resize(group.len as usize, 0);
+            files::read_exact_at(&**old, &mut buf, *pos).context("read", old_path)?;
+            // The checksum is made anew, so the bytes must be those that were found to be whole.
+            if Group::parse(&buf).is_none_or(|(found, _)| found != *group) {
+                let source =
+                    std::io::Error::new(std::io::ErrorKind::InvalidData, "a group has changed while it was read");
+                return Err(source).context("read", old_path);
+            }
+            Group { seq, synced: claim(group), ..*group }.seal(&mut buf);
+            write_all_at(&*new, &buf, len).context("write", &tmp)?;
+            len += u64::from(group.len);
+        }
+        new.sync().context("sync", &tmp)?;
+        self.disk.rename(&tmp, path).context("rename", &tmp)?;
+        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        Ok(new)
+    }
+}
