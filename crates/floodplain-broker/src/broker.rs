@@ -40,6 +40,19 @@ pub enum StartError {
     Workers(usize),
 }
 
+/// What the broker stands on.
+#[derive(Debug)]
+pub struct Environment {
+    pub access: Access,
+    pub log: Arc<dyn Log>,
+    /// For snapshots, in `data_dir/folds`.
+    pub disk: Arc<dyn Disk>,
+    pub data_dir: PathBuf,
+    pub clock: Arc<dyn Clock>,
+    /// Tells this run of the server from all others.
+    pub run: u64,
+}
+
 /// What workers are built from. Shared by the threads that build them.
 #[derive(Debug)]
 pub struct Broker {
@@ -54,16 +67,8 @@ impl Broker {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn open(
-        config: BrokerConfig,
-        access: Access,
-        log: Arc<dyn Log>,
-        disk: Arc<dyn Disk>,
-        data_dir: PathBuf,
-        clock: Arc<dyn Clock>,
-        run: u64,
-        workers: usize,
-    ) -> Result<Self, StartError> {
+    pub fn open(config: BrokerConfig, environment: Environment, workers: usize) -> Result<Self, StartError> {
+        let Environment { access, log, disk, data_dir, clock, run } = environment;
         if !(1..=64).contains(&workers) {
             return Err(StartError::Workers(workers));
         }

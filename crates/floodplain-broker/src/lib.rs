@@ -34,7 +34,7 @@ mod subscribe;
 mod tests;
 mod wheel;
 
-pub use broker::{Broker, StartError};
+pub use broker::{Broker, Environment, StartError};
 pub use config::BrokerConfig;
 pub use jobs::Job;
 pub use mailbox::Mailbox;

@@ -97,12 +97,14 @@ impl Worker {
                 binding.max(session.class).max(asked)
             }
         };
-        let mut message = MessageRef::default();
-        message.topic = topic;
-        message.payload = publish.payload;
-        message.key = session.principal.device.as_str().as_bytes();
-        message.qos = qos;
-        message.retain = publish.retain;
+        let mut message = MessageRef {
+            topic,
+            payload: publish.payload,
+            key: session.principal.device.as_str().as_bytes(),
+            qos,
+            retain: publish.retain,
+            ..MessageRef::default()
+        };
         if !publish.properties.is_empty() {
             let properties = &publish.properties;
             message.expiry_seconds = properties.message_expiry_secs();

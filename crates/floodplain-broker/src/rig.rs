@@ -1,6 +1,6 @@
 //! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
 
-use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Worker, seams::Access};
+use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Worker, seams::Access};
 use floodplain_log::Log;
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
 use floodplain_types::{ManualClock, Timestamp};
@@ -60,8 +60,9 @@ impl Rig {
         let access = Access::open_loopback();
         let dir = PathBuf::from("/data");
         let disk = Arc::new(self.disk.clone());
-        let broker =
-            Broker::open(self.config.clone(), access, shared, disk, dir, self.clock.clone(), self.run, 2).unwrap();
+        let environment =
+            Environment { access, log: shared, disk, data_dir: dir, clock: self.clock.clone(), run: self.run };
+        let broker = Broker::open(self.config.clone(), environment, 2).unwrap();
         self.workers = vec![broker.worker(0).unwrap(), broker.worker(1).unwrap()];
     }
 

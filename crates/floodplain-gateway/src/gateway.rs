@@ -7,7 +7,7 @@ use crate::{
     metrics::Metrics,
     thread::{Inbox, Thread},
 };
-use floodplain_broker::{Broker, BrokerConfig, seams::Access};
+use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
 use floodplain_log::{Disk, Log};
 use floodplain_types::Clock;
 use std::{
@@ -64,7 +64,8 @@ impl Gateway {
         // and clients wait in the backlog.
         let (address, listeners) = listen::bind(config.mqtt_address, count)?;
         let run = run_id(&*clock);
-        let broker = Arc::new(Broker::open(config.broker.clone(), access, log, disk, data_dir, clock, run, count)?);
+        let environment = Environment { access, log, disk, data_dir, clock, run };
+        let broker = Arc::new(Broker::open(config.broker.clone(), environment, count)?);
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..count).map(|_| Default::default()).collect();
         // One message per thread: that it is ready, or why not.
         let (ready, started) = sync_channel(count);
