@@ -1,10 +1,10 @@
 //! Limits, cancelling, freshness, formats.
 
-use crate::fleet::{Fleet, NINE, ask, json, lines, message};
+use crate::fleet::{Fleet, NINE, ask, embedded, json, lines, message};
 use floodplain_sql::{Config, Error, Format, Location};
-use floodplain_testkit::wait_until;
+use floodplain_testkit::{AdverseLog, Adversity, ModelLog, wait_until};
 use floodplain_types::Timestamp;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Never ends by itself, needs little memory.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b \
@@ -16,12 +16,39 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn sees_what_was_acknowledged_before() {
-    let fleet = Fleet::empty();
-    let sql = fleet.sql();
-    for n in 1..=50_usize {
-        let device = format!("d-{}", n % 7);
-        fleet.publish("telemetry", &message(&device, "t", b"1"), &[]);
-        assert_eq!(lines(&sql, "SELECT count(*) FROM records"), [n.to_string()]);
+    let dir = tempfile::tempdir().unwrap();
+    for fleet in [Fleet::empty(), Fleet::on(|clock| embedded(dir.path(), clock))] {
+        let sql = fleet.sql();
+        for n in 1..=50_usize {
+            let device = format!("d-{}", n % 7);
+            fleet.publish("telemetry", &message(&device, "t", b"1"), &[]);
+            assert_eq!(lines(&sql, "SELECT count(*) FROM records"), [n.to_string()]);
+        }
+    }
+}
+
+/// Holes, duplicates, unknown outcomes, late watermarks: everything acknowledged is found once its watermark is told,
+/// and no position twice.
+#[test]
+fn a_hostile_log_is_read_whole() {
+    for seed in 0..4 {
+        let fleet = Fleet::on(|clock| AdverseLog::start(Arc::new(ModelLog::new(clock)), Adversity::HARSH, seed));
+        let sql = fleet.sql();
+        let mut committed = Vec::new();
+        for n in 0..100 {
+            let (device, payload) = (format!("d-{}", n % 7), n.to_string());
+            if fleet.try_publish("telemetry", &message(&device, "t", payload.as_bytes()), &[]) {
+                committed.push(payload);
+            }
+        }
+        let found = || lines(&sql, "SELECT DISTINCT utf8(payload) FROM records");
+        let all = || {
+            let found = found();
+            committed.iter().all(|payload| found.contains(payload))
+        };
+        wait_until("all that was acknowledged is found", &|| {}, all);
+        let doubled = lines(&sql, "SELECT partition, offset FROM records GROUP BY 1, 2 HAVING count(*) > 1");
+        assert!(doubled.is_empty(), "seed {seed}: {doubled:?}");
     }
 }
 

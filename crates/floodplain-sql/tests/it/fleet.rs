@@ -1,9 +1,11 @@
 //! A small log with something of everything, and the ways to ask it.
 
-use floodplain_log::{Append, BatchBuilder, Compression, Correlation, Log, MessageRef, Outcome, Stream};
+use floodplain_log::{
+    Append, BatchBuilder, Compression, Correlation, Embedded, EmbeddedConfig, Log, MessageRef, OsDisk, Outcome, Stream,
+};
 use floodplain_sql::{Config, Error, Format, Sql};
 use floodplain_testkit::ModelLog;
-use floodplain_types::{Class, ManualClock, StreamId, StreamName, TenantId, Timestamp};
+use floodplain_types::{Class, Clock as _, ManualClock, StreamId, StreamName, TenantId, Timestamp};
 use std::sync::Arc;
 
 /// 2026-11-21T09:00:00Z.
@@ -17,8 +19,13 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Streams `telemetry` (4 partitions), `requests` and `dlq` (2), `_folds` (1), and one of another tenant.
     pub(crate) fn empty() -> Self {
+        Self::on(|clock| Arc::new(ModelLog::new(clock)))
+    }
+
+    /// The same on the log that `make` makes.
+    pub(crate) fn on(make: impl FnOnce(Arc<ManualClock>) -> Arc<dyn Log>) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NINE)));
-        let log = Arc::new(ModelLog::new(clock.clone()));
+        let log = make(clock.clone());
         for (name, partitions) in [("telemetry", 4), ("requests", 2), ("dlq", 2), ("_folds", 1)] {
             log.open_stream(&id("default", name), partitions).unwrap();
         }
@@ -28,7 +35,11 @@ impl Fleet {
 
     /// What `docs/guides/sql.md` and the `.slt` files speak of.
     pub(crate) fn sample() -> Self {
-        let fleet = Self::empty();
+        Self::empty().filled()
+    }
+
+    pub(crate) fn filled(self) -> Self {
+        let fleet = self;
         for minute in 0..6_i64 {
             fleet.clock.set(Timestamp::from_millis(NINE + minute * 60_000));
             for truck in 1..=2 {
@@ -57,13 +68,13 @@ impl Fleet {
         fleet.publish("_folds", &message("sessions", "snapshot", b"{}"), &[]);
         let log = &fleet.log;
         let other = log.open_stream(&id("other", "telemetry"), 1).unwrap();
-        append(&**log, &other, &message("spy", "secret", b"{}"), &[], NINE);
+        assert!(append(&**log, &other, &message("spy", "secret", b"{}"), &[], NINE));
         // As a Kafka client writes it: no topic, no value.
         let telemetry = log.open_stream(&id("default", "telemetry"), 4).unwrap();
         let mut builder = BatchBuilder::new();
         builder.push(NINE + 600_000, Some(b"kafka-1"), None, [("traceparent", b"00-1".as_slice())]).unwrap();
         let batch = builder.finish(Compression::Zstd).unwrap();
-        submit(&**log, vec![(telemetry.partition_of(b"kafka-1"), batch)]);
+        assert!(submit(&**log, vec![(telemetry.partition_of(b"kafka-1"), batch)]));
         fleet
     }
 
@@ -72,8 +83,12 @@ impl Fleet {
     }
 
     pub(crate) fn publish(&self, stream: &str, message: &MessageRef<'_>, user: &[(&str, &str)]) {
-        use floodplain_types::Clock as _;
-        append(&*self.log, &self.stream(stream), message, user, self.clock.now().as_millis());
+        assert!(self.try_publish(stream, message, user));
+    }
+
+    /// Whether it was committed.
+    pub(crate) fn try_publish(&self, stream: &str, message: &MessageRef<'_>, user: &[(&str, &str)]) -> bool {
+        append(&*self.log, &self.stream(stream), message, user, self.clock.now().as_millis())
     }
 
     pub(crate) fn sql(&self) -> Sql {
@@ -96,17 +111,24 @@ pub(crate) fn message<'a>(device: &'a str, topic: &'a str, payload: &'a [u8]) ->
     message
 }
 
-fn append(log: &dyn Log, stream: &Stream, message: &MessageRef<'_>, user: &[(&str, &str)], ms: i64) {
+fn append(log: &dyn Log, stream: &Stream, message: &MessageRef<'_>, user: &[(&str, &str)], ms: i64) -> bool {
     let mut builder = BatchBuilder::new();
     message.write(&mut builder, ms, user.iter().copied()).unwrap();
     let batch = builder.finish(Compression::None).unwrap();
-    submit(log, vec![(stream.partition_of(message.key), batch)]);
+    submit(log, vec![(stream.partition_of(message.key), batch)])
 }
 
-pub(crate) fn submit(log: &dyn Log, batches: Vec<(floodplain_log::Partition, floodplain_log::Batch)>) {
+/// Whether the batches were committed.
+pub(crate) fn submit(log: &dyn Log, batches: Vec<(floodplain_log::Partition, floodplain_log::Batch)>) -> bool {
     let appended = floodplain_log::append(log, Append { batches, class: Class::All });
     let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(appended);
-    assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    matches!(outcome, Outcome::Committed(_))
+}
+
+/// A log in files, with journals so small that most of it is in segments.
+pub(crate) fn embedded(dir: &std::path::Path, clock: Arc<ManualClock>) -> Arc<dyn Log> {
+    let config = EmbeddedConfig { journal_bytes: 256 << 10, tail_bytes: 16 << 10, ..EmbeddedConfig::new(dir) };
+    Embedded::open(Arc::new(OsDisk), clock, config).unwrap().0
 }
 
 /// The whole answer as text.

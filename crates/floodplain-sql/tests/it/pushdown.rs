@@ -1,8 +1,8 @@
 //! What a query does not want, it does not read.
 
-use crate::fleet::{Fleet, NINE, ask, json, lines, message};
+use crate::fleet::{Fleet, NINE, ask, embedded, json, lines, message};
 use floodplain_log::{BatchBuilder, Compression};
-use floodplain_sql::Format;
+use floodplain_sql::{Format, Sql};
 use floodplain_types::Timestamp;
 
 const DEVICES: i64 = 20;
@@ -10,7 +10,10 @@ const MINUTES: i64 = 240;
 
 /// Four hours of twenty devices, in batches of one minute.
 fn large() -> Fleet {
-    let fleet = Fleet::empty();
+    fill(Fleet::empty())
+}
+
+fn fill(fleet: Fleet) -> Fleet {
     let stream = fleet.stream("telemetry");
     let payload = [b'x'; 200];
     for minute in 0..MINUTES {
@@ -25,16 +28,26 @@ fn large() -> Fleet {
             }
             (stream.partition_of(key.as_bytes()), builder.finish(Compression::None).unwrap())
         });
-        crate::fleet::submit(&*fleet.log, batches.collect());
+        assert!(crate::fleet::submit(&*fleet.log, batches.collect()));
     }
     fleet
 }
 
 #[test]
 fn device_and_time_read_a_fraction() {
-    let sql = large().sql();
+    check_fraction(&large().sql());
+}
+
+#[test]
+fn device_and_time_read_a_fraction_of_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fill(Fleet::on(|clock| embedded(dir.path(), clock)));
+    check_fraction(&fleet.sql());
+}
+
+fn check_fraction(sql: &Sql) {
     let read = |predicate: &str| {
-        let answer = json(&sql, &format!("SELECT count(utf8(payload)) AS n FROM records WHERE {predicate}"));
+        let answer = json(sql, &format!("SELECT count(utf8(payload)) AS n FROM records WHERE {predicate}"));
         (answer["rows"][0]["n"].as_i64().unwrap(), answer["stats"]["bytes_read"].as_u64().unwrap())
     };
     let (all, all_bytes) = read("true");

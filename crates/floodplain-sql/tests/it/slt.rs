@@ -1,13 +1,18 @@
 //! Cases as text: `tests/slt/*.slt`. A query is followed by `----` and its answer as CSV, or by `error` and a part of
 //! the error's text. Empty lines part the cases.
 
-use crate::fleet::{Fleet, ask};
-use floodplain_sql::Format;
+use crate::fleet::{Fleet, ask, embedded};
+use floodplain_sql::{Format, Sql};
 use std::fmt::Write as _;
 
 /// Runs all cases of `text` and compares what comes out with what is written there.
 fn check(file: &str, text: &str) {
-    let sql = Fleet::sample().sql();
+    let dir = tempfile::tempdir().unwrap();
+    run("model", &Fleet::sample().sql(), file, text);
+    run("embedded", &Fleet::on(|clock| embedded(dir.path(), clock)).filled().sql(), file, text);
+}
+
+fn run(log: &str, sql: &Sql, file: &str, text: &str) {
     let mut wrong = String::new();
     let cases: Vec<&str> = text.split("\n\n").map(str::trim).filter(|case| !case.is_empty()).collect();
     assert!(!cases.is_empty(), "{file} has no cases");
@@ -18,7 +23,7 @@ fn check(file: &str, text: &str) {
             continue;
         };
         let (query, expected) = (case[..at].join("\n"), case[at + 1..].join("\n"));
-        let answer = ask(&sql, &query, Format::Csv);
+        let answer = ask(sql, &query, Format::Csv);
         let (good, found) = match (&answer, case[at]) {
             (Ok(csv), "----") => {
                 let csv = csv.replace("\r\n", "\n");
@@ -32,7 +37,7 @@ fn check(file: &str, text: &str) {
             writeln!(wrong, "--- {file}\n{query}\n{}\n{}\n", case[at], found.trim_end()).unwrap();
         }
     }
-    assert!(wrong.is_empty(), "these came out differently:\n{wrong}");
+    assert!(wrong.is_empty(), "these came out differently on {log}:\n{wrong}");
 }
 
 #[test]
