@@ -16,6 +16,7 @@ cargo xtask COMMAND
 
   ci                      the whole gate: fmt, clippy, doc, deny, tidy, then test
   test                    install what the tests need, then run all of them
+  mutants                 build faults into the log; its crash tests must find each
   tools                   install what the tests need (nothing, if it is there)
   tidy                    small rules that no lint knows
   faults [ARGS]           power cuts on real file systems (needs root) and long kill loops
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "ci" => ci::ci(),
         "test" => tests::test(),
+        "mutants" => tests::mutants(),
         "tools" => tools::install().map(drop),
         "tidy" => tidy::tidy(),
         "faults" => faults(&rest),

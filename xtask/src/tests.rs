@@ -27,13 +27,22 @@ pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
         let tools = own.step("tools", tools::install)?;
         own.step("build tests", || all(&tools, &["--no-run"]))?;
         own.step("tests", || all(&tools, &[]))?;
-        for (name, what) in MUTANTS {
-            own.step(&format!("mutant {name}"), || mutant(&tools, name, what))?;
-        }
-        Ok(())
+        each_mutant(&tools, &mut own)
     })();
     steps.extend(own);
     result
+}
+
+/// The mutants alone.
+pub(crate) fn mutants() -> Result<()> {
+    let mut steps = Steps::default();
+    each_mutant(&tools::install()?, &mut steps)?;
+    steps.print();
+    Ok(())
+}
+
+fn each_mutant(tools: &Tools, steps: &mut Steps) -> Result<()> {
+    MUTANTS.iter().try_for_each(|(name, what)| steps.step(&format!("mutant {name}"), || mutant(tools, name, what)))
 }
 
 /// Everything in the release profile, so that the demo, the tests and the benches share artefacts. Goes on after a
