@@ -197,13 +197,18 @@ impl Outbound {
         track.is_some_and(|track| track.done.len() >= DONE_MAX)
     }
 
-    /// A packet identifier that is not in use, neither now nor by what an earlier connection left.
+    /// A packet identifier that is not in use, neither now, nor by what an earlier connection left, nor in the log:
+    /// there a new message under the same id would take the place of one whose end is not logged yet, and a crash
+    /// would deliver that one again.
     pub(crate) fn allocate(&mut self) -> u16 {
         loop {
             self.next_id = if self.next_id == u16::MAX { 1 } else { self.next_id + 1 };
             let id = self.next_id;
-            // At most the window plus what is owed: a few dozen.
-            if !self.in_flight.iter().any(|sent| sent.id == id) && !self.owed.iter().any(|owed| owed.id == id) {
+            // At most the window, what is owed and what is not logged: a few dozen each.
+            let is_in_use = self.in_flight.iter().any(|sent| sent.id == id)
+                || self.owed.iter().any(|owed| owed.id == id)
+                || self.closed_ids.contains(&id);
+            if !is_in_use {
                 return id;
             }
         }
@@ -316,5 +321,8 @@ mod tests {
         let mut out = Outbound { window: 10, next_id: u16::MAX - 1, ..Outbound::default() };
         out.owed.push(Owed { id: 1, qos: 1, partition: 0, position: at(1) });
         assert_eq!([out.allocate(), out.allocate()], [u16::MAX, 2]);
+        // Nor is one that is done while the log still names it.
+        out.closed_ids.push(3);
+        assert_eq!(out.allocate(), 4);
     }
 }
