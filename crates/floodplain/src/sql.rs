@@ -99,7 +99,11 @@ fn print_table(out: &mut dyn io::Write, answer: &Value) -> Result<()> {
     for warning in answer["warnings"].as_array().into_iter().flatten() {
         eprintln!("floodplain: warning: {}", warning.as_str().map_or_else(|| warning.to_string(), str::to_owned));
     }
-    Ok(())
+    // After the first rows the status can no longer tell: the server says it at the end.
+    match answer["error"]["detail"].as_str() {
+        Some(detail) => bail!("these are not all rows: {detail}"),
+        None => Ok(()),
+    }
 }
 
 /// A value as people read it: no quotes around text, nothing for NULL, one line.
@@ -131,5 +135,7 @@ mod tests {
         print_table(&mut out, &answer).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text, "device      kmh\n---------  ----\ntruck-7    61.5\ntwo lines\n");
+        let cut = serde_json::json!({ "columns": [], "rows": [], "error": { "detail": "too many rows" } });
+        assert!(print_table(&mut Vec::new(), &cut).unwrap_err().to_string().contains("too many rows"));
     }
 }
