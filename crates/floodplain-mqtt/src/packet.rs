@@ -1,4 +1,4 @@
-//! The fifteen packets. Decoded ones borrow from the read buffer; the same structs are written by [`Encoder`].
+//! The fifteen packets. Decoded ones borrow from the read buffer; the same structs are written by [`Encoder`](crate::Encoder).
 
 mod ack;
 mod connect;
