@@ -169,7 +169,7 @@ fn what_the_adverse_log_doubles_has_the_same_id() {
 
 #[test]
 fn outputs_appear_once_on_the_adverse_embedded_log() {
-    for seed in 0..10 {
+    for seed in 0..30 {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(5_000_000)));
         let disk: Arc<dyn Disk> = Arc::new(FaultDisk::new(seed));
         let config = EmbeddedConfig { journal_bytes: 64 << 10, ..EmbeddedConfig::new("/log") };

@@ -21,7 +21,12 @@ pub(super) fn restore(fold: &mut SessionFold, bytes: &[u8]) -> Result<(), WireEr
     for _ in 0..get.count()? {
         let client = ClientId::new(get.str()?).map_err(|_| WireError::Invalid("client id"))?;
         let mut session = Box::new(take_session(&mut get)?);
-        for held in session.subscriptions.iter_mut().filter(|held| held.keeps_messages()) {
+        let Session { subscriptions, cursor, .. } = &mut *session;
+        for held in subscriptions.iter_mut().filter(|held| held.keeps_messages()) {
+            // Usual after a sleep from the beginning, and then there is one copy of both.
+            if held.start == *cursor {
+                held.start = cursor.clone();
+            }
             let filter = &mut held.subscription.filter;
             if let Some((shared, _)) = fold.filters.get_key_value(filter) {
                 *filter = shared.clone();
