@@ -6,7 +6,7 @@
 
 use crate::{
     ConnId, Worker,
-    folds::{Candidate, RetainedPage, newest},
+    folds::{Candidate, Positions, RetainedPage, newest},
     mailbox::Mail,
     owner::{Answer, Question},
     publication::{Delivery, Publication},
@@ -29,12 +29,15 @@ const BACKLOG_MAX: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct RetainedWish {
     pub(crate) filters: Vec<(TopicFilter, Wanted)>,
+    /// From here on messages of QoS 1 and 2 come live, so they must not come as retained ones, too.
+    pub(crate) live_from: Positions,
 }
 
 /// What a session still has to get.
 #[derive(Debug)]
 pub(crate) struct Lookup {
     filters: VecDeque<(TopicFilter, Wanted)>,
+    live_from: Positions,
     after: Option<Arc<str>>,
     pages: Vec<RetainedPage>,
     /// Workers that have not answered yet; 0 while nothing is asked.
@@ -45,8 +48,9 @@ impl Worker {
     /// Starts to look up retained messages.
     pub(crate) fn ask_retained(&mut self, conn: ConnId, wish: RetainedWish) {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
-        let filters = wish.filters.into();
-        session.lookups.push_back(Lookup { filters, after: None, pages: Vec::new(), missing: 0 });
+        let RetainedWish { filters, live_from } = wish;
+        let filters = filters.into();
+        session.lookups.push_back(Lookup { filters, live_from, after: None, pages: Vec::new(), missing: 0 });
         self.look_on(conn);
     }
 
@@ -89,6 +93,7 @@ impl Worker {
         }
         let (found, next) = newest(std::mem::take(&mut lookup.pages), now);
         let Some((_, wanted)) = lookup.filters.front().cloned() else { return };
+        let live_from = lookup.live_from.clone();
         lookup.after = next;
         if lookup.after.is_none() {
             lookup.filters.pop_front();
@@ -100,16 +105,28 @@ impl Worker {
             }
         }
         for candidate in found {
-            self.deliver_retained(conn, &candidate, wanted, now);
+            self.deliver_retained(conn, &candidate, wanted, &live_from, now);
         }
         self.pump(conn);
         self.look_on(conn);
     }
 
-    fn deliver_retained(&mut self, conn: ConnId, candidate: &Candidate, wanted: Wanted, now: Timestamp) {
+    fn deliver_retained(
+        &mut self,
+        conn: ConnId,
+        candidate: &Candidate,
+        wanted: Wanted,
+        live_from: &Positions,
+        now: Timestamp,
+    ) {
         let Some(held) = &candidate.record else { return };
         let Ok(record) = Record::parse(&held.bytes) else { return };
         let Ok(message) = MessageRef::parse(&record) else { return };
+        // Messages of QoS 0 went live when they were appended: their position does not tell on which side of the
+        // subscription that was.
+        if message.qos > 0 && candidate.stamp.position >= live_from.get(candidate.stamp.partition) {
+            return;
+        }
         let ingest = Timestamp::from_millis(held.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
         let publisher: Arc<str> = message.publisher_or_key().into();
         let users = message.user_properties();

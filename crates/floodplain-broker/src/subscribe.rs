@@ -99,6 +99,10 @@ impl Worker {
         if stored.iter().any(|subscription| subscription.qos > 0) {
             self.track_all(conn, &start);
         }
+        if !wish.filters.is_empty() {
+            // After all is routed here: what is committed from now on comes live for certain.
+            wish.live_from = self.watermarks();
+        }
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
         let (client, partition, encoder) = (session.client.clone(), session.partition, session.encoder);
         let epoch = session.epoch.filter(|_| session.is_lasting() && !stored.is_empty());
@@ -186,6 +190,10 @@ impl Worker {
         if !is_lasting {
             return Positions::default();
         }
+        self.watermarks()
+    }
+
+    fn watermarks(&self) -> Positions {
         let telemetry = &self.shared.telemetry;
         (0..telemetry.partitions).map(|index| (index, self.shared.log.watermark(telemetry.partition(index)))).collect()
     }
