@@ -135,27 +135,27 @@ fn main() {
     sessions(200_000);
 
     let mut index = Feed::new(WaitingIndex::default());
-    telemetry(5_000, 1, |n| format!("t/{}/m", n % 10_000), |batch| drop(index.batch(batch)));
+    telemetry(5_000, 1, |n| format!("t/{}/m", n % 10_000), |batch| _ = index.batch(batch));
     index.report("message, nothing sleeps");
     let mut index = Feed::new(WaitingIndex::default());
     for n in 0..10_000 {
         let filter = TopicFilter::new(&format!("cmd/{n}/#")).unwrap();
         index.fold.add_filter(&filter, Position::ZERO, Position::ZERO);
     }
-    telemetry(5_000, 0, |n| format!("t/{}/m", n % 10_000), |batch| drop(index.batch(batch)));
+    telemetry(5_000, 0, |n| format!("t/{}/m", n % 10_000), |batch| _ = index.batch(batch));
     index.report("message of QoS 0, 10,000 filters");
     (index.spent, index.records) = (Duration::ZERO, 0);
-    telemetry(5_000, 1, |n| format!("t/{}/m", n % 10_000), |batch| drop(index.batch(batch)));
+    telemetry(5_000, 1, |n| format!("t/{}/m", n % 10_000), |batch| _ = index.batch(batch));
     index.report("message that nobody waits for, 10,000 filters");
     (index.spent, index.records) = (Duration::ZERO, 0);
-    telemetry(5_000, 1, |n| format!("cmd/{}/m", n % 10_000), |batch| drop(index.batch(batch)));
+    telemetry(5_000, 1, |n| format!("cmd/{}/m", n % 10_000), |batch| _ = index.batch(batch));
     index.report("message that waits, 10,000 filters");
 
     let mut retained = Feed::new(RetainedFold::default());
-    telemetry(2_000, 1, |n| format!("t/{n}/m"), |batch| drop(retained.batch(batch)));
+    telemetry(2_000, 1, |n| format!("t/{n}/m"), |batch| _ = retained.batch(batch));
     retained.report("message that is not retained");
     (retained.spent, retained.records) = (Duration::ZERO, 0);
-    telemetry(2_000, 2, |n| format!("t/{n}/m"), |batch| drop(retained.batch(batch)));
+    telemetry(2_000, 2, |n| format!("t/{n}/m"), |batch| _ = retained.batch(batch));
     retained.report("message that is retained");
     let (started, mut found, mut after, mut pages) = (now(), 0, None, 0);
     loop {
