@@ -36,7 +36,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How many bytes one append unit may have with its frames. A message has at most 900 KiB.
@@ -207,6 +207,12 @@ struct Pending {
     reply: Option<Reply>,
     /// Of its batches with their frame headers.
     bytes: u64,
+    queued_at: Instant,
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures how long things take, decides nothing")]
+fn stopwatch() -> Instant {
+    Instant::now()
 }
 
 /// What the house-keeping thread is asked to do.
@@ -283,7 +289,12 @@ impl Embedded {
         self.inner.queued.notify_all();
         lock(&self.inner.house).closing = true;
         self.inner.house_called.notify_all();
-        for thread in lock(&self.threads).drain(..) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // The last owner may be a sink, which lets go of the log on the log's own thread.
+            if thread.thread().id() == std::thread::current().id() {
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a thread of the log has panicked");
             }
@@ -352,7 +363,7 @@ impl Inner {
         let total = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.metrics.queue_bytes.set(total as f64);
         let was_empty = queue.pending.is_empty();
-        queue.pending.push_back(Pending { append, reply, bytes });
+        queue.pending.push_back(Pending { append, reply, bytes, queued_at: stopwatch() });
         drop(queue);
         // The commit thread sleeps only on an empty queue.
         if was_empty {

@@ -1,6 +1,6 @@
 //! The commit thread: takes all that is queued, writes one group, syncs once, tells everyone.
 
-use super::{GROUP_TARGET_BYTES, Inner, JOURNAL_FRAMES_MAX, Pending, lock, read, write};
+use super::{GROUP_TARGET_BYTES, Inner, JOURNAL_FRAMES_MAX, Pending, lock, read, stopwatch, write};
 use crate::{
     Completion, CompletionSink, FastMap, Outcome, Partition, Refusal,
     disk::DiskFile,
@@ -14,7 +14,6 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
 };
 
 /// The journal that is being written.
@@ -54,11 +53,6 @@ struct Built {
     frames: Vec<(Partition, FrameAt)>,
     moved: Vec<(Partition, Position)>,
     record_count: u64,
-}
-
-#[expect(clippy::disallowed_methods, reason = "measures how long the disk takes, decides nothing")]
-fn stopwatch() -> Instant {
-    Instant::now()
 }
 
 impl Committer {
@@ -155,6 +149,7 @@ impl Committer {
         }
         for (unit, positions) in units.into_iter().zip(built.positions) {
             if unit.append.class < Class::All || cfg!(floodplain_mutant = "ack_before_sync") {
+                metrics.append_seconds.record(unit.queued_at.elapsed().as_secs_f64());
                 answers.add(unit, Outcome::Committed(positions));
             } else {
                 waiting.push((unit, positions));
@@ -179,7 +174,10 @@ impl Committer {
         metrics.journal_bytes.increment(bytes);
 
         self.publish(built.buf.into(), &built.frames);
-        waiting.into_iter().for_each(|(unit, positions)| answers.add(unit, Outcome::Committed(positions)));
+        for (unit, positions) in waiting {
+            metrics.append_seconds.record(unit.queued_at.elapsed().as_secs_f64());
+            answers.add(unit, Outcome::Committed(positions));
+        }
         answers.send();
         // Sinks are called without a lock of the log.
         let watchers = Arc::clone(&read(&inner.watchers));

@@ -76,7 +76,7 @@ impl Inner {
     fn from_memory(view: &View, generation: u32, partition: Partition, from: u64, max_bytes: usize) -> Option<Read> {
         let bounds = view.parts.get(&partition).copied().unwrap_or_default();
         if from >= bounds.end {
-            return Some(Read { batches: Vec::new(), next: Position::new(generation, bounds.end.max(from)) });
+            return Some(Read { batches: Vec::new(), next: Position::new(generation, bounds.end) });
         }
         if from < bounds.start {
             return None;
@@ -88,7 +88,10 @@ impl Inner {
 
     pub(super) fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {
         let generation = self.generation(partition).ok()?;
-        Self::from_memory(&read(&self.view), generation, partition, Self::offset(generation, from), max_bytes)
+        let offset = Self::offset(generation, from);
+        let read = Self::from_memory(&read(&self.view), generation, partition, offset, max_bytes)?;
+        // Whoever asks for what is not there yet goes on asking for it.
+        Some(Read { next: read.next.max(from), ..read })
     }
 
     pub(super) fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
@@ -109,7 +112,7 @@ impl Inner {
                 if out.batches.is_empty()
                     && let Some(answer) = Self::from_memory(&view, generation, partition, offset, max_bytes)
                 {
-                    return Ok(answer);
+                    return Ok(Read { next: answer.next.max(from), ..answer });
                 }
                 let first = view.journals().find_map(|journal| journal.frames(partition).first());
                 let in_journals = first.is_some_and(|first| first.base <= out.from);

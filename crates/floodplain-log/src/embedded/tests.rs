@@ -255,6 +255,44 @@ fn a_unit_of_many_partitions_moves_every_watermark_once() {
 }
 
 #[test]
+fn reading_beyond_the_end_stays_there() {
+    let bed = Bed::new();
+    let (log, _) = bed.open();
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    put(&*log, p, &["v0"], Class::All);
+    for from in [Position::new(0, 1), Position::new(0, 9), Position::new(1, 0)] {
+        assert_eq!(log.read(p, from, 1).unwrap().next, from);
+        assert_eq!(log.read_cached(p, from, 1).unwrap().next, from);
+    }
+}
+
+/// A sink that owns the log it is told by.
+#[derive(Debug)]
+struct Owner(Mutex<Option<Arc<Embedded>>>, std::sync::mpsc::SyncSender<()>);
+
+impl crate::CompletionSink for Owner {
+    fn complete(&self, _: Vec<Completion>) {
+        drop(lock(&self.0).take());
+        self.1.send(()).unwrap();
+    }
+}
+
+#[test]
+fn the_last_owner_may_let_go_on_the_commit_thread() {
+    let bed = Bed::new();
+    let (log, _) = bed.open();
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    let (done, told) = std::sync::mpsc::sync_channel(1);
+    let weak = Arc::downgrade(&log);
+    let sink = Arc::new(Owner(Mutex::new(Some(Arc::clone(&log))), done));
+    drop(log);
+    let append = Append { batches: vec![(p, batch(&["x".to_owned()]))], class: Class::All };
+    weak.upgrade().unwrap().submit(append, Some(Reply { sink, tag: 0 }));
+    told.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
 fn refusals_name_their_reason() {
     let mut bed = Bed::new();
     bed.config.queue_bytes = 300;
