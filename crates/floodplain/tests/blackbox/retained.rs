@@ -96,7 +96,12 @@ fn retain_handling() {
     each(|t| {
         let v = Version::V5;
         let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
+        // A PUBACK says that the message is kept, not that it has been passed on: until then a new
+        // subscription may still see it live.
+        let mut live = Client::clean(t.mqtt, v, &t.id("l"))?;
+        live.subscribe(&t.topic("a"), 1)?;
         client.publish(Publish::new(t.topic("a"), "x", 1).retained())?;
+        live.hears(&t.topic("a"), "x")?;
         client.subscribe_with(&[], &[(&t.topic("a"), 1 | NEVER)])?;
         client.hears_nothing()?;
         client.subscribe_with(&[], &[(&t.topic("a"), 1 | IF_NEW)])?;
