@@ -323,13 +323,7 @@ impl Worker {
             return 0;
         }
         let publisher = message.publisher_or_key();
-        let mut wanted = Merged::default();
-        for held in &session.subscriptions {
-            let is_own = held.wanted.no_local && *session.client == *publisher;
-            if position >= held.start.get(partition) && !is_own && held.filter.matches(message.topic) {
-                wanted.add(held.wanted);
-            }
-        }
+        let wanted = session.wanted(message.topic, publisher, partition, position);
         let qos = match owed {
             Some(owed) => owed.qos,
             None => effective(message.qos, wanted.qos),
@@ -356,24 +350,6 @@ impl Worker {
             again: owed.map(|owed| owed.id),
         });
         fetched.bytes.len() as u64
-    }
-}
-
-/// Matching subscriptions of one session, merged.
-#[derive(Debug, Default)]
-struct Merged {
-    qos: u8,
-    retain_as_published: bool,
-    ids: Vec<u32>,
-}
-
-impl Merged {
-    fn add(&mut self, wanted: Wanted) {
-        self.qos = self.qos.max(wanted.qos);
-        self.retain_as_published |= wanted.retain_as_published;
-        if wanted.id != 0 && !self.ids.contains(&wanted.id) {
-            self.ids.push(wanted.id);
-        }
     }
 }
 

@@ -150,6 +150,7 @@ impl Worker {
             class,
             aliases: Vec::new(),
             subscriptions: Vec::new(),
+            fresh: 0,
             received: Vec::new(),
             inbound: 0,
             out: Outbound { window, ..Outbound::default() },

@@ -70,6 +70,23 @@ impl Worker {
         }
     }
 
+    /// Leaves out subscriptions that began after the message was committed: `Err` has what is left.
+    fn without_fresh(&self, partition: u32, placed: &Placed, m: &Match) -> Result<(), Option<Match>> {
+        let session = self.connections.get(m.slot as usize).and_then(|connection| connection.session.as_deref());
+        let Some(session) = session.filter(|session| session.began_after(partition, placed.position)) else {
+            return Ok(());
+        };
+        let publication = &placed.publication;
+        let wanted = session.wanted(publication.topic(), &publication.publisher, partition, placed.position);
+        Err(wanted.any.then(|| Match {
+            slot: m.slot,
+            qos: wanted.qos,
+            retain_as_published: wanted.retain_as_published,
+            no_local: false,
+            ids: (!wanted.ids.is_empty()).then(|| wanted.ids.into()),
+        }))
+    }
+
     /// Whether some subscription asked not to get this publisher's messages, and it is the publisher.
     fn is_own(&self, publication: &Publication, m: &Match) -> bool {
         let session = || self.connections.get(m.slot as usize)?.session.as_ref();
@@ -110,6 +127,15 @@ impl Worker {
                 m
             } else {
                 m
+            };
+            let older;
+            let m = match self.without_fresh(partition, placed, m) {
+                Ok(()) => m,
+                Err(Some(m)) => {
+                    older = m;
+                    &older
+                }
+                Err(None) => continue,
             };
             let qos = effective(placed.publication.qos, m.qos);
             if qos == 0 {
@@ -337,7 +363,7 @@ impl Worker {
             }
             return Ok(());
         };
-        let is_lasting = session.is_lasting();
+        let (is_lasting, is_v5) = (session.is_lasting(), session.is_v5());
         let flight = &mut session.out.in_flight[at];
         match flight.stage {
             Stage::AwaitsPubrec => {
@@ -360,8 +386,12 @@ impl Worker {
             }
             Stage::AwaitsPubcomp => self.send_pubrel(conn, id.get()),
             Stage::PubrelHeld => {}
+            // Of a message from before a crash, whose id is used again: nothing to blame a client for.
             Stage::PublishHeld | Stage::AwaitsPuback => {
-                return Err(Refusal::new(DisconnectCode::ProtocolError, "PUBREC for a message that awaits none"));
+                if failure(ack.code).is_none() {
+                    let code = if is_v5 { PubrelCode::PacketIdentifierNotFound } else { PubrelCode::Success };
+                    self.send(conn, &Packet::Pubrel(Ack::with_code(id, code)));
+                }
             }
         }
         Ok(())

@@ -132,6 +132,7 @@ impl Worker {
                     let position = data.waiting.position();
                     data.interest.wanted(data.waiting.fold_mut(), position, source, &filter, &start);
                     data.wants_backfill = true;
+                    data.is_dirty = true;
                 }
                 self.owner.dirty = true;
             }
@@ -218,6 +219,7 @@ impl Worker {
     pub(crate) fn backfilled(&mut self, partition: u32, read: Result<Read, ReadError>) {
         let Some(data) = self.owner.data.iter_mut().find(|data| data.partition.index == partition) else { return };
         data.is_backfilling = false;
+        data.is_dirty = true;
         let index = data.waiting.fold_mut();
         match read {
             Ok(read) => index.backfill(&read),

@@ -72,6 +72,8 @@ pub(crate) struct DataPartition {
     pub(crate) retained: Runner<RetainedFold>,
     pub(crate) waiting: Runner<WaitingIndex>,
     pub(crate) interest: Interest,
+    /// Something may be there to fold.
+    pub(crate) is_dirty: bool,
     /// A part of the log is being read for the index.
     pub(crate) is_backfilling: bool,
     /// A filter may be wanted from before what the index knows.
@@ -99,6 +101,7 @@ pub(crate) struct RequestPartition {
     /// Connections whose CONNACK waits until their `Open` is folded.
     opening: Vec<(Position, ConnId)>,
     retry_at: Timestamp,
+    is_dirty: bool,
     /// Its sessions are being asked what they still need.
     pub(crate) is_scanning: bool,
 }
@@ -126,6 +129,8 @@ pub(crate) struct Owner {
     /// Publishers that are not read because the log is behind.
     pub(crate) paused: Vec<ConnId>,
     pub(crate) dlq: Dlq,
+    /// Sessions that have just subscribed, and until when they count as such.
+    pub(crate) fresh: VecDeque<(Timestamp, ConnId)>,
     /// Sessions with unlogged progress, and when it is due.
     pub(crate) progress: VecDeque<(Timestamp, ConnId)>,
     /// Committed publications for other workers, by worker and partition.
@@ -148,6 +153,7 @@ impl Owner {
             told: 0,
             paused: Vec::new(),
             dlq: Dlq::default(),
+            fresh: VecDeque::new(),
             progress: VecDeque::new(),
             outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
             dirty: true,
@@ -175,6 +181,7 @@ impl Owner {
     pub(crate) fn wait_opened(&mut self, partition: Partition, epoch: Position, conn: ConnId) {
         if let Some(requests) = self.requests.iter_mut().find(|requests| requests.partition == partition) {
             requests.opening.push((epoch, conn));
+            requests.is_dirty = true;
         }
         self.dirty = true;
     }
@@ -190,6 +197,7 @@ impl DataPartition {
             retained,
             waiting,
             interest,
+            is_dirty: true,
             is_backfilling: false,
             wants_backfill: true,
             start: Position::ZERO,
@@ -237,7 +245,15 @@ fn decode(batch: &ReadBatch, partition: u32) -> Vec<Placed> {
 
 impl RequestPartition {
     pub(crate) fn new(partition: Partition, sessions: Runner<SessionFold>, presence: Runner<PresenceFold>) -> Self {
-        Self { partition, sessions, presence, opening: Vec::new(), retry_at: Timestamp(0), is_scanning: false }
+        Self {
+            partition,
+            sessions,
+            presence,
+            opening: Vec::new(),
+            retry_at: Timestamp(0),
+            is_dirty: true,
+            is_scanning: false,
+        }
     }
 }
 
@@ -246,6 +262,10 @@ impl Worker {
     pub(crate) fn advanced(&mut self, partition: Partition, to: Position) {
         if let Some(data) = self.owner.data.iter_mut().find(|data| data.partition == partition) {
             data.limit = data.limit.max(to);
+            data.is_dirty = true;
+        }
+        if let Some(requests) = self.owner.requests.iter_mut().find(|requests| requests.partition == partition) {
+            requests.is_dirty = true;
         }
         self.owner.dirty = true;
     }
@@ -256,10 +276,14 @@ impl Worker {
             return;
         }
         for at in 0..self.owner.requests.len() {
-            self.drive_requests(at);
+            if std::mem::take(&mut self.owner.requests[at].is_dirty) {
+                self.drive_requests(at);
+            }
         }
         for at in 0..self.owner.data.len() {
-            self.drive_data(at);
+            if std::mem::take(&mut self.owner.data[at].is_dirty) {
+                self.drive_data(at);
+            }
         }
         for worker in 0..self.shared.workers() {
             self.post_committed(worker);
@@ -408,6 +432,7 @@ impl Worker {
         let Some(requests) = self.owner.requests.iter_mut().find(|r| u64::from(r.partition.index) == tag) else {
             return;
         };
+        requests.is_dirty = true;
         match requests.sessions.on_outcome(outcome) {
             Ok(floodplain_fold::Settled::Retry(refusal)) => {
                 tracing::debug!(%refusal, "the log cannot take what sessions emit yet");
@@ -496,6 +521,9 @@ impl Worker {
             self.write_dead_letters();
         }
         self.scan_sessions();
+        // What a lost wake-up or a retry has left is found here.
+        self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
+        self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);
         self.owner.dirty = true;
         self.snapshot_folds(self.shared.config.snapshot_bytes);
     }

@@ -1,10 +1,21 @@
 //! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Worker, seams::Access};
-use floodplain_log::Log;
+use floodplain_log::{
+    Append, FetchedRecord, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
+    WatermarkSink,
+};
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
-use floodplain_types::{ManualClock, Timestamp};
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use floodplain_types::{ManualClock, PartitionId, Position, StreamId, Timestamp};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 /// A client's end: where its connection is, what it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,9 +28,73 @@ struct Client {
     reads: bool,
 }
 
+/// Counts the bytes that are read from the log on behalf of sessions.
+#[derive(Debug)]
+struct Counting {
+    inner: Arc<AdverseLog>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Log for Counting {
+    fn open_stream(&self, id: &StreamId, partitions: u32) -> Result<Stream, Refusal> {
+        self.inner.open_stream(id, partitions)
+    }
+    fn streams(&self) -> Vec<Stream> {
+        self.inner.streams()
+    }
+    fn partition_id(&self, partition: Partition) -> Option<PartitionId> {
+        self.inner.partition_id(partition)
+    }
+    fn submit(&self, append: Append, reply: Option<Reply>) {
+        self.inner.submit(append, reply);
+    }
+    fn queued_bytes(&self) -> u64 {
+        self.inner.queued_bytes()
+    }
+    fn queue_capacity_bytes(&self) -> u64 {
+        self.inner.queue_capacity_bytes()
+    }
+    fn start(&self, partition: Partition) -> Position {
+        self.inner.start(partition)
+    }
+    fn watermark(&self, partition: Partition) -> Position {
+        self.inner.watermark(partition)
+    }
+    fn watch(&self, sink: Arc<dyn WatermarkSink>) {
+        self.inner.watch(sink);
+    }
+    fn watch_retention(&self, sink: Arc<dyn RetentionSink>) {
+        self.inner.watch_retention(sink);
+    }
+    fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
+        let read = self.inner.read(partition, from, max_bytes)?;
+        let bytes: usize = read.batches.iter().map(|batch| batch.batch.as_bytes().len()).sum();
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+    fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {
+        let read = self.read(partition, from, max_bytes).ok()?;
+        Some(read)
+    }
+    fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError> {
+        let fetched = self.inner.fetch(partition, refs)?;
+        let bytes: usize = fetched.iter().map(|record| record.bytes.len()).sum();
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(fetched)
+    }
+    fn position_at(&self, partition: Partition, time_ms: i64) -> Result<Position, ReadError> {
+        self.inner.position_at(partition, time_ms)
+    }
+    fn trim(&self, partition: Partition, before: Position) {
+        self.inner.trim(partition, before);
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) clock: Arc<ManualClock>,
-    pub(crate) log: Arc<AdverseLog>,
+    pub(crate) log: Arc<dyn Log>,
+    /// Bytes read from the log since the last look.
+    pub(crate) bytes_read: Arc<AtomicU64>,
     model: ModelLog,
     disk: FaultDisk,
     workers: Vec<Worker>,
@@ -35,11 +110,12 @@ impl Rig {
     pub(crate) fn new(adversity: Adversity, seed: u64) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         let model = ModelLog::new(clock.clone());
-        let log = AdverseLog::new(Arc::new(model.clone()), Adversity { unknown: 0, duplicates: 0, ..adversity }, seed);
+        let log = AdverseLog::new(Arc::new(model.clone()), Adversity { late: false, ..adversity }, seed);
         let config = BrokerConfig { partitions: 4, ..BrokerConfig::default() };
         let mut rig = Self {
             clock,
             log,
+            bytes_read: Arc::default(),
             model,
             disk: FaultDisk::new(seed),
             workers: Vec::new(),
@@ -55,8 +131,8 @@ impl Rig {
 
     fn boot(&mut self, adversity: Adversity, seed: u64) {
         let log = AdverseLog::start(Arc::new(self.model.clone()), adversity, seed);
-        self.log = log.clone();
-        let shared: Arc<dyn Log> = log;
+        let shared: Arc<dyn Log> = Arc::new(Counting { inner: log, bytes: self.bytes_read.clone() });
+        self.log = shared.clone();
         let access = Access::open_loopback();
         let dir = PathBuf::from("/data");
         let disk = Arc::new(self.disk.clone());
@@ -111,19 +187,31 @@ impl Rig {
         self.clients[client.0].at.is_some()
     }
 
+    pub(crate) fn has_output(&self, client: ClientId) -> bool {
+        !self.clients[client.0].output.is_empty()
+    }
+
     /// Takes what the client was sent.
     pub(crate) fn take(&mut self, client: ClientId) -> Vec<u8> {
         std::mem::take(&mut self.clients[client.0].output)
     }
 
-    /// Waits for these bytes, and takes them.
-    pub(crate) fn expect(&mut self, client: ClientId, expected: &[u8]) {
-        for _ in 0..5_000 {
-            if self.clients[client.0].output.len() >= expected.len() {
-                break;
+    /// Takes turns until `done`, for about half a minute at most: the log has a thread of its own.
+    pub(crate) fn turn_until(&mut self, done: impl Fn(&mut Self) -> bool) {
+        for turn in 0..30_000 {
+            if done(self) {
+                return;
+            }
+            if turn > 100 {
+                std::thread::park_timeout(Duration::from_millis(1));
             }
             self.turn();
         }
+    }
+
+    /// Waits for these bytes, and takes them.
+    pub(crate) fn expect(&mut self, client: ClientId, expected: &[u8]) {
+        self.turn_until(|rig| rig.clients[client.0].output.len() >= expected.len());
         let output = &mut self.clients[client.0].output;
         let rest = output.split_off(expected.len().min(output.len()));
         let got = std::mem::replace(output, rest);
@@ -131,13 +219,8 @@ impl Rig {
     }
 
     pub(crate) fn expect_close(&mut self, client: ClientId) {
-        for _ in 0..5_000 {
-            if !self.is_open(client) {
-                return;
-            }
-            self.turn();
-        }
-        panic!("the connection is still open");
+        self.turn_until(|rig| !rig.is_open(client));
+        assert!(!self.is_open(client), "the connection is still open");
     }
 
     pub(crate) fn advance(&mut self, by: Duration) {

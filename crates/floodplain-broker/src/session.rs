@@ -19,8 +19,8 @@ const DONE_MAX: usize = 1024;
 pub(crate) struct Subscribed {
     pub(crate) filter: TopicFilter,
     pub(crate) wanted: Wanted,
-    /// Of each data partition the first position it sees; empty (from anywhere) for clean sessions,
-    /// which see what is delivered while they are connected.
+    /// Of each data partition the first position it sees. Clean sessions forget it once they are
+    /// no longer [`Session::fresh`].
     pub(crate) start: Positions,
 }
 
@@ -254,6 +254,9 @@ pub(crate) struct Session {
     /// Inbound topic aliases, by number less one.
     pub(crate) aliases: Vec<Option<Box<str>>>,
     pub(crate) subscriptions: Vec<Subscribed>,
+    /// So many SUBSCRIBEs came a moment ago. What was committed before that may still be on its
+    /// way to this worker, and does not concern the new subscription.
+    pub(crate) fresh: u32,
     /// Inbound QoS 2 ids between PUBLISH and PUBREL.
     pub(crate) received: Vec<u16>,
     /// Inbound QoS 1 and 2 messages whose flow is not finished: what Receive Maximum bounds.
@@ -268,9 +271,47 @@ impl Session {
         self.encoder.version == Version::V5
     }
 
+    /// What the subscriptions that see `position` of `partition` want of a message.
+    pub(crate) fn wanted(&self, topic: &str, publisher: &str, partition: u32, position: Position) -> Merged {
+        let mut merged = Merged::default();
+        for held in &self.subscriptions {
+            let is_own = held.wanted.no_local && *self.client == *publisher;
+            if position >= held.start.get(partition) && !is_own && held.filter.matches(topic) {
+                merged.add(held.wanted);
+            }
+        }
+        merged
+    }
+
+    /// Whether some subscription began behind `position` of `partition`.
+    pub(crate) fn began_after(&self, partition: u32, position: Position) -> bool {
+        self.fresh > 0 && self.subscriptions.iter().any(|held| position < held.start.get(partition))
+    }
+
     /// Whether it outlives its connection, so that its state must be in the log.
     pub(crate) const fn is_lasting(&self) -> bool {
         self.expiry_s > 0
+    }
+}
+
+/// Matching subscriptions of one session, merged.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// Whether any matches.
+    pub(crate) any: bool,
+    pub(crate) qos: u8,
+    pub(crate) retain_as_published: bool,
+    pub(crate) ids: Vec<u32>,
+}
+
+impl Merged {
+    fn add(&mut self, wanted: Wanted) {
+        self.any = true;
+        self.qos = self.qos.max(wanted.qos);
+        self.retain_as_published |= wanted.retain_as_published;
+        if wanted.id != 0 && !self.ids.contains(&wanted.id) {
+            self.ids.push(wanted.id);
+        }
     }
 }
 

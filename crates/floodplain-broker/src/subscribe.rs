@@ -15,6 +15,10 @@ use floodplain_mqtt::{
     Unsubscribe, UserProperties,
 };
 use floodplain_types::{Class, TopicFilter};
+use std::time::Duration;
+
+/// Longer than anything committed is on its way to a worker.
+const FRESH: Duration = Duration::from_secs(5);
 
 impl Worker {
     pub(crate) fn subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>) -> Result<(), Refusal> {
@@ -25,7 +29,7 @@ impl Worker {
         let mut why: Option<&'static str> = None;
         let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
         // Before anything is routed here: what is committed from now on is seen.
-        let start = self.positions_now(conn);
+        let start = self.watermarks();
         for asked in subscribe.subscriptions.iter() {
             let fits = self.topic_fits(asked.filter);
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
@@ -99,6 +103,12 @@ impl Worker {
         if stored.iter().any(|subscription| subscription.qos > 0) {
             self.track_all(conn, &start);
         }
+        if !stored.is_empty()
+            && let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut())
+        {
+            session.fresh += 1;
+            self.owner.fresh.push_back((self.steady + FRESH, conn));
+        }
         if !wish.filters.is_empty() {
             // After all is routed here: what is committed from now on comes live for certain.
             wish.live_from = self.watermarks();
@@ -138,6 +148,18 @@ impl Worker {
             }
             if let Some(wish) = wish {
                 self.ask_retained(conn, *wish);
+            }
+        }
+    }
+
+    /// Forgets where subscriptions began, once all that was committed before has reached this worker.
+    pub(crate) fn age_subscriptions(&mut self) {
+        while self.owner.fresh.front().is_some_and(|(due, _)| *due <= self.steady) {
+            let Some((_, conn)) = self.owner.fresh.pop_front() else { return };
+            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { continue };
+            session.fresh -= 1;
+            if session.fresh == 0 && !session.is_lasting() {
+                session.subscriptions.iter_mut().for_each(|held| held.start = Positions::default());
             }
         }
     }
@@ -184,15 +206,6 @@ impl Worker {
     }
 
     /// Where each data partition stands: what a subscription sees starts here.
-    fn positions_now(&mut self, conn: ConnId) -> Positions {
-        let is_lasting =
-            self.get(conn).and_then(|c| c.session.as_deref()).is_some_and(crate::session::Session::is_lasting);
-        if !is_lasting {
-            return Positions::default();
-        }
-        self.watermarks()
-    }
-
     fn watermarks(&self) -> Positions {
         let telemetry = &self.shared.telemetry;
         (0..telemetry.partitions).map(|index| (index, self.shared.log.watermark(telemetry.partition(index)))).collect()

@@ -486,6 +486,7 @@ impl Worker {
         }
         self.tick_folds();
         self.log_progress();
+        self.age_subscriptions();
     }
 
     /// Whether carrying out effects has left something for another turn.
