@@ -46,8 +46,11 @@ const GROUP_TARGET_BYTES: u64 = 4 << 20;
 /// A journal ends early when its index in memory has this many frames (40 bytes each).
 const JOURNAL_FRAMES_MAX: usize = 1 << 18;
 
-/// Appends are refused while more finished journals than this wait for their segment.
-const SEALED_JOURNALS_MAX: u64 = 32;
+/// Appends are refused while more finished journals than this wait for their segment: each is an
+/// open file.
+const SEALED_JOURNALS_MAX: u64 = 256;
+/// Or more frames in them: each takes about 50 bytes of memory.
+const SEALED_FRAMES_MAX: u64 = 1 << 21;
 
 /// Where the log lives and how much it may use.
 #[derive(Debug, Clone)]
@@ -113,8 +116,9 @@ struct Inner {
     /// Wakes the commit thread.
     queued: Condvar,
     queued_bytes: AtomicU64,
-    /// Journals that wait for their segment.
+    /// Journals that wait for their segment, and the frames in them.
     sealed_count: AtomicU64,
+    sealed_frames: AtomicU64,
     /// Written by the commit thread once per group, read by everyone.
     view: RwLock<View>,
     watchers: RwLock<Arc<Vec<Arc<dyn WatermarkSink>>>>,
@@ -317,6 +321,13 @@ impl Inner {
         drop(self.poisoned.set(cause.into()));
     }
 
+    /// Keeps count of the journals that wait for their segment.
+    fn count_sealed(&self, sealed: &[Arc<Journal>]) {
+        let frames: usize = sealed.iter().map(|journal| journal.frame_count).sum();
+        self.sealed_count.store(sealed.len() as u64, Ordering::Relaxed);
+        self.sealed_frames.store(frames as u64, Ordering::Relaxed);
+    }
+
     fn poison_refusal(&self) -> Option<Refusal> {
         self.poisoned.get().map(|cause| Refusal::Poisoned { cause: Arc::clone(cause) })
     }
@@ -350,7 +361,9 @@ impl Inner {
         }
         let capacity_bytes = self.config.queue_bytes;
         // Segments come too slowly, or not at all: what is in memory of the journals must not grow.
-        if self.sealed_count.load(Ordering::Relaxed) > SEALED_JOURNALS_MAX {
+        if self.sealed_count.load(Ordering::Relaxed) > SEALED_JOURNALS_MAX
+            || self.sealed_frames.load(Ordering::Relaxed) > SEALED_FRAMES_MAX
+        {
             return Err((Refusal::Overloaded { capacity_bytes }, reply));
         }
         let mut queue = lock(&self.queue);

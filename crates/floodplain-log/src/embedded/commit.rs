@@ -291,7 +291,7 @@ impl Committer {
             let mut view = write(&self.inner.view);
             let finished = std::mem::replace(&mut view.active, Journal::new(seq, file));
             view.sealed.push(Arc::new(finished));
-            self.inner.sealed_count.store(view.sealed.len() as u64, Ordering::Relaxed);
+            self.inner.count_sealed(&view.sealed);
         }
         self.inner.call_house();
         Ok(())

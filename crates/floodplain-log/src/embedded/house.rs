@@ -148,7 +148,7 @@ impl House {
             Arc::make_mut(&mut view.segments).push(Arc::new(segment));
             view.sealed.drain(..run.len());
             view.epoch += 1;
-            inner.sealed_count.store(view.sealed.len() as u64, Ordering::Relaxed);
+            inner.count_sealed(&view.sealed);
         }
         let name = |journal: &Arc<Journal>| inner.config.dir.join(DataFile::Journal { seq: journal.seq }.name());
         self.doomed.extend(run.iter().map(name));
