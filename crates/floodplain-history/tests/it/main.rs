@@ -1,0 +1,6 @@
+//! History against a model that is too simple to be wrong, and on a disk that loses power.
+#![allow(clippy::unwrap_used)]
+
+mod files;
+mod merging;
+mod model;
