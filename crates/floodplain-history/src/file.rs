@@ -9,6 +9,7 @@ mod write;
 
 pub(crate) use entry::v1;
 pub use entry::{FileEntry, FileFacts, OffsetRange};
+pub(crate) use read::Known;
 pub use read::{FileReader, FileRows, read_entry};
 pub use write::{FileSpec, FileWriter, ROW_GROUP_ROWS};
 

@@ -11,6 +11,8 @@ pub mod file;
 pub mod filter;
 pub mod manifest;
 pub mod merge;
+pub mod run;
+pub mod snapshot;
 pub mod window;
 
 pub use error::{Error, Result};

@@ -149,7 +149,7 @@ struct Inner {
     tail_at: u64,
     tail: Bytes,
     /// Checksums of the blocks before the tail; empty until they are known.
-    blocks: Vec<u64>,
+    blocks: Arc<[u64]>,
     /// Why a read failed: libraries in between keep only its text.
     fault: Mutex<Option<Error>>,
 }
@@ -179,13 +179,13 @@ impl Input {
             len,
             tail_at,
             tail,
-            blocks: Vec::new(),
+            blocks: Arc::new([]),
             fault: Mutex::new(None),
         })))
     }
 
     /// The same file with the checksums of its blocks, which its tail has told.
-    pub(super) fn with_blocks(self, tail_at: u64, blocks: Vec<u64>) -> Result<Self> {
+    pub(super) fn with_blocks(self, tail_at: u64, blocks: Arc<[u64]>) -> Result<Self> {
         if tail_at > self.0.len || blocks.len() as u64 != tail_at.div_ceil(BLOCK_BYTES as u64) {
             return Err(self.damaged("checksums of its blocks do not fit its length"));
         }
@@ -196,6 +196,18 @@ impl Input {
         let fault = Mutex::new(None);
         let (file, path, tail) = (file.clone(), path.clone(), tail.slice(skip.min(tail.len())..));
         Ok(Self(Arc::new(Inner { file, path, len: *len, tail_at, tail, blocks, fault })))
+    }
+
+    /// Opens a file whose tail was read before.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Damaged`] if the file has another length than `len`.
+    pub(super) fn reopen(disk: &dyn Disk, path: &Path, len: u64, tail_at: u64, blocks: Arc<[u64]>) -> Result<Self> {
+        let mut input = Self::open(disk, path, len, len, None)?;
+        if let Some(inner) = Arc::get_mut(&mut input.0) {
+            (inner.tail_at, inner.blocks) = (tail_at, blocks);
+        }
+        Ok(input)
     }
 
     /// The whole file, to be checked against the checksum of its entry.
@@ -237,7 +249,9 @@ impl Input {
         let end = at.checked_add(len as u64).filter(|&end| end <= self.0.len);
         let end = end.ok_or_else(|| self.damaged(format!("it refers to {len} bytes at {at}")))?;
         if let Some(from) = at.checked_sub(*tail_at) {
-            return Ok(tail.slice(from as usize..from as usize + len));
+            let from = usize::try_from(from).ok().filter(|from| from + len <= tail.len());
+            let from = from.ok_or_else(|| self.damaged("its data refers to its tail"))?;
+            return Ok(tail.slice(from..from + len));
         }
         if end > *tail_at {
             return Err(self.damaged(format!("it refers to {len} bytes at {at}, across its parts")));

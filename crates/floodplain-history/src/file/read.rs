@@ -28,8 +28,16 @@ use std::{path::Path, sync::Arc};
 #[derive(Debug, Clone)]
 pub struct FileReader {
     input: Input,
+    known: Arc<Known>,
+}
+
+/// What the footer of a file has told: enough to open it again without reading its tail.
+#[derive(Debug)]
+pub(crate) struct Known {
     metadata: ArrowReaderMetadata,
-    facts: Arc<FileFacts>,
+    facts: FileFacts,
+    tail_at: u64,
+    blocks: Arc<[u64]>,
 }
 
 impl FileReader {
@@ -42,7 +50,7 @@ impl FileReader {
         let path = dir.join(&entry.name);
         let input = Input::open(disk, &path, entry.bytes, entry.tail_at, Some(entry.tail_crc))?;
         let reader = Self::of(input)?;
-        if *reader.facts != entry.facts {
+        if reader.known.facts != entry.facts {
             return Err(reader.input.damaged("its footer speaks of another file than its entry"));
         }
         Ok(reader)
@@ -65,14 +73,26 @@ impl FileReader {
         if u64::try_from(rows) != Ok(footer.facts.rows) {
             return Err(input.damaged(format!("it has {rows} rows, not {}", footer.facts.rows)));
         }
-        let input = input.with_blocks(footer.tail_at, footer.blocks)?;
-        Ok(Self { input, metadata, facts: Arc::new(footer.facts) })
+        let Footer { facts, tail_at, blocks } = footer;
+        let (input, blocks) = (input.with_blocks(tail_at, blocks.clone())?, blocks);
+        Ok(Self { input, known: Arc::new(Known { metadata, facts, tail_at, blocks }) })
+    }
+
+    /// Opens the file of `entry` once more.
+    pub(crate) fn reopen(disk: &dyn Disk, dir: &Path, entry: &FileEntry, known: &Arc<Known>) -> Result<Self> {
+        let path = dir.join(&entry.name);
+        let input = Input::reopen(disk, &path, entry.bytes, known.tail_at, known.blocks.clone())?;
+        Ok(Self { input, known: known.clone() })
+    }
+
+    pub(crate) const fn known(&self) -> &Arc<Known> {
+        &self.known
     }
 
     /// What the file holds.
     #[must_use]
     pub fn facts(&self) -> &FileFacts {
-        &self.facts
+        &self.known.facts
     }
 
     /// Reads the whole file and compares it with the checksum of its entry. Blocks.
@@ -90,7 +110,8 @@ impl FileReader {
     /// # Errors
     /// [`Error::Damaged`]; [`Error::Schema`] if the file's columns cannot become those of `columns`.
     pub fn rows(&self, columns: Arc<Columns>, projection: &[usize], filter: &Filter) -> Result<FileRows> {
-        let schema = self.metadata.parquet_schema();
+        let Known { metadata, facts, .. } = &*self.known;
+        let schema = metadata.parquet_schema();
         let wanted: Vec<i32> = projection.iter().map(|&column| columns.field_id(column)).collect();
         let roots = schema
             .root_schema()
@@ -99,16 +120,15 @@ impl FileReader {
             .enumerate()
             .filter(|(_, root)| root.get_basic_info().has_id() && wanted.contains(&root.get_basic_info().id()));
         let mask = ProjectionMask::roots(schema, roots.map(|(i, _)| i));
-        let pruned =
-            prune::prune(self.metadata.metadata(), schema, filter).map_err(|reason| self.input.damaged(reason))?;
-        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), self.metadata.clone())
+        let pruned = prune::prune(metadata.metadata(), schema, filter).map_err(|reason| self.input.damaged(reason))?;
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), metadata.clone())
             .with_batch_size(BATCH_ROWS)
             .with_projection(mask)
             .with_row_groups(pruned.row_groups);
         if let Some(selection) = pruned.selection {
             builder = builder.with_row_selection(selection);
         }
-        if !filter.covers(self.facts.times()) {
+        if !filter.covers(facts.times()) {
             let filter = filter.clone();
             let matches = move |rows: RecordBatch| {
                 let time = rows.column(1).as_primitive::<TimestampMicrosecondType>().values();
@@ -170,7 +190,7 @@ pub fn read_entry(disk: &dyn Disk, dir: &Path, name: &str) -> Result<FileEntry> 
     }
     Ok(FileEntry {
         name: name.to_owned(),
-        facts: (*reader.facts).clone(),
+        facts: reader.known.facts.clone(),
         bytes: len,
         tail_at,
         tail_crc: crc32c::crc32c(input.tail()),
@@ -182,7 +202,7 @@ pub fn read_entry(disk: &dyn Disk, dir: &Path, name: &str) -> Result<FileEntry> 
 struct Footer {
     facts: FileFacts,
     tail_at: u64,
-    blocks: Vec<u64>,
+    blocks: Arc<[u64]>,
 }
 
 impl Footer {
@@ -201,7 +221,7 @@ impl Footer {
         let facts: v1::Facts = serde_json::from_str(find(super::KEY_FACTS)?).map_err(|error| input.damaged(error))?;
         let (tail_at, blocks) = parse_blocks(find(super::KEY_BLOCKS)?)
             .ok_or_else(|| input.damaged(format!("{} does not parse", super::KEY_BLOCKS)))?;
-        Ok(Self { facts: facts.into(), tail_at, blocks })
+        Ok(Self { facts: facts.into(), tail_at, blocks: blocks.into() })
     }
 }
 

@@ -15,7 +15,7 @@ use floodplain_types::Position;
 use proptest::prelude::*;
 use std::{path::Path, sync::Arc};
 
-const DIR: &str = "/history/plants";
+pub(crate) const DIR: &str = "/history/plants";
 
 fn spec(name: &str) -> FileSpec {
     let range = |partition: &str, from, to| OffsetRange {
@@ -27,19 +27,19 @@ fn spec(name: &str) -> FileSpec {
     FileSpec { name: name.to_owned(), level: 1, decoder_version: 2, ranges }
 }
 
-fn disk() -> FaultDisk {
+pub(crate) fn disk() -> FaultDisk {
     let disk = FaultDisk::new(1);
     disk.create_dir_all(Path::new(DIR)).unwrap();
     disk
 }
 
-fn write(disk: &FaultDisk, columns: &Arc<Columns>, name: &str, sorted: &Merged) -> Result<FileEntry, Error> {
+pub(crate) fn write(disk: &FaultDisk, columns: &Arc<Columns>, name: &str, sorted: &Merged) -> Result<FileEntry, Error> {
     let mut writer = FileWriter::create(Arc::new(disk.clone()), Path::new(DIR), columns.clone(), spec(name))?;
     sorted.batches.iter().try_for_each(|batch| writer.write(batch))?;
     writer.finish(sorted.stats.overwritten_values)
 }
 
-fn all(columns: &Columns) -> Vec<usize> {
+pub(crate) fn all(columns: &Columns) -> Vec<usize> {
     (0..columns.schema().fields().len()).collect()
 }
 
@@ -50,7 +50,7 @@ fn read(disk: &FaultDisk, columns: &Arc<Columns>, entry: &FileEntry, filter: &Fi
 }
 
 /// `devices` devices in turns, a row each 10 s.
-fn fleet(devices: usize, len: usize) -> Vec<Row> {
+pub(crate) fn fleet(devices: usize, len: usize) -> Vec<Row> {
     let row = |i: usize| Row {
         device: format!("truck_{:05}", i % devices),
         key: (!i.is_multiple_of(5)).then(|| format!("cpu{}", i % 2)),

@@ -4,3 +4,4 @@
 mod files;
 mod merging;
 mod model;
+mod scans;
