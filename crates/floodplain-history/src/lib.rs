@@ -5,6 +5,7 @@
 //! key, [`file`] writes and reads one file, [`manifest`] says
 //! which files there are.
 
+pub mod buffer;
 pub mod columns;
 mod error;
 pub mod file;

@@ -63,9 +63,20 @@ pub fn sort_merge(columns: &Columns, batches: &[RecordBatch]) -> Result<Merged> 
     run(columns, batches, Keep::Newest)
 }
 
+impl MergeStats {
+    /// Adds what was found in other rows of other keys.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.rows_in += other.rows_in;
+        self.rows_out += other.rows_out;
+        self.duplicates += other.duplicates;
+        self.merged_rows += other.merged_rows;
+        self.overwritten_values += other.overwritten_values;
+    }
+}
+
 /// What of the rows of one key comes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keep {
+pub(crate) enum Keep {
     Versions,
     Newest,
 }
@@ -75,13 +86,14 @@ fn run(columns: &Columns, batches: &[RecordBatch], keep: Keep) -> Result<Merged>
     run_projected(columns, &every, batches, keep)
 }
 
-/// [`sort_merge`] for batches that have only the columns `projection`, among them all that the
-/// key and the version need.
-pub(crate) fn sort_merge_projected(columns: &Columns, projection: &[usize], batches: &[RecordBatch]) -> Result<Merged> {
-    run_projected(columns, projection, batches, Keep::Newest)
-}
-
-fn run_projected(columns: &Columns, projection: &[usize], batches: &[RecordBatch], keep: Keep) -> Result<Merged> {
+/// [`sort`] or [`sort_merge`] for batches that have only the columns `projection`, among them all that
+/// the key and the version need.
+pub(crate) fn run_projected(
+    columns: &Columns,
+    projection: &[usize],
+    batches: &[RecordBatch],
+    keep: Keep,
+) -> Result<Merged> {
     let schema = columns.projected(projection);
     if let Some(batch) = batches.iter().find(|batch| *batch.schema_ref() != schema) {
         return Err(columns.mismatch(format!("batch has columns {:?}", batch.schema_ref().fields())));

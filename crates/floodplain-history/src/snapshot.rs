@@ -7,7 +7,7 @@ mod stream;
 pub use handle::FileHandle;
 pub use stream::PartRows;
 
-use crate::{Result, columns::Columns, filter::Filter, run::Run};
+use crate::{Result, columns::Columns, file::FileWriter, filter::Filter, merge::MergeStats, run::Run};
 use arrow::array::RecordBatch;
 use std::sync::Arc;
 
@@ -69,6 +69,19 @@ impl TableSnapshot {
         let parts = self.parts(filter)?.into_iter();
         Ok(Scan { parts, projection: projection.to_vec(), current: None, is_over: false })
     }
+}
+
+/// Writes all rows of `files` and `runs` with all their versions, as the writer's columns have them: a
+/// flush, or a compaction. Blocks; takes memory for a few batches of each source.
+///
+/// The sum of overwritten values in what is returned belongs into [`FileWriter::finish`].
+///
+/// # Errors
+/// Those of reading and writing; the new file is then of no use, and what is read is as it was.
+pub fn rewrite(files: &[Arc<FileHandle>], runs: &[Run], writer: &mut FileWriter) -> Result<MergeStats> {
+    let columns = writer.columns().clone();
+    let snapshot = TableSnapshot::new(columns.clone(), files.iter().cloned(), runs.iter().cloned())?;
+    stream::rewrite(&columns, &snapshot.sources, writer)
 }
 
 /// Rows that are read together because they may be versions of each other.

@@ -119,6 +119,12 @@ impl FileWriter {
         writer.write(rows).map_err(|error| failed(&self.path, &self.columns, error))
     }
 
+    /// The columns of its rows.
+    #[must_use]
+    pub const fn columns(&self) -> &Arc<Columns> {
+        &self.columns
+    }
+
     /// Rows so far.
     #[must_use]
     pub const fn rows(&self) -> u64 {

@@ -104,44 +104,31 @@ fn positions_move_forward_and_are_forgotten_when_they_say_nothing() {
 /// Changes as they may come, right and wrong ones.
 fn records() -> impl Strategy<Value = Vec<ManifestRecord>> {
     let cause = prop_oneof![3 => Just(Cause::Flush), 2 => Just(Cause::Compact), 1 => Just(Cause::Expire)];
-    let name = || "[a-e]";
-    let files = prop::collection::vec((prop_oneof![Just("t"), Just("u")], name(), 0..4_u64), 0..3);
-    let removes = prop::collection::vec((prop_oneof![Just("t"), Just("u")], name()), 0..2);
-    let flushed = prop::collection::vec((-1..3_i64, 0..2_u32, 0..9_u64), 0..3);
-    let replay_from = prop::collection::vec((0..2_u32, 0..9_u64), 0..2);
-    let record = (cause, files, removes, flushed, replay_from, 0..10_u8);
+    let table = || prop_oneof![Just("t"), Just("u")];
+    let add = (table(), "[a-e]", 0..4_u64).prop_map(|(table, name, overwritten)| entry(table, &name, overwritten));
+    let remove = (table(), "[a-e]").prop_map(|(table, name)| (table.to_owned(), name));
+    let flushed = (-1..3_i64, 0..2_u32, 0..9_u64).prop_map(|(window, partition, to)| Flushed {
+        table: "t".to_owned(),
+        window: if window < 0 { Window::AHEAD } else { Window::from_number(window) },
+        partition: format!("p/{partition}"),
+        to: Position::new(0, to),
+    });
+    let replay_from = (0..2_u32, 0..9_u64).prop_map(|(p, from)| (format!("p/{p}"), Position::new(0, from)));
+    let record = (
+        cause,
+        prop::collection::vec(add, 0..3),
+        prop::collection::vec(remove, 0..2),
+        prop::collection::vec(flushed, 0..3),
+    );
+    let record = (record, prop::collection::vec(replay_from, 0..2), 0..10_u8);
     prop::collection::vec(record, 0..30).prop_map(|records| {
         let mut version = 0;
-        let mut make = |(cause, files, removes, flushed, replay_from, skip): (
-            Cause,
-            Vec<(&str, String, u64)>,
-            Vec<(&str, String)>,
-            Vec<(i64, u32, u64)>,
-            Vec<(u32, u64)>,
-            u8,
-        )| {
+        let make = |((cause, adds, removes, flushed), replay_from, skip)| {
+            // Now and then a version comes twice.
             version += u64::from(skip > 0);
-            ManifestRecord {
-                version,
-                cause,
-                adds: files.iter().map(|(table, name, overwritten)| entry(table, name, *overwritten)).collect(),
-                removes: removes.into_iter().map(|(table, name)| (table.to_owned(), name)).collect(),
-                flushed: flushed
-                    .into_iter()
-                    .map(|(window, partition, to)| Flushed {
-                        table: "t".to_owned(),
-                        window: if window < 0 { Window::AHEAD } else { Window::from_number(window) },
-                        partition: format!("p/{partition}"),
-                        to: Position::new(0, to),
-                    })
-                    .collect(),
-                replay_from: replay_from
-                    .into_iter()
-                    .map(|(p, from)| (format!("p/{p}"), Position::new(0, from)))
-                    .collect(),
-            }
+            ManifestRecord { version, cause, adds, removes, flushed, replay_from }
         };
-        records.into_iter().map(&mut make).collect()
+        records.into_iter().map(make).collect()
     })
 }
 
@@ -177,7 +164,7 @@ proptest! {
     #[test]
     fn bytes_that_are_no_snapshot_are_an_error(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
         // Some bytes are a snapshot; none may panic.
-        let _ = ManifestFold::default().restore(ManifestFold::FORMAT, &bytes);
+        ManifestFold::default().restore(ManifestFold::FORMAT, &bytes).ok();
         prop_assert!(ManifestRecord::decode(&bytes).is_err());
     }
 }

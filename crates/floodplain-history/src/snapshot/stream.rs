@@ -4,9 +4,9 @@ use super::Source;
 use crate::{
     Result,
     columns::{Columns, DEVICE, Heads, RECEIVED, SEQ, TIME, TIME_NS},
-    file::FileRows,
+    file::{FileRows, FileWriter},
     filter::Filter,
-    merge::sort_merge_projected,
+    merge::{Keep, MergeStats, run_projected},
     run::Run,
 };
 use arrow::array::RecordBatch;
@@ -48,12 +48,18 @@ pub(super) fn open(
         }
     }
     let output = projection.iter().filter_map(|column| all.iter().position(|c| c == column)).collect();
-    let open = |source| -> Result<Pending> {
-        Ok(Pending { rows: SourceRows::open(source, &columns, &all, filter)?, batches: Vec::new(), is_over: false })
-    };
-    let sources = sources.iter().map(open).collect::<Result<_>>()?;
-    let merging = Merging { all, output, sources, ready: VecDeque::new() };
+    let merging = Merging::open(&columns, sources, all, output, filter, Keep::Newest)?;
     Ok(PartRows { columns, kind: Kind::Merging(Box::new(merging)) })
+}
+
+/// Writes all versions of the rows of `sources`.
+pub(super) fn rewrite(columns: &Arc<Columns>, sources: &[Source], writer: &mut FileWriter) -> Result<MergeStats> {
+    let all: Vec<usize> = (0..columns.schema().fields().len()).collect();
+    let mut merging = Merging::open(columns, sources, all.clone(), all, &Filter::ALL, Keep::Versions)?;
+    while let Some(batch) = merging.next(columns)? {
+        writer.write(&batch)?;
+    }
+    Ok(merging.stats)
 }
 
 impl Iterator for PartRows {
@@ -123,6 +129,8 @@ struct Merging {
     output: Vec<usize>,
     sources: Vec<Pending>,
     ready: VecDeque<RecordBatch>,
+    keep: Keep,
+    stats: MergeStats,
 }
 
 #[derive(Debug)]
@@ -144,6 +152,21 @@ impl Pending {
 }
 
 impl Merging {
+    fn open(
+        columns: &Arc<Columns>,
+        sources: &[Source],
+        all: Vec<usize>,
+        output: Vec<usize>,
+        filter: &Filter,
+        keep: Keep,
+    ) -> Result<Self> {
+        let open = |source| -> Result<Pending> {
+            Ok(Pending { rows: SourceRows::open(source, columns, &all, filter)?, batches: Vec::new(), is_over: false })
+        };
+        let sources = sources.iter().map(open).collect::<Result<_>>()?;
+        Ok(Self { all, output, sources, ready: VecDeque::new(), keep, stats: MergeStats::default() })
+    }
+
     fn next(&mut self, columns: &Columns) -> Result<Option<RecordBatch>> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
@@ -166,7 +189,8 @@ impl Merging {
                 }
                 continue;
             }
-            let merged = sort_merge_projected(columns, &self.all, &taken)?;
+            let merged = run_projected(columns, &self.all, &taken, self.keep)?;
+            self.stats.add(&merged.stats);
             for batch in merged.batches {
                 let arrays = self.output.iter().map(|&at| batch.column(at).clone()).collect();
                 let projection: Vec<usize> = self.output.iter().map(|&at| self.all[at]).collect();

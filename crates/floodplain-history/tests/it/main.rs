@@ -1,6 +1,7 @@
 //! History against a model that is too simple to be wrong, and on a disk that loses power.
 #![allow(clippy::unwrap_used)]
 
+mod buffers;
 mod files;
 mod merging;
 mod model;
