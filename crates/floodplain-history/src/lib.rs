@@ -1,19 +1,25 @@
 //! Time series as sorted Parquet files: what was decoded is buffered, written, found again and merged.
 //!
-//! The log is the durability; everything here can be derived from it again. [`columns::Columns`] says
-//! what a table looks like in Arrow, [`merge`] puts rows in order and makes one of those that share a
-//! key, [`file`] writes and reads one file, [`manifest`] says
-//! which files there are.
+//! The log is the durability; everything here can be derived from it again.
+//!
+//! - [`columns`]: what a table looks like in Arrow. [`catalog`]: which schema it has.
+//! - [`merge`]: rows in order, and one row of those that share a key.
+//! - [`buffer`]: rows of a [`window`] until they are in a file; [`run`]: its sorted parts.
+//! - [`mod@file`]: one Parquet file. [`manifest`]: which files there are.
+//! - [`snapshot`]: a table at one moment; reading it, and making one file of many.
 
-pub mod buffer;
+pub mod catalog;
 pub mod columns;
 mod error;
-pub mod file;
 pub mod filter;
-pub mod manifest;
+pub mod window;
+
 pub mod merge;
 pub mod run;
+
+pub mod buffer;
+pub mod file;
+pub mod manifest;
 pub mod snapshot;
-pub mod window;
 
 pub use error::{Error, Result};
