@@ -14,7 +14,8 @@ use floodplain_history::{
     snapshot::{FileHandle, TableSnapshot, rewrite},
     window::Window,
 };
-use floodplain_testkit::FaultDisk;
+use floodplain_log::Disk as _;
+use floodplain_testkit::{Fault, FaultDisk, Rule};
 use floodplain_types::Position;
 use proptest::prelude::*;
 use std::{path::Path, sync::Arc};
@@ -159,6 +160,49 @@ proptest! {
             prop_assert_eq!(table.disk.stats().open_files, 0);
         }
     }
+}
+
+#[test]
+fn a_compaction_that_fails_changes_nothing() {
+    let mut table = Table::new();
+    for part in 0..3_i64 {
+        for i in 0..200 {
+            let row = Row {
+                device: format!("d{}", i % 7),
+                time: i,
+                received: -1,
+                seq: (0, part * 100 + i, 0),
+                count: Some(part),
+                ..Row::default()
+            };
+            append(&mut table.buffer, &row).unwrap();
+        }
+        table.flush();
+    }
+    let expected = found(&table.snapshot());
+    let (names, before) = (table.disk.files(), table.disk.calls());
+    let compact = |table: &mut Table, name: &str| -> Result<FileEntry, Error> {
+        let spec = FileSpec { name: name.to_owned(), level: 1, decoder_version: 1, ranges: Vec::new() };
+        let disk = Arc::new(table.disk.clone());
+        let mut writer = FileWriter::create(disk, Path::new(DIR), table.columns.clone(), spec)?;
+        let stats = rewrite(&table.files, &[], &mut writer)?;
+        writer.finish(stats.overwritten_values)
+    };
+    let whole = compact(&mut table, "x").unwrap();
+    let calls = table.disk.calls() - before;
+    table.disk.remove(&Path::new(DIR).join("x")).unwrap();
+    for nth in 1..=calls {
+        table.disk.fail(Rule::nth(nth, Fault::Eio));
+        let error = compact(&mut table, "x").unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        table.disk.heal();
+        // A file whose folder could not be synced was removed again, too.
+        assert_eq!(table.disk.files(), names, "call {nth}");
+        assert_eq!(found(&table.snapshot()), expected);
+    }
+    assert_eq!(compact(&mut table, "x").unwrap(), whole, "the same rows, the same file");
+    // 200 values of the second part and 200 of the third were different from those of the first and the second.
+    assert_eq!(whole.facts.overwritten_values, 400);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use floodplain_log::Disk as _;
 use floodplain_testkit::{Fault, FaultDisk, Rule};
 use floodplain_types::Position;
 use proptest::prelude::*;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use std::{path::Path, sync::Arc};
 
 pub(crate) const DIR: &str = "/history/plants";
@@ -128,6 +129,74 @@ fn large_files_are_pruned_and_read_exactly() {
     assert_eq!(levels.len(), 5);
     let read_bytes = disk.stats().read_bytes - before;
     assert!(read_bytes < entry.bytes / 2, "{read_bytes} of {}", entry.bytes);
+}
+
+/// Reads with filters at random and compares with what the model leaves.
+fn check_filters(set: &[Row], devices: &[String], rounds: u64) {
+    let (disk, columns) = (disk(), columns());
+    let sorted = sort(&columns, &[batch(&columns, set)]).unwrap();
+    let entry = write(&disk, &columns, "f", &sorted).unwrap();
+    let reader = FileReader::open(&disk, Path::new(DIR), &entry).unwrap();
+    let all_rows = rows(&sorted.batches);
+    let mut rng = SmallRng::seed_from_u64(7);
+    for round in 0..rounds {
+        let wanted: Vec<&String> = devices.choose_multiple(&mut rng, [1, 2, 9][round as usize % 3]).collect();
+        let devices = if round % 4 == 0 { Devices::All } else { Devices::only(wanted.into_iter().map(String::as_str)) };
+        let [a, b] = [(); 2].map(|()| all_rows[rng.random_range(0..all_rows.len())].time);
+        let time = if round % 5 == 0 { TimeRange::ALL } else { TimeRange::new(a.min(b), a.max(b) - 1) };
+        let filter = Filter { time, devices };
+        let found: Vec<RecordBatch> =
+            reader.rows(columns.clone(), &all(&columns), &filter).unwrap().collect::<Result<_, _>>().unwrap();
+        let expected: Vec<&Row> =
+            all_rows.iter().filter(|row| time.contains(row.time) && filter.devices.contains(&row.device)).collect();
+        let found = rows(&found);
+        assert!(found.len() == expected.len() && found.iter().eq(expected), "{filter:?}");
+    }
+}
+
+#[test]
+fn pruning_leaves_out_nothing_that_matches() {
+    let set = fleet(97, 290_000);
+    let mut devices: Vec<String> = set[..97].iter().map(|row| row.device.clone()).collect();
+    devices.push("nobody".to_owned());
+    check_filters(&set, &devices, 40);
+}
+
+#[test]
+fn statistics_of_long_names_are_bounds_all_the_same() {
+    // Statistics keep the first 64 bytes, and a bound above may not exist.
+    let name = |i: usize| match i % 4 {
+        0 => format!("{}{i:03}", "prefix/".repeat(12)),
+        1 => format!("{}{i:03}", "\u{10ffff}".repeat(20)),
+        2 => format!("{}{i:03}", "ü\u{7f}".repeat(30)),
+        _ => format!("{i:03}"),
+    };
+    let row = |i: usize| Row { device: name(i % 300), ..fleet(1, 1)[0].clone() };
+    let set: Vec<Row> = (0..40_000).map(|i| Row { time: i as i64 / 300, seq: (0, i as i64, 0), ..row(i) }).collect();
+    check_filters(&set, &(0..300).map(name).collect::<Vec<_>>(), 40);
+}
+
+#[test]
+fn a_thousand_columns_are_as_good_as_seven() {
+    let disk = disk();
+    let own = |i: usize| OwnColumn {
+        name: format!("c.{i}"),
+        kind: [Kind::Bool, Kind::Int, Kind::Float, Kind::Text][i % 4],
+        field_id: 100 + i as i32,
+        is_key: false,
+    };
+    let columns = Arc::new(Columns::new("wide", 1, (0..1024).map(own).collect()).unwrap());
+    let source = batch(&crate::model::columns(), &fleet(3, 30));
+    let mut arrays = source.columns()[..5].to_vec();
+    arrays.extend((0..1024).map(|i| source.column(6 + i % 4).clone()));
+    arrays.push(source.column(10).clone());
+    let wide = RecordBatch::try_new(columns.schema().clone(), arrays).unwrap();
+    let sorted = sort(&columns, &[wide]).unwrap();
+    let entry = write(&disk, &columns, "f", &sorted).unwrap();
+    let reader = FileReader::open(&disk, Path::new(DIR), &entry).unwrap();
+    let found: Vec<RecordBatch> =
+        reader.rows(columns.clone(), &all(&columns), &Filter::ALL).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(found, sorted.batches);
 }
 
 #[test]
