@@ -98,7 +98,9 @@ impl<'a> Source<'a> {
             let plain = UInt32Array::from(newest.to_vec());
             let mut arrays = Vec::with_capacity(self.projection.len());
             for (&column, array) in self.projection.iter().zip(self.all.columns()) {
-                let rows = if array.null_count() == 0 || here.is_empty() {
+                // Without nulls the newest row has the newest value; without values there is none.
+                let is_plain = [0, array.len()].contains(&array.null_count()) || here.is_empty();
+                let rows = if is_plain {
                     Cow::Borrowed(&plain)
                 } else {
                     Cow::Owned(newest_valid(newest, from, here, &plan.members, array))
@@ -106,7 +108,7 @@ impl<'a> Source<'a> {
                 // The indexes are rows of these very arrays.
                 let unchecked = Some(TakeOptions { check_bounds: false });
                 let taken = take(array, &*rows, unchecked).map_err(|error| self.columns.failed("gather", error))?;
-                arrays.push(if column == self.columns.rest() && !here.is_empty() {
+                arrays.push(if column == self.columns.rest() && !here.is_empty() && array.null_count() < array.len() {
                     merge_rest(&taken, from, here, &plan.members, array)
                 } else {
                     taken

@@ -85,26 +85,30 @@ impl Group {
         keep: Keep,
         plan: &mut Plan,
     ) -> Result<()> {
+        let same_seq = |a: &u32, b: &u32| heads.seq(*a as usize) == heads.seq(*b as usize);
+        if !rows.iter().any(|&row| heads.is_append(row as usize)) {
+            plan.stats.merged_rows += 1;
+            let versions = count(rows, same_seq, source, columns, plan)?;
+            if keep == Keep::Newest || versions == 1 {
+                plan.push(rows);
+            } else {
+                rows.chunk_by(same_seq).for_each(|rows| plan.push(rows));
+            }
+            return Ok(());
+        }
         self.alone.clear();
         self.shared.clear();
         for &row in rows {
             if heads.is_append(row as usize) { self.alone.push(row) } else { self.shared.push(row) }
         }
-        let same_seq = |a: &u32, b: &u32| heads.seq(*a as usize) == heads.seq(*b as usize);
-        let versions = rows_by_version(&self.alone, same_seq).chain(rows_by_version(&self.shared, same_seq)).count();
-        plan.stats.duplicates += (rows.len() - versions) as u64;
-        plan.stats.merged_rows += rows_by_version(&self.alone, same_seq).count() as u64;
-        plan.stats.merged_rows += u64::from(!self.shared.is_empty());
-        if self.shared.len() > 1 {
-            let versions: Vec<&[u32]> = rows_by_version(&self.shared, same_seq).collect();
-            if versions.len() > 1 {
-                plan.stats.overwritten_values += source.overwritten(&versions, columns)?;
-            }
-        }
+        let alone = self.alone.chunk_by(same_seq);
+        plan.stats.merged_rows += alone.clone().count() as u64 + u64::from(!self.shared.is_empty());
+        plan.stats.duplicates += (self.alone.len() - alone.clone().count()) as u64;
+        count(&self.shared, same_seq, source, columns, plan)?;
         // What comes out stays in the order of `_seq`: of rows with one key, too, there is one order.
-        let mut out: Vec<&[u32]> = rows_by_version(&self.alone, same_seq).collect();
+        let mut out: Vec<&[u32]> = alone.collect();
         match keep {
-            Keep::Versions => out.extend(rows_by_version(&self.shared, same_seq)),
+            Keep::Versions => out.extend(self.shared.chunk_by(same_seq)),
             Keep::Newest => out.extend((!self.shared.is_empty()).then_some(&self.shared[..])),
         }
         out.sort_by_key(|rows| rows.last().map(|&row| heads.seq(row as usize)));
@@ -113,8 +117,21 @@ impl Group {
     }
 }
 
-fn rows_by_version(rows: &[u32], same: impl Fn(&u32, &u32) -> bool) -> impl Iterator<Item = &[u32]> {
-    rows.chunk_by(same)
+/// Counts duplicates and overwritten values among rows that become one; returns how many versions there are.
+fn count(
+    rows: &[u32],
+    same_seq: impl Fn(&u32, &u32) -> bool + Copy,
+    source: &Source<'_>,
+    columns: &Columns,
+    plan: &mut Plan,
+) -> Result<usize> {
+    let versions = rows.chunk_by(same_seq).count();
+    plan.stats.duplicates += (rows.len() - versions) as u64;
+    if versions > 1 {
+        let versions: Vec<&[u32]> = rows.chunk_by(same_seq).collect();
+        plan.stats.overwritten_values += source.overwritten(&versions, columns)?;
+    }
+    Ok(versions)
 }
 
 /// All rows by (device, key columns, time, `_time_ns`, `_seq`), and else as they came.
