@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use std::{path::Path, sync::Arc};
 
 /// Gives a row of the model to a buffer.
-fn append(buffer: &mut WindowBuffer, row: &Row) -> Result<(), Error> {
+pub(crate) fn append(buffer: &mut WindowBuffer, row: &Row) -> Result<(), Error> {
     let head = RowHead {
         device: &row.device,
         time_us: row.time,
@@ -95,7 +95,7 @@ impl Table {
     }
 }
 
-fn found(snapshot: &TableSnapshot) -> Vec<Row> {
+pub(crate) fn found(snapshot: &TableSnapshot) -> Vec<Row> {
     let batches: Vec<RecordBatch> =
         snapshot.scan(&all(snapshot.columns()), &Filter::ALL).unwrap().collect::<Result<_, _>>().unwrap();
     let mut found = rows(&batches);

@@ -5,4 +5,5 @@ mod buffers;
 mod files;
 mod merging;
 mod model;
+mod owner;
 mod scans;
