@@ -125,6 +125,36 @@ fn versions_of_one_row_may_fill_many_batches() {
 }
 
 #[test]
+fn a_record_that_is_decoded_again_shows_its_newest_reading() {
+    let (disk, columns) = (disk(), columns());
+    let reading =
+        |count: Option<i64>, flag: Option<bool>| Row { count, flag, received: 9, seq: (0, 4, 0), ..Row::default() };
+    let sources = [
+        (true, vec![reading(Some(1), Some(true))]),
+        (true, vec![reading(Some(2), None)]),
+        (false, vec![reading(Some(3), None)]),
+        (false, vec![reading(Some(4), None)]),
+    ];
+    for last in 1..=sources.len() {
+        let snapshot = snapshot(&disk.duplicate(0), &columns, &sources[..last]);
+        let found = rows(&scan(&snapshot, &all(&columns), &Filter::ALL).unwrap());
+        assert_eq!(found, [reading(Some(last as i64), Some(true))]);
+    }
+}
+
+#[test]
+fn queries_may_run_on_other_threads() {
+    fn check<T: Send + 'static>() {}
+    fn check_shared<T: Send + Sync + 'static>() {}
+    check_shared::<TableSnapshot>();
+    check_shared::<floodplain_history::snapshot::ScanPart>();
+    check::<floodplain_history::snapshot::Scan>();
+    check::<floodplain_history::snapshot::PartRows>();
+    check::<floodplain_history::buffer::WindowBuffer>();
+    check::<floodplain_history::file::FileWriter>();
+}
+
+#[test]
 fn files_that_share_nothing_are_not_merged() {
     let (disk, columns) = (disk(), columns());
     let rows_of = |device: &str, hour: i64| {
