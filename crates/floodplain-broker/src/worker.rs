@@ -149,7 +149,7 @@ impl Worker {
             clients: HashMap::new(),
             closing: HashMap::new(),
             router: Router::new(idx as u8),
-            appends: Appends::new(),
+            appends: Appends::new(idx),
             owner,
             wheel: Wheel::new(0),
             metrics: Metrics::new(),

@@ -417,7 +417,10 @@ impl<F: Fold> Runner<F> {
                 Ok(Settled::Unknown)
             }
             (Outcome::Refused(refusal), in_flight) => match refusal {
-                Refusal::Overloaded { .. } | Refusal::DiskFull { .. } => Ok(Settled::Retry(refusal)),
+                Refusal::Overloaded { .. }
+                | Refusal::Behind { .. }
+                | Refusal::AfterRefused
+                | Refusal::DiskFull { .. } => Ok(Settled::Retry(refusal)),
                 Refusal::TooLarge { .. } if matches!(in_flight, InFlight::Outputs { count: 2.., .. }) => {
                     self.unit_bytes_max /= 2;
                     Ok(Settled::Retry(refusal))

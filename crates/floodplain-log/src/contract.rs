@@ -41,6 +41,19 @@ impl Stream {
     }
 }
 
+/// Keeps the order of one submitter's appends where some of them are refused.
+///
+/// Without it a unit that is refused, and a smaller one behind it that still fits, would change places:
+/// the first is only tried again later. With it, everything that the submitter gives to the log before it
+/// has taken in a refusal is refused, too, and it can try all of it again in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InOrder {
+    /// Number of the submitter, small and its own; it submits from one thread.
+    pub submitter: u32,
+    /// How many of its ordered appends it has seen come back refused since the log was opened.
+    pub refusals_seen: u64,
+}
+
 /// One unit of appending: its batches commit together or not at all.
 ///
 /// On the embedded engine they share one commit group, so recovery keeps all or none of them.
@@ -68,6 +81,13 @@ pub enum Refusal {
     /// The queue of the log is full; try again when [`Log::queued_bytes`] has fallen.
     #[error("append queue is full ({capacity_bytes} bytes)")]
     Overloaded { capacity_bytes: u64 },
+    /// What was appended cannot be put in its place as fast as it came; try again when
+    /// [`Log::queued_bytes`] has fallen.
+    #[error("log is behind: {journals} journals with {frames} batches wait to become segments")]
+    Behind { journals: u64, frames: u64 },
+    /// An earlier append of the same submitter was refused, which it had not yet heard; try both again, in order.
+    #[error("an append before this one was refused")]
+    AfterRefused,
     /// The disk has less free space than the reserve; reads go on, appends resume by themselves.
     #[error("disk is full: {free_bytes} bytes free, {reserve_bytes} are kept in reserve")]
     DiskFull { free_bytes: u64, reserve_bytes: u64 },
@@ -260,7 +280,17 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Appends that one thread submits to one partition get growing positions in that order.
     fn submit(&self, append: Append, reply: Option<Reply>);
 
-    /// Bytes that are queued and not yet written.
+    /// Like [`Log::submit`], and nothing that this submitter appends later is committed before
+    /// `append` once that was refused: see [`InOrder`].
+    ///
+    /// An engine that never refuses what it will take later needs no more than [`Log::submit`].
+    fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
+        let _ = order;
+        self.submit(append, Some(reply));
+    }
+
+    /// Bytes that are queued and not yet written; the capacity while the log takes nothing for
+    /// being behind.
     fn queued_bytes(&self) -> u64;
 
     /// How many bytes may be queued; beyond that appends are refused. Callers stop taking work

@@ -92,6 +92,10 @@ impl Inner {
 impl House {
     /// One round.
     pub(super) fn keep(&mut self, inner: &Inner) -> io::Result<()> {
+        if inner.is_journal_old() {
+            lock(&inner.queue).rotate = true;
+            inner.queued.notify_one();
+        }
         self.sweep(inner)?;
         while let Some(run) = next_run(inner) {
             if inner.closing() {

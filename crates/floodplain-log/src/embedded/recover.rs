@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, OnceLock, RwLock,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicI64, AtomicU64},
     },
     time::Duration,
 };
@@ -169,6 +169,7 @@ pub(super) fn open(
         queued_bytes: AtomicU64::new(0),
         sealed_count: AtomicU64::new(0),
         sealed_frames: AtomicU64::new(0),
+        active_since_ms: AtomicI64::new(i64::MAX),
         view: RwLock::new(view),
         watchers: RwLock::default(),
         retention_watchers: RwLock::default(),

@@ -4,4 +4,5 @@
 mod conformance;
 mod crash;
 mod kafka;
+mod order;
 mod wide;
