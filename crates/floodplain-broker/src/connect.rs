@@ -174,6 +174,8 @@ impl Worker {
             inbound: 0,
             out: Outbound { window, ..Outbound::default() },
             lookups: std::collections::VecDeque::new(),
+            retained_due: 0,
+            came_live: std::collections::HashSet::new(),
         });
         let is_lasting = session.is_lasting();
 

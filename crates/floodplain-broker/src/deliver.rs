@@ -7,7 +7,7 @@ use crate::{
     folds::{self, Event, OutboundState, Progress},
     publication::{Delivery, Placed, Publication},
     router::Match,
-    session::{InFlight, Queued, Stage},
+    session::{CAME_LIVE_MAX, InFlight, Queued, Stage},
     subscribe::effective,
 };
 use floodplain_mqtt::{Ack, DisconnectCode, Packet, PacketId, PubackCode, PubrelCode};
@@ -15,7 +15,7 @@ use floodplain_types::{Class, Position};
 use std::sync::Arc;
 
 /// QoS 0 that may wait behind a socket that takes no more; the rest is dropped and counted.
-const STALLED_BYTES_MAX: usize = 64 << 10;
+const STALLED_BYTES_MAX: usize = 256 << 10;
 /// QoS 0 that may gather in one turn before the socket was asked at all.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
 /// Output behind which QoS 1 and 2 stay in the queue.
@@ -56,7 +56,10 @@ impl Worker {
                 m
             };
             let connection = &mut self.connections[m.slot as usize];
-            let Some(session) = &connection.session else { continue };
+            let Some(session) = &mut connection.session else { continue };
+            if publication.retain && session.retained_due > 0 && session.came_live.len() < CAME_LIVE_MAX {
+                session.came_live.insert(publication.topic().into());
+            }
             let how = Delivery {
                 v5: session.is_v5(),
                 qos: 0,

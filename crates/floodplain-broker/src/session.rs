@@ -3,13 +3,21 @@
 use crate::{catchup::Lag, folds::Positions, publication::Publication, router::Wanted, seams::Principal};
 use floodplain_mqtt::{Encoder, Version};
 use floodplain_types::{Class, Position, TopicFilter};
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
 /// Messages with QoS 1 and 2 that wait in memory for a place in the window. What does not fit stays
 /// in the log: the session leaves live delivery and reads on from there.
 pub(crate) const QUEUE_MAX: usize = 8192;
 /// The same in bytes.
 pub(crate) const QUEUE_BYTES_MAX: usize = 1 << 20;
+
+/// Topics that a session remembers to have heard live while it waits for what is retained. Beyond that such a message
+/// may come twice.
+pub(crate) const CAME_LIVE_MAX: usize = 1024;
 
 /// Messages of one partition that may be acknowledged behind one that is not.
 const DONE_MAX: usize = 1024;
@@ -299,6 +307,10 @@ pub(crate) struct Session {
     pub(crate) out: Outbound,
     /// The retained messages it still has to get.
     pub(crate) lookups: VecDeque<crate::retained::Lookup>,
+    /// SUBSCRIBEs whose retained messages have not all come; some may wait for their SUBACK.
+    pub(crate) retained_due: u32,
+    /// Topics of retained messages with QoS 0 that have come live meanwhile: they must not come again.
+    pub(crate) came_live: HashSet<Box<str>>,
 }
 
 impl Session {

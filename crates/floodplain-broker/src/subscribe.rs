@@ -112,6 +112,9 @@ impl Worker {
         if !wish.filters.is_empty() {
             // After all is routed here: what is committed from now on comes live for certain.
             wish.live_from = self.watermarks();
+            if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
+                session.retained_due += 1;
+            }
         }
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
         let (client, partition, encoder) = (session.client.clone(), session.partition, session.encoder);

@@ -56,6 +56,9 @@ pub static KEYS: &[Key] = &[
         default: "256",
         help: "QoS 1 and 2 messages that one client may have open",
     },
+    Key { name: "mqtt.topic_size_max", kind: Kind::Size, default: "65535B", help: "longest topic name or filter" },
+    Key { name: "mqtt.topic_levels_max", kind: Kind::Count, default: "256", help: "levels of a topic name or filter" },
+    Key { name: "mqtt.subscriptions_max", kind: Kind::Count, default: "10000", help: "subscriptions of one session" },
     Key {
         name: "mqtt.session_expiry_max",
         kind: Kind::Duration,
@@ -214,6 +217,9 @@ fn broker(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         ack_class: if settings.get("mqtt.ack_class").value == "leader" { Class::Leader } else { Class::All },
         maximum_packet_size: fitting(settings, "mqtt.packet_size_max", settings.size("mqtt.packet_size_max"))?,
         receive_maximum: fitting(settings, "mqtt.receive_maximum", positive(settings, "mqtt.receive_maximum")?)?,
+        topic_bytes_max: fitting(settings, "mqtt.topic_size_max", settings.size("mqtt.topic_size_max"))?,
+        topic_levels_max: fitting(settings, "mqtt.topic_levels_max", positive(settings, "mqtt.topic_levels_max")?)?,
+        subscriptions_max: fitting(settings, "mqtt.subscriptions_max", positive(settings, "mqtt.subscriptions_max")?)?,
         session_expiry_max: settings.duration("mqtt.session_expiry_max"),
         connect_deadline: settings.duration("mqtt.connect_deadline"),
         ..BrokerConfig::default()

@@ -18,6 +18,7 @@ mod commands;
 mod connect;
 mod flow;
 mod kill;
+mod limits;
 mod malformed;
 mod publish;
 mod resume;

@@ -23,7 +23,7 @@ fn what_was_in_flight_comes_again_first_in_its_order_under_its_ids() {
         let mut publishers =
             (0..5).map(|i| Client::clean(t.mqtt, v, &t.id(&format!("p{i}")))).collect::<Result<Vec<_>>>()?;
         let mut publish = |i: usize| {
-            let qos = 1 + u8::from(i % 3 == 0);
+            let qos = 1 + u8::from(i.is_multiple_of(3));
             publishers[i * 7 % 5].say(&t.topic("q/x"), &format!("m{i}"), qos)
         };
         // A round before, so that ids do not start from 1 on both connections.
