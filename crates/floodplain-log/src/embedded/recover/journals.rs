@@ -108,7 +108,8 @@ impl Recovery {
         for bytes in &scanned.scan.bad {
             let range = DamagedRange { file: scanned.name(), bytes: bytes.clone() };
             self.set_aside_range(&range, &*scanned.file)?;
-            if scanned.at(bytes.start) >= synced {
+            // A write that was cut off leaves bytes that can be read.
+            if scanned.at(bytes.start) >= synced && !files::is_any_unreadable(&*scanned.file, bytes) {
                 self.report.torn.push(range);
                 continue;
             }
