@@ -150,8 +150,9 @@ pub(crate) struct Outbound {
     pub(crate) tracks: Vec<Track>,
     /// Partitions that are read from the log; all others are live.
     pub(crate) lags: Vec<Lag>,
-    /// Ids in use on an earlier connection whose messages have not been read again yet.
-    pub(crate) owed: Vec<Owed>,
+    /// What an earlier connection sent and the client has not acknowledged, in the order of the first
+    /// sending. It goes out in that order, before anything new [MQTT-4.4.0-1; 3:4.6.0-1].
+    pub(crate) owed: VecDeque<Owed>,
     /// Number of the last `Progress` that ids wait for.
     pub(crate) progress_seq: u32,
     /// Acknowledgements since the last `Progress`.
@@ -161,12 +162,14 @@ pub(crate) struct Outbound {
 }
 
 /// A packet identifier that an earlier connection used.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Owed {
     pub(crate) id: u16,
     pub(crate) qos: u8,
     pub(crate) partition: u32,
     pub(crate) position: Position,
+    /// Its message, once it has been read again.
+    pub(crate) queued: Option<Queued>,
 }
 
 impl Outbound {
@@ -214,6 +217,38 @@ impl Outbound {
         }
     }
 
+    /// The next message that must go out before the queue, or `Err` while it is not read yet.
+    pub(crate) fn pop_owed(&mut self) -> Result<Option<Queued>, ()> {
+        match self.owed.front_mut() {
+            None => Ok(None),
+            Some(owed) => {
+                let queued = owed.queued.take().ok_or(())?;
+                self.owed.pop_front();
+                Ok(Some(queued))
+            }
+        }
+    }
+
+    /// Whether what an earlier connection sent has still to be read again.
+    pub(crate) fn is_resending(&self) -> bool {
+        self.owed.iter().any(|owed| owed.queued.is_none())
+    }
+
+    /// The first message of `partition` that has to be read again.
+    pub(crate) fn unread(&self, partition: u32) -> Option<Position> {
+        let unread = self.owed.iter().find(|owed| owed.partition == partition && owed.queued.is_none());
+        unread.map(|owed| owed.position)
+    }
+
+    /// An id of an earlier connection is done without an acknowledgement: the log is to forget it.
+    pub(crate) fn give_up(&mut self, partition: u32, position: Position) {
+        let given_up = self.owed.iter().position(|owed| (owed.partition, owed.position) == (partition, position));
+        if let Some(owed) = given_up.and_then(|at| self.owed.remove(at)) {
+            self.closed_ids.push(owed.id);
+            self.unlogged += 1;
+        }
+    }
+
     pub(crate) fn find(&mut self, id: u16) -> Option<usize> {
         self.in_flight.iter().position(|sent| sent.id == id)
     }
@@ -257,7 +292,7 @@ pub(crate) struct Session {
     /// So many SUBSCRIBEs came a moment ago. What was committed before that may still be on its
     /// way to this worker, and does not concern the new subscription.
     pub(crate) fresh: u32,
-    /// Inbound QoS 2 ids between PUBLISH and PUBREL.
+    /// Inbound QoS 2 ids between PUBLISH and PUBREL, in order of number.
     pub(crate) received: Vec<u16>,
     /// Inbound QoS 1 and 2 messages whose flow is not finished: what Receive Maximum bounds.
     pub(crate) inbound: u16,
@@ -360,7 +395,7 @@ mod tests {
     #[test]
     fn ids_of_an_earlier_connection_are_not_given_again() {
         let mut out = Outbound { window: 10, next_id: u16::MAX - 1, ..Outbound::default() };
-        out.owed.push(Owed { id: 1, qos: 1, partition: 0, position: at(1) });
+        out.owed.push_back(Owed { id: 1, qos: 1, partition: 0, position: at(1), queued: None });
         assert_eq!([out.allocate(), out.allocate()], [u16::MAX, 2]);
         // Nor is one that is done while the log still names it.
         out.closed_ids.push(3);

@@ -20,6 +20,7 @@ mod flow;
 mod kill;
 mod malformed;
 mod publish;
+mod resume;
 mod retained;
 mod sessions;
 mod subscribe;
