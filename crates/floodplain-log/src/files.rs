@@ -117,6 +117,15 @@ pub(crate) fn is_any_unreadable(file: &dyn DiskFile, range: &std::ops::Range<u64
     })
 }
 
+/// The version in a header that is whole and has this magic, but not its version (the last byte).
+///
+/// Headers of all versions end in the checksum of what comes before it.
+pub(crate) fn other_version(header: &[u8], magic: &[u8; 8]) -> Option<u8> {
+    let crc = header.last_chunk::<4>()?;
+    let is_other = header.len() > 12 && header[..7] == magic[..7] && header[7] != magic[7];
+    (is_other && crc32c::crc32c(&header[..header.len() - 4]) == u32::from_le_bytes(*crc)).then(|| header[7])
+}
+
 /// Fills `buf`; [`io::ErrorKind::UnexpectedEof`] if the file is too short.
 pub(crate) fn read_exact_at(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Result<()> {
     if read_up_to(file, buf, at)? == buf.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }

@@ -272,13 +272,15 @@ fn next_merge(inner: &Inner) -> Option<Vec<Arc<Segment>>> {
 /// Makes all segments anew whose index was found damaged.
 fn heal_all(inner: &Inner) -> io::Result<()> {
     let hurt: Vec<_> = std::mem::take(&mut *lock(&inner.hurt)).into_iter().collect();
-    hurt.into_iter().fold(Ok(()), |result, range| {
+    let mut result = Ok(());
+    for range in hurt {
         let healed = heal(inner, range);
         if healed.is_err() {
             lock(&inner.hurt).insert(range);
         }
-        result.and(healed)
-    })
+        result = result.and(healed);
+    }
+    result
 }
 
 /// Makes a segment with a damaged index anew, under the same name.
