@@ -3,7 +3,7 @@
 use crate::{Batch, Compression, HEADER_BYTES, Record};
 use bytes::Bytes;
 use floodplain_types::{Class, PartitionId, Position, StreamId};
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// A partition of an open stream of one [`Log`] instance; cheap to copy and to compare.
 ///
@@ -163,9 +163,10 @@ pub enum ReadError {
     /// The disk failed; other partitions may still be read.
     #[error("cannot read {file} at byte {at}")]
     Io { file: String, at: u64, source: std::io::Error },
-    /// The bytes are damaged; they have been reported and are left where they are.
+    /// The bytes are damaged; they have been reported and are left where they are. Reading goes on
+    /// at `next`. Only from an engine that does not step over damage by itself.
     #[error("{file} is damaged at byte {at}: {reason}")]
-    Corrupt { file: String, at: u64, reason: String },
+    Corrupt { file: String, at: u64, reason: String, next: Position },
 }
 
 /// Where the bytes of one record are; only the engine that made it understands it.
@@ -245,6 +246,10 @@ pub struct Read {
     pub batches: Vec<ReadBatch>,
     /// Where to read on; equal to the watermark when everything committed was read.
     pub next: Position,
+    /// Positions before `next` whose records are lost to damage, however long ago that was found. In
+    /// order. Where the damage took what said how many records there were, a range is longer than
+    /// what was lost. Holes that never held a record are not here.
+    pub damaged: Vec<Range<Position>>,
 }
 
 /// What was fetched by [`Log::fetch`].
@@ -313,20 +318,22 @@ pub trait Log: Send + Sync + fmt::Debug {
     }
 
     /// Reads committed batches from the one that holds `from`, about `max_bytes` of them, at least
-    /// one if there is one. Damaged batches are reported and left out, as holes.
+    /// one if there is one. Damaged batches are reported and left out, as holes: see
+    /// [`Read::damaged`]. What a disk cannot read is damage, too.
     ///
     /// # Errors
-    /// [`ReadError::Trimmed`] below the start; damage and disk errors name file and byte.
+    /// [`ReadError::Trimmed`] below the start; other disk errors name file and byte.
     fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError>;
 
     /// Like [`Log::read`], but from memory only: `None` if that would need the disk.
     fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read>;
 
     /// Fetches single records by reference, in the order of `refs`, reading only their bytes.
-    /// References of records that retention has passed give no record.
+    /// References of records that retention has passed give no record, nor do those of damaged ones,
+    /// which are reported: a record that is missing at or behind [`Log::start`] is lost.
     ///
     /// # Errors
-    /// Damage and disk errors name file and byte.
+    /// Disk errors name file and byte.
     fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError>;
 
     /// The first position at or after the first record ingested at `time_ms` or later, by the

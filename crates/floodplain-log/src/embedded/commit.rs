@@ -8,7 +8,7 @@ use crate::{
     disk::DiskFile,
     files::{DataFile, write_all_at},
     frame::{FRAME_HEADER, Frame, GROUP_HEADER, Group, JournalPos},
-    journal::{FrameAt, Journal},
+    journal::{self, FrameAt, Journal},
 };
 use bytes::Bytes;
 use floodplain_types::{Class, Position};
@@ -23,6 +23,8 @@ use std::{
 pub(super) struct Writer {
     pub file: Arc<dyn DiskFile>,
     pub seq: u64,
+    /// Of the log, for the checksums of groups.
+    pub salt: u32,
     pub len: u64,
     pub frame_count: usize,
     pub next_group: u64,
@@ -276,7 +278,7 @@ impl Committer {
             frame_count: built.frames.len() as u32,
             synced: self.writer.synced,
         };
-        group.seal(&mut built.buf);
+        group.seal(&mut built.buf, self.writer.salt);
         built
     }
 
@@ -324,11 +326,12 @@ impl Committer {
     fn rotate(&mut self) -> io::Result<bool> {
         let seq = self.writer.seq + 1;
         let path = self.inner.config.dir.join(DataFile::Journal { seq }.name());
-        let created = self.inner.disk.create(&path).or_else(|error| match error.kind() {
+        let create = || journal::create(&*self.inner.disk, &path, seq, self.writer.salt);
+        let created = create().or_else(|error| match error.kind() {
             // Left by a creation that failed: nobody has ever written to it.
             io::ErrorKind::AlreadyExists => {
                 self.inner.disk.remove(&path)?;
-                self.inner.disk.create(&path)
+                create()
             }
             _ => Err(error),
         });
@@ -348,7 +351,7 @@ impl Committer {
         self.is_stuck = false;
         self.writer.file = Arc::clone(&file);
         self.writer.seq = seq;
-        self.writer.len = 0;
+        self.writer.len = journal::HEADER as u64;
         self.writer.frame_count = 0;
         self.inner.active_since_ms.store(i64::MAX, Ordering::Relaxed);
         {
@@ -364,7 +367,7 @@ impl Committer {
     /// Writes an empty group that says how far the journal is synced, so that the next start
     /// finds nothing to doubt.
     fn seal(&mut self) {
-        if self.writer.len == 0 {
+        if self.writer.len == journal::HEADER as u64 {
             return;
         }
         let mut buf = vec![0; GROUP_HEADER];
@@ -375,7 +378,7 @@ impl Committer {
             frame_count: 0,
             synced: self.writer.synced,
         }
-        .seal(&mut buf);
+        .seal(&mut buf, self.writer.salt);
         let sealed = write_all_at(&*self.writer.file, &buf, self.writer.len).and_then(|()| self.writer.file.sync());
         if let Err(error) = sealed {
             // Everything acknowledged is synced; the next start copies the tail instead.

@@ -5,4 +5,5 @@ mod conformance;
 mod crash;
 mod kafka;
 mod order;
+mod sectors;
 mod wide;
