@@ -8,7 +8,7 @@ mod page;
 mod tests;
 mod writer;
 
-pub(crate) use writer::{Source, write_segment};
+pub(crate) use writer::{Source, is_whole_at, write_segment};
 
 use crate::{
     Partition,

@@ -157,7 +157,9 @@ impl House {
             })
             .collect();
         let range = (first.seq, last.seq);
-        let segment = repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources)?;
+        let segment = repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources, &|| {
+            store_checkpoint(inner)
+        })?;
         {
             let mut view = write(&inner.view);
             let view = &mut *view;
@@ -185,11 +187,14 @@ impl House {
                 let name = segment.name();
                 tracing::error!(file = name, from = range.start, to = range.end, "segment is damaged");
                 repair::set_aside_range(&*inner.disk, &inner.config.dir, &inner.metrics, &name, &*file, &range)?;
+                store_checkpoint(inner)?;
             }
             sources.push(Source { name: segment.name(), file, frames });
         }
         let range = (first.first, last.last);
-        let merged = repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources)?;
+        let keep_ends = || store_checkpoint(inner);
+        let merged =
+            repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources, &keep_ends)?;
         replace_segments(inner, run, Some(merged));
         self.doomed.extend(run.iter().map(|segment| inner.config.dir.join(segment.name())));
         Ok(())
@@ -289,7 +294,8 @@ fn heal(inner: &Inner, range: (u64, u64)) -> io::Result<()> {
         return Ok(());
     };
     tracing::error!(file = old.name(), "segment has a damaged index and is made anew from its frames");
-    let new = repair::rebuild_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range)?;
+    let keep_ends = || store_checkpoint(inner);
+    let new = repair::rebuild_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &keep_ends)?;
     replace_segments(inner, &[old], Some(new));
     Ok(())
 }

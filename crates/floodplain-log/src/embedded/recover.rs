@@ -17,12 +17,12 @@ use crate::{
     frame::{GROUP_MAGIC, JournalPos},
     journal::{self, Journal},
     metrics::LogMetrics,
-    segment::{self, Segment, SegmentError},
+    segment::{self, Segment, SegmentError, Source},
     tail::Tail,
 };
 use floodplain_types::Clock;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -289,26 +289,26 @@ impl Recovery {
             segments.iter().find(|other| **other != range && other.0 <= range.0 && range.1 <= other.1).copied()
         };
         let (mut kept, mut left) = (Vec::new(), Vec::new());
-        let (mut stale, mut named_again) = (Vec::new(), BTreeSet::new());
+        let mut stale = BTreeMap::<_, Vec<_>>::new();
         for range in &segments {
             match covering(*range) {
                 None => kept.push(*range),
-                Some(by) => stale.push((DataFile::Segment { first: range.0, last: range.1 }, by)),
+                Some(by) => stale.entry(by).or_default().push(DataFile::Segment { first: range.0, last: range.1 }),
             }
         }
         for seq in journals {
             let by = segments.iter().find(|(first, last)| (*first..=*last).contains(&seq));
             match by {
                 None => left.push(seq),
-                Some(by) => stale.push((DataFile::Journal { seq }, covering(*by).unwrap_or(*by))),
+                Some(by) => {
+                    let by = covering(*by).unwrap_or(*by);
+                    stale.entry(by).or_default().push(DataFile::Journal { seq });
+                }
             }
         }
-        for (file, (first, last)) in stale {
-            if named_again.insert((first, last)) {
-                let name = DataFile::Segment { first, last }.name();
-                repair::write_file_again(&*self.disk, &self.dir, &name).context("copy", &self.dir.join(&name))?;
-            }
-            self.remove(&file.name())?;
+        for (range, files) in stale {
+            self.take_over(range, &files)?;
+            files.iter().try_for_each(|file| self.remove(&file.name()))?;
         }
         kept.sort_unstable();
         for range in kept {
@@ -318,13 +318,48 @@ impl Recovery {
         Ok(left)
     }
 
+    /// Makes sure of a segment before the files go that it was made from.
+    ///
+    /// They may be there because its name was not durable, so that is given anew; and where its own
+    /// bytes are damaged, theirs are taken.
+    fn take_over(&mut self, (first, last): (u64, u64), files: &[DataFile]) -> Result<(), OpenError> {
+        let name = DataFile::Segment { first, last }.name();
+        let path = self.dir.join(&name);
+        let (disk, dir) = (&*self.disk, &self.dir);
+        let frames = repair::whole_frames(disk, dir, (first, last)).context("read", &path)?;
+        let frames = match frames {
+            (_, true) => return repair::write_file_again(disk, dir, &name).context("copy", &path),
+            (frames, false) => frames,
+        };
+        tracing::error!(file = name, "segment is damaged and is made anew from what it was made from");
+        let file = disk.open(&path).context("open", &path)?;
+        let len = file.len().context("read", &path)?;
+        repair::set_aside_range(disk, dir, &self.metrics, &name, &*file, &(0..len)).context("set aside", &path)?;
+        let mut sources = vec![Source { name: name.clone(), file, frames }];
+        for stale in files {
+            let path = dir.join(stale.name());
+            let file = disk.open(&path).context("open", &path)?;
+            let frames = match stale {
+                DataFile::Journal { seq } => journal::scan(&*file, *seq, self.salt).context("read", &path)?.frames,
+                DataFile::Segment { first, last } => {
+                    repair::whole_frames(disk, dir, (*first, *last)).context("read", &path)?.0
+                }
+            };
+            sources.push(Source { name: stale.name(), file, frames });
+        }
+        repair::leave_out_overlaps(&mut sources);
+        repair::make_segment(disk, dir, &self.metrics, (first, last), &sources, &|| Ok(())).context("write", &path)?;
+        self.report.rebuilt.push(name);
+        Ok(())
+    }
+
     fn segment(&mut self, (first, last): (u64, u64)) -> Result<(), OpenError> {
         let name = DataFile::Segment { first, last }.name();
         let path = self.dir.join(&name);
         let segment = match self.open_segment(&path, (first, last)) {
             Err(SegmentError::Damaged { at, reason }) => {
                 tracing::error!(file = name, at, reason, "segment is made anew from its frames");
-                repair::rebuild_segment(&*self.disk, &self.dir, &self.metrics, (first, last))
+                repair::rebuild_segment(&*self.disk, &self.dir, &self.metrics, (first, last), &|| Ok(()))
                     .context("rebuild", &path)?;
                 self.report.rebuilt.push(name);
                 self.open_segment(&path, (first, last))

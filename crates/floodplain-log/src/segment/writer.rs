@@ -104,6 +104,13 @@ pub(crate) fn write_segment(out: &dyn DiskFile, first: u64, last: u64, sources: 
     Ok(written)
 }
 
+/// Whether a whole frame is there, down to the checksum of its batch.
+pub(crate) fn is_whole_at(file: &dyn DiskFile, partition: Partition, frame: &FrameAt) -> io::Result<bool> {
+    let mut bytes = vec![0; FRAME_HEADER + frame.batch_len as usize];
+    let read = read_up_to(file, &mut bytes, frame.pos)?;
+    Ok(is_whole(&bytes[..read], partition, frame))
+}
+
 /// Whether the bytes are the frame that was looked for, down to the checksum of its batch.
 fn is_whole(bytes: &[u8], partition: Partition, wanted: &FrameAt) -> bool {
     let matches = Frame::parse(bytes).is_some_and(|head| {

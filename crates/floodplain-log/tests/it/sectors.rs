@@ -25,8 +25,12 @@ fn partition(log: &dyn Log) -> Partition {
 }
 
 fn put(log: &dyn Log, n: u64) -> u64 {
+    put_to(log, partition(log), n)
+}
+
+fn put_to(log: &dyn Log, partition: Partition, n: u64) -> u64 {
     let batch = batch_of(b"k", &Stamp::new("client", n).payload(300), 1);
-    let append = Append { batches: vec![(partition(log), batch)], class: Class::All };
+    let append = Append { batches: vec![(partition, batch)], class: Class::All };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     match runtime.block_on(floodplain_log::append(log, append)) {
         Outcome::Committed(positions) => positions[0].offset,
@@ -98,7 +102,7 @@ fn a_file_that_stays_stops_nothing() {
     for n in 0..400 {
         put(&*log, n);
         if n % 20 == 0 {
-            let _ = log.maintain();
+            drop(log.maintain());
         }
     }
     log.maintain().unwrap_err();
@@ -112,4 +116,29 @@ fn a_file_that_stays_stops_nothing() {
     assert_eq!((report.torn, report.corrupt), (vec![], vec![]));
     assert_eq!(log.start(partition(&*log)), Position::new(0, 399), "nothing comes back");
     assert_eq!(names(&disk, "journal-0000000000000001"), 0);
+}
+
+/// The last record of a partition is damaged, a segment leaves it out, and no checkpoint can be written.
+#[test]
+fn a_position_that_was_left_out_is_not_given_again() {
+    let disk = FaultDisk::new(1);
+    let (log, _) = open(&disk);
+    let id = StreamId { tenant: TenantId::default_tenant(), stream: StreamName::new("quiet").unwrap(), generation: 0 };
+    let quiet = log.open_stream(&id, 1).unwrap().partition(0);
+    partition(&*log);
+    disk.fail(Rule::nth(1, Fault::Eio).of(Op::Create).on("checkpoint").for_ever());
+    assert_eq!(put_to(&*log, quiet, 1_000), 0);
+    for (path, _) in disk.files().iter().filter(|(path, _)| path.to_string_lossy().contains("journal-")) {
+        // Behind header, group and frame: in the batch.
+        disk.damage(path, |bytes| bytes.iter_mut().skip(250).take(20).for_each(|byte| *byte ^= 1));
+    }
+    for n in 0..30 {
+        put(&*log, n);
+    }
+    drop(log.maintain());
+    drop(log);
+    let disk = disk.process_crash();
+    let (log, _) = open(&disk);
+    let at = put_to(&*log, quiet, 1_001);
+    assert!(at > 0, "position {at} is given again");
 }

@@ -73,3 +73,35 @@ fn a_journal_without_header_is_not_torn_to_pieces() {
     std::fs::write(&path, &bytes[journal::HEADER..]).unwrap();
     assert!(matches!(open_error(&bed), OpenError::OtherFormat { version: 0, .. }));
 }
+
+/// A crash has left the journals of a segment that is damaged meanwhile: they have what it lost.
+#[test]
+fn a_damaged_segment_is_made_from_what_it_was_made_from() {
+    for at_footer in [false, true] {
+        let mut bed = Bed::new();
+        bed.config.journal_bytes = 700;
+        let (log, _) = bed.open();
+        let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+        let mut journals = Vec::new();
+        {
+            let _keeping = super::super::lock(&log.inner.keeping);
+            for (_, value) in numbered(0..30) {
+                put(&*log, p, &[&value], Class::All);
+            }
+            journals.extend(bed.files("journal-").into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())));
+            journals.pop();
+        }
+        log.maintain().unwrap();
+        drop(log);
+        journals.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        let segment = bed.files("segment-")[0].clone();
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let at = if at_footer { bytes.len() - 70 } else { bytes.windows(2).position(|found| found == b"v2").unwrap() };
+        bytes[at] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+
+        let (log, report) = bed.open();
+        assert_eq!((report.rebuilt.len(), report.corrupt), (1, vec![]));
+        assert_eq!(values(&*log, p, 0, 1), numbered(0..30));
+    }
+}
