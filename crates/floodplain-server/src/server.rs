@@ -1,7 +1,7 @@
 //! The order of start and stop.
 
 use crate::{Config, postgres, ready, telemetry};
-use floodplain_api::Api;
+use floodplain_api::{Api, Limits};
 use floodplain_broker::seams::Access;
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk};
@@ -115,7 +115,7 @@ impl Server {
         let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
-        let api = Api { sql, metrics: metrics.clone(), readiness };
+        let api = Api { sql, metrics: metrics.clone(), readiness, limits: Limits::default() };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(postgres::run(postgres_listener, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
