@@ -86,6 +86,7 @@ fn main() -> ExitCode {
         // A reader such as `head` that has seen enough is no failure.
         Err(error) if output::Closed::is_cause_of(&error) => ExitCode::SUCCESS,
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<serve::Logged>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("floodplain: {error:#}");
             // A wrong configuration is misuse, like a wrong flag.

@@ -53,9 +53,7 @@ impl ConfigArgs {
         let set = self.set.iter().map(|(key, value)| ("--set", key.clone(), value.clone()));
         Config::load(&Sources {
             file: named.or_else(found),
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
+            environment: std::env::vars_os().collect(),
             flags: flags.chain(set).map(|(flag, key, value)| (flag.to_owned(), key, value)).collect(),
         })
     }

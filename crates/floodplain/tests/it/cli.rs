@@ -163,7 +163,17 @@ fn doctor_measures_the_sync_of_the_data_folder() {
     let checks: Vec<&str> = findings.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
     assert_eq!(
         checks,
-        ["sync", "file system", "disk space", "file limit", "clock", "port mqtt", "port http", "port postgres"]
+        [
+            "sync",
+            "acknowledgement",
+            "file system",
+            "disk space",
+            "file limit",
+            "clock",
+            "port mqtt",
+            "port http",
+            "port postgres"
+        ]
     );
     assert!(findings[0]["data"]["p99_us"].as_u64() >= findings[0]["data"]["p50_us"].as_u64());
     // The exit code says the same as the findings, whatever this machine is like.

@@ -102,7 +102,8 @@ fn run_block(folder: &Path, server: &Server, block: &str) -> Result<(), String> 
 fn the_guide_lists_every_key_with_its_default() {
     let guide = std::fs::read_to_string(root().join("docs/guides/configuration.md")).unwrap();
     for key in floodplain_server::KEYS {
-        let row = format!("| `{}` | `{}` | {} |", key.name, key.default, key.help);
+        let limits = key.limits.map_or(String::new(), |(min, max)| format!("{min} to {max}"));
+        let row = format!("| `{}` | `{}` | {limits} | {} |", key.name, key.default, key.help);
         assert!(guide.contains(&row), "docs/guides/configuration.md lacks this line:\n{row}");
     }
 }
