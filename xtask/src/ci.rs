@@ -1,14 +1,19 @@
 //! The whole gate, cheapest step first.
 
 use crate::{
-    run::{GROUPS, Steps, cargo, run},
+    run::{GROUPS, Steps, cargo, run, target},
     tests, tidy, tools,
 };
 use anyhow::{Context as _, Result};
 use std::process::{Command, Stdio};
 
 pub(crate) fn ci() -> Result<()> {
-    let mut steps = Steps::default();
+    Steps::all(steps)?;
+    println!("\nall green");
+    Ok(())
+}
+
+fn steps(steps: &mut Steps) -> Result<()> {
     steps.step("toolchain", components)?;
     steps.step("fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("tidy", tidy::tidy)?;
@@ -31,11 +36,14 @@ pub(crate) fn ci() -> Result<()> {
             .args(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])
             .env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
     })?;
-    let result = tests::steps(&mut steps);
-    steps.print();
-    result?;
-    println!("\nall green");
-    Ok(())
+    steps.step("fuzz targets", || {
+        // Compiled, not linked: libFuzzer itself is of no use here, and would have to be built.
+        run(cargo()
+            .args(["check", "--locked", "--manifest-path", "fuzz/Cargo.toml"])
+            .env("CARGO_TARGET_DIR", target())
+            .env("CUSTOM_LIBFUZZER_PATH", "not-linked/libfuzzer.a"))
+    })?;
+    tests::steps(steps)
 }
 
 /// rustfmt and clippy, which a minimal toolchain lacks.
@@ -48,6 +56,7 @@ fn components() -> Result<()> {
             .status()
             .is_ok_and(|status| status.success());
         if !present {
+            tools::may_download(component)?;
             run(Command::new("rustup").args(["component", "add", component]))
                 .with_context(|| format!("the gate needs {component}; install it for this toolchain"))?;
         }

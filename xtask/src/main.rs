@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  ci                      the whole gate: fmt, clippy, doc, deny, tidy, then test
+  ci                      the whole gate: fmt, tidy, deny, clippy, doc, fuzz targets, then test
   test                    install what the tests need, then run all of them
   mutants                 build faults into the log; its crash tests must find each
   tools                   install what the tests need (nothing, if it is there)
@@ -62,26 +62,25 @@ fn main() -> ExitCode {
 /// The campaigns that take too long, or need too many rights, for every run of the tests.
 fn faults(args: &[String]) -> Result<()> {
     let tools = tools::install()?;
-    let mut steps = run::Steps::default();
-    steps.step("power cuts", || {
-        run::run(
-            cargo()
-                .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
-                .args(args)
-                .env("FLOODPLAIN_TEST_TOOLS", tools.folder()),
-        )
-    })?;
-    steps.step("kill loops", || {
-        // The same tests as in `cargo xtask test`, with ten times the cycles.
-        run::run(
-            cargo()
-                .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
-                .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
-                .env("FLOODPLAIN_TEST_KILLS", "1000"),
-        )
-    })?;
-    steps.print();
-    Ok(())
+    run::Steps::all(|steps| {
+        steps.step("power cuts", || {
+            run::run(
+                cargo()
+                    .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
+                    .args(args)
+                    .env("FLOODPLAIN_TEST_TOOLS", tools.folder()),
+            )
+        })?;
+        steps.step("kill loops", || {
+            // The same tests as in `cargo xtask test`, with ten times the cycles.
+            run::run(
+                cargo()
+                    .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
+                    .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
+                    .env("FLOODPLAIN_TEST_KILLS", "1000"),
+            )
+        })
+    })
 }
 
 fn fuzz(args: &[String]) -> Result<()> {
@@ -99,5 +98,7 @@ fn fuzz(args: &[String]) -> Result<()> {
 }
 
 fn bench(args: &[String]) -> Result<()> {
-    run::run(cargo().args(["bench", "--workspace", "--bench", "*", "--"]).args(args))
+    run::GROUPS.iter().try_for_each(|packages| {
+        run::run(cargo().args(["bench", "--locked"]).args(*packages).args(["--bench", "*", "--"]).args(args))
+    })
 }

@@ -10,7 +10,10 @@ mod broker;
 mod compare;
 mod publishers;
 
-use crate::{run, tools};
+use crate::{
+    run,
+    tools::{self, Tools},
+};
 use anyhow::{Context as _, Result, ensure};
 use broker::{Broker, Subscriber};
 use compare::Row;
@@ -23,6 +26,8 @@ use std::{
 };
 
 const USAGE: &str = "usage: cargo xtask real-input --data DIR [--kills COUNT]";
+/// Long enough to be killed in the middle, on a disk that takes its time and on one that does not.
+const MADE_UP_LINES: i64 = 5_000;
 /// How long the publishers, and then the subscriber, may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -61,9 +66,30 @@ impl Series {
 /// Runs the main job on the files of a folder.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let (data, kills) = parse(args)?;
-    let tools = tools::install()?;
-    run::run(run::cargo().args(["build", "--release", "--package", "floodplain"]))?;
-    let mut files: Vec<PathBuf> = fs::read_dir(&data)
+    check(&data, kills, &tools::install()?)
+}
+
+/// Runs the main job on two small files, one for each client.
+pub(crate) fn made_up(tools: &Tools) -> Result<()> {
+    let data = run::target().join(format!("made-up-input-{}", std::process::id()));
+    fs::create_dir_all(&data)?;
+    for (name, step) in [("even", 7), ("odd", 13)] {
+        // Texts of numbers as sensors write them: with and without digits behind the point, negative, zero.
+        let value = |n: i64| match n * step % 1_000 - 300 {
+            whole if n % 3 == 0 => whole.to_string(),
+            tenths => format!("{}.{}", tenths / 10, (tenths % 10).abs()),
+        };
+        let line = |n: i64| format!("2026-01-{:02} {:02}:{:02}:00,{}\n", 1 + n / 1_440, n / 60 % 24, n % 60, value(n));
+        let text: String = (0..MADE_UP_LINES).map(line).collect();
+        fs::write(data.join(format!("{name}.csv")), format!("timestamp,value\n{text}"))?;
+    }
+    check(&data, 1, tools)?;
+    Ok(fs::remove_dir_all(&data)?)
+}
+
+fn check(data: &Path, kills: usize, tools: &Tools) -> Result<()> {
+    run::run(run::cargo().args(["build", "--release", "--locked", "--package", "floodplain"]))?;
+    let mut files: Vec<PathBuf> = fs::read_dir(data)
         .with_context(|| format!("read {}", data.display()))?
         .map(|e| Ok(e?.path()))
         .collect::<Result<_>>()?;
@@ -72,7 +98,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     ensure!(!files.is_empty(), "{} holds no CSV file", data.display());
     let series: Vec<Series> = files.iter().map(|path| Series::read(path)).collect::<Result<_>>()?;
 
-    let folder = run::root().join(format!("target/real-input-{}", std::process::id()));
+    let folder = run::target().join(format!("real-input-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let report = play(&series, &folder, kills, tools.folder());
     match report {
@@ -118,7 +144,8 @@ fn play(series: &[Series], folder: &Path, kills: usize, tools: &Path) -> Result<
         let mark = total * kill / (kills + 1);
         subscriber.wait_until(|received| received >= mark, PATIENCE)?;
         broker.kill()?;
-        subscriber.mark_kill();
+        let unfinished = publishers.iter().filter(|publisher| !publisher.is_finished()).count();
+        ensure!(unfinished > 0, "every publisher was done at kill {kill}: these files are too short to test it");
         received_at_kill = subscriber.received();
         let restart = now();
         broker.restart()?;

@@ -1,5 +1,6 @@
 //! Running programs, and saying how long each step took.
 
+use crate::tools;
 use anyhow::{Context as _, Result, bail};
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +17,16 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    if tools::is_offline() {
+        command.env("CARGO_NET_OFFLINE", "true");
+    }
     command
+}
+
+/// The target folder of this run.
+pub(crate) fn target() -> PathBuf {
+    // Cargo takes it from the working folder, which is the workspace for every command here.
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The packages, in groups that are built one after the other. A codec that `floodplain-mqtt` is compared with wants
@@ -56,8 +66,15 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// Runs one step, printing its name before and its duration after it. Prints the table of all
-    /// steps if it fails.
+    /// Runs `action`, which makes steps, and prints the closing table, whether it fails or not.
+    pub(crate) fn all(action: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let mut steps = Self::default();
+        let result = action(&mut steps);
+        steps.print();
+        result
+    }
+
+    /// Runs one step, printing its name before and its duration after it.
     pub(crate) fn step<T>(&mut self, name: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n==> {name}");
         #[expect(clippy::disallowed_methods, reason = "the duration of a step is what we print")]
@@ -66,25 +83,16 @@ impl Steps {
         let took = started.elapsed();
         println!("<== {name}: {} after {}", if result.is_ok() { "passed" } else { "FAILED" }, clock(took));
         self.done.push((name.to_owned(), took, result.is_ok()));
-        if result.is_err() {
-            self.print();
-        }
         result.with_context(|| format!("step \"{name}\" failed"))
     }
 
-    /// Prints the closing table.
-    pub(crate) fn print(&self) {
+    fn print(&self) {
         println!("\n{:<40} {:>8}  result", "step", "min:s");
         for (name, took, passed) in &self.done {
             println!("{name:<40} {:>8}  {}", clock(*took), if *passed { "passed" } else { "FAILED" });
         }
         let total = self.done.iter().map(|(_, took, _)| *took).sum();
         println!("{:<40} {:>8}", "total", clock(total));
-    }
-
-    /// Adds the steps of a part of the run.
-    pub(crate) fn extend(&mut self, other: Self) {
-        self.done.extend(other.done);
     }
 }
 

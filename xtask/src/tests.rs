@@ -1,11 +1,12 @@
 //! All tests, and the tests of the tests.
 
 use crate::{
-    run::{self, GROUPS, Steps, cargo, run, show},
+    real_input,
+    run::{GROUPS, Steps, cargo, run, show, target},
     tools::{self, Tools},
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
 /// Faults built into the log on purpose; the suite must find each.
 const MUTANTS: [(&str, &str); 2] = [
@@ -14,31 +15,22 @@ const MUTANTS: [(&str, &str); 2] = [
 ];
 
 pub(crate) fn test() -> Result<()> {
-    let mut all = Steps::default();
-    let result = steps(&mut all);
-    all.print();
-    result
+    Steps::all(steps)
 }
 
-/// The steps of `cargo xtask test`; the caller prints the table.
+/// The steps of `cargo xtask test`.
 pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
-    let mut own = Steps::default();
-    let result = (|| {
-        let tools = own.step("tools", tools::install)?;
-        own.step("build tests", || all(&tools, &["--no-run"]))?;
-        own.step("tests", || all(&tools, &[]))?;
-        each_mutant(&tools, &mut own)
-    })();
-    steps.extend(own);
-    result
+    let tools = steps.step("tools", tools::install)?;
+    steps.step("build tests", || all(&tools, &["--no-run"]))?;
+    steps.step("tests", || all(&tools, &[]))?;
+    steps.step("real input", || real_input::made_up(&tools))?;
+    each_mutant(&tools, steps)
 }
 
 /// The mutants alone.
 pub(crate) fn mutants() -> Result<()> {
-    let mut steps = Steps::default();
-    each_mutant(&tools::install()?, &mut steps)?;
-    steps.print();
-    Ok(())
+    let tools = tools::install()?;
+    Steps::all(|steps| each_mutant(&tools, steps))
 }
 
 fn each_mutant(tools: &Tools, steps: &mut Steps) -> Result<()> {
@@ -90,13 +82,4 @@ fn mutant(tools: &Tools, name: &str, what: &str) -> Result<()> {
     // Not the tests' own words: here a failure is what is wanted.
     found.iter().for_each(|test| println!("mutant `{name}` was found by {test}"));
     Ok(())
-}
-
-/// The target folder of this run.
-fn target() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        // Cargo takes it from the working folder, which is the workspace for every command here.
-        Some(path) => run::root().join(path),
-        None => run::root().join("target"),
-    }
 }

@@ -21,13 +21,19 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("nats-server", "nats-server"),
     ("mkfs.ext4", "e2fsprogs"),
     ("xfs_io", "xfsprogs"),
-    ("java", "default-jdk-headless"),
+    ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
     ("python3", "python3"),
 ];
 
 /// The independent MQTT client of the tests.
 const PAHO: &str = "paho-mqtt==2.1.0";
+
+/// The version of cargo-deny that is installed where there is none.
+const DENY: &str = "0.20.2";
+
+/// Servers that Debian starts when it installs them: port 1883 would be taken.
+const SERVICES: [&str; 2] = ["mosquitto", "nats-server"];
 
 /// Apache Kafka's own tools and client: they judge our record batches.
 const KAFKA: [(&str, &str, &str); 3] = [
@@ -76,7 +82,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     let path = root.join("bin/cargo-deny");
     if !path.exists() {
         may_download("cargo-deny")?;
-        run(crate::run::cargo().args(["install", "--locked", "cargo-deny", "--root"]).arg(&root))?;
+        run(crate::run::cargo().args(["install", "--locked", "--version", DENY, "cargo-deny", "--root"]).arg(&root))?;
     }
     Ok(path)
 }
@@ -98,18 +104,23 @@ fn debian_packages() -> Result<()> {
         bail!("the tests need the Debian packages {missing}; this is not Debian, so install their programs by hand");
     }
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
-    let apt = |args: &[&str]| {
+    let as_root = |args: &[&str]| {
         let mut command = if is_root { Command::new("env") } else { Command::new("sudo") };
-        command.arg("DEBIAN_FRONTEND=noninteractive").arg("apt-get").args(args);
-        run(&mut command)
+        run(command.arg("DEBIAN_FRONTEND=noninteractive").args(args))
     };
     if !is_root && find("sudo").is_none() {
         bail!("the tests need Debian packages; as root: apt-get install {missing}");
     }
-    apt(&["update", "--quiet"])?;
-    let mut install = vec!["install", "--quiet", "--yes", "--no-install-recommends"];
+    as_root(&["apt-get", "update", "--quiet"])?;
+    let mut install = vec!["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"];
     install.extend(&packages);
-    apt(&install).with_context(|| format!("cannot install {missing}"))
+    as_root(&install).with_context(|| format!("cannot install {missing}"))?;
+    // We want the programs. Services that were there before are left as they are.
+    let services: Vec<&str> = SERVICES.into_iter().filter(|service| packages.contains(service)).collect();
+    if !services.is_empty() && Path::new("/run/systemd/system").exists() {
+        as_root(&[&["systemctl", "disable", "--now"], &services[..]].concat())?;
+    }
+    Ok(())
 }
 
 impl Tools {
@@ -179,8 +190,13 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn may_download(what: &str) -> Result<()> {
-    if env::var_os("FLOODPLAIN_TEST_OFFLINE").is_some_and(|value| value != "0") {
+/// Whether nothing may be downloaded.
+pub(crate) fn is_offline() -> bool {
+    env::var_os("FLOODPLAIN_TEST_OFFLINE").is_some_and(|value| value != "0")
+}
+
+pub(crate) fn may_download(what: &str) -> Result<()> {
+    if is_offline() {
         bail!("{what} is missing, and FLOODPLAIN_TEST_OFFLINE forbids to download it");
     }
     println!("missing: {what}");

@@ -9,12 +9,13 @@
 //!
 //! Errors are `application/problem+json` (RFC 9457) with a `code` that does not change.
 
+mod router;
 mod serve;
+mod stall;
 
 mod origin;
 mod problem;
-mod router;
 mod sql;
 
-pub use router::{Api, Readiness};
+pub use router::{Api, Limits, Readiness};
 pub use serve::serve;

@@ -12,7 +12,7 @@ use axum::{
 use floodplain_sql::Sql;
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Whether the server can do its work; asked by `/readyz`.
 pub trait Readiness: Send + Sync {
@@ -27,6 +27,26 @@ impl<F: Fn() -> Result<(), String> + Send + Sync> Readiness for F {
     }
 }
 
+/// What one client may take from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once; more wait in the system's queue until one ends.
+    pub connections_max: usize,
+    /// How long the head of a request may take, and how long a connection may be silent between two requests.
+    pub head_time_max: Duration,
+    /// How long the body of a request may take.
+    pub body_time_max: Duration,
+    /// How long a client may take nothing of its answer; then the connection ends, and its query.
+    pub stall_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let time = Duration::from_secs(30);
+        Self { connections_max: 512, head_time_max: time, body_time_max: time, stall_time_max: time }
+    }
+}
+
 /// What the HTTP interface is made of.
 #[derive(Clone)]
 pub struct Api {
@@ -34,6 +54,7 @@ pub struct Api {
     /// Renders what `/metrics` answers.
     pub metrics: PrometheusHandle,
     pub readiness: Arc<dyn Readiness>,
+    pub limits: Limits,
 }
 
 impl fmt::Debug for Api {

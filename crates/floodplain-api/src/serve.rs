@@ -1,6 +1,6 @@
 //! Connections: taken, bounded, ended.
 
-use crate::{Api, router};
+use crate::{Api, router, stall::Stall};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -12,10 +12,6 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Connections at once; more wait in the system's queue until one ends.
-const CONNECTIONS_MAX: usize = 512;
-/// How long the head of a request may take, and how long a connection may be silent between two requests.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long requests under way get once stopping has begun.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Before accepting again after the system refused, for example for want of file descriptors.
@@ -27,9 +23,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Cancel safety
 /// Dropping it leaves connections to end by themselves.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
+    let limits = api.limits;
     let router = router::router(api);
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     let cut = CancellationToken::new();
     loop {
         let (stream, place) = tokio::select! {
@@ -47,8 +44,8 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
         connections.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIME_MAX)
-                .serve_connection(TokioIo::new(stream), service);
+                .header_read_timeout(limits.head_time_max)
+                .serve_connection(TokioIo::new(Stall::new(stream, limits.stall_time_max)), service);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

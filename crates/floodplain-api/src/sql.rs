@@ -10,8 +10,6 @@ use axum::{
 use floodplain_sql::{Encoder, Format};
 use std::{sync::Arc, time::Duration};
 
-/// How long the body of a request may take.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// JSON escapes at most six times the text.
 const ESCAPES: usize = 6;
 
@@ -48,7 +46,7 @@ pub(crate) async fn answer(State(api): State<Arc<Api>>, headers: HeaderMap, body
 
 async fn run(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     let max_bytes = api.sql.config().text_max_bytes;
-    let body = read(body, max_bytes * ESCAPES + 1024).await?;
+    let body = read(body, max_bytes * ESCAPES + 1024, api.limits.body_time_max).await?;
     let (query, wanted) = parse(headers, &body)?;
     let format = match wanted {
         Some(format) => format,
@@ -68,8 +66,8 @@ async fn run(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Pro
     Ok(response)
 }
 
-async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(BODY_TIME_MAX, axum::body::to_bytes(body, max_bytes)).await;
+async fn read(body: Body, max_bytes: usize, time_max: Duration) -> Result<Bytes, Problem> {
+    let read = tokio::time::timeout(time_max, axum::body::to_bytes(body, max_bytes)).await;
     let slow =
         |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the request took too long", "body is incomplete");
     read.map_err(slow)?.map_err(|error| {

@@ -1,7 +1,9 @@
 //! What one turn of a worker appends: one unit per class, and what waits for its end.
 
 use crate::{ConnId, metrics::Metrics, publication::Publication};
-use floodplain_log::{Append, Batch, BatchBuilder, BatchError, Compression, Log, Outcome, Partition, Refusal, Reply};
+use floodplain_log::{
+    Append, Batch, BatchBuilder, BatchError, Compression, InOrder, Log, Outcome, Partition, Refusal, Reply,
+};
 use floodplain_types::{Class, Position, Timestamp};
 use std::{
     collections::{HashMap, VecDeque},
@@ -54,6 +56,8 @@ struct Open {
 /// A unit that was given to the log.
 #[derive(Debug)]
 struct Submitted {
+    /// Grows in the order of their making; a unit that is tried again keeps it.
+    seq: u64,
     class: Class,
     batches: Vec<(Partition, Batch)>,
     publications: Vec<VecDeque<(u32, Arc<Publication>)>>,
@@ -91,6 +95,9 @@ pub(crate) struct Appends {
     /// the log takes nothing until restart.
     orphans: Vec<(Timestamp, Vec<Waiter>)>,
     next_tag: u64,
+    next_seq: u64,
+    /// The worker, as the log knows it, and what it has heard: the log keeps our order.
+    order: InOrder,
     retry_at: Timestamp,
     /// The log has said that it takes nothing more.
     is_dead: bool,
@@ -110,13 +117,15 @@ fn slot(class: Class) -> usize {
 const CLASSES: [Class; 3] = [Class::None, Class::Leader, Class::All];
 
 impl Appends {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(worker: u32) -> Self {
         Self {
             open: Default::default(),
             submitted: HashMap::new(),
             held: VecDeque::new(),
             orphans: Vec::new(),
             next_tag: UNIT_TAGS,
+            next_seq: 0,
+            order: InOrder { submitter: worker, refusals_seen: 0 },
             retry_at: Timestamp(0),
             is_dead: false,
         }
@@ -167,9 +176,9 @@ impl Appends {
         self.open.iter().any(|open| open.bytes >= UNIT_BYTES)
     }
 
-    /// The tag that no unit has yet: [`Self::oldest`] reaches it once all that was made by now has ended.
+    /// The number that no unit has yet: [`Self::oldest`] reaches it once all that was made by now has ended.
     pub(crate) fn mark(&self) -> u64 {
-        self.next_tag + self.held.len() as u64
+        self.next_seq
     }
 
     /// Whether all units with smaller tags have ended.
@@ -194,7 +203,8 @@ impl Appends {
 
     /// The oldest unit that has not ended.
     pub(crate) fn oldest(&self) -> u64 {
-        self.submitted.keys().min().copied().unwrap_or(self.next_tag)
+        let units = self.submitted.values().chain(self.held.front());
+        units.map(|unit| unit.seq).min().unwrap_or(self.next_seq)
     }
 
     /// Submits what this turn has collected, after what was held before.
@@ -211,7 +221,7 @@ impl Appends {
         }
         let capacity = log.queue_capacity_bytes();
         while let Some(unit) = self.held.pop_front() {
-            // Refusals come back later and would put units out of order: so do not provoke them.
+            // A refusal costs a round, and refuses what comes behind it, too: do not provoke one.
             if log.queued_bytes() > capacity - capacity / 4 {
                 self.held.push_front(unit);
                 break;
@@ -220,7 +230,7 @@ impl Appends {
             let tag = self.next_tag;
             self.next_tag += 1;
             self.submitted.insert(tag, unit);
-            log.submit(append, Some(Reply { sink: reply.clone(), tag }));
+            log.submit_in_order(append, Reply { sink: reply.clone(), tag }, self.order);
         }
     }
 
@@ -238,6 +248,7 @@ impl Appends {
             }
         }
         let unit = Submitted {
+            seq: self.next_seq,
             class,
             batches,
             publications,
@@ -245,6 +256,7 @@ impl Appends {
             records: open.records,
             since: now,
         };
+        self.next_seq += 1;
         (open.used, open.bytes, open.records) = (0, 0, 0);
         Some(unit)
     }
@@ -252,6 +264,9 @@ impl Appends {
     /// Takes the end of a unit.
     pub(crate) fn ended(&mut self, tag: u64, outcome: Outcome, now: Timestamp, metrics: &Metrics) -> End {
         let Some(unit) = self.submitted.remove(&tag) else { return End::Quiet };
+        if matches!(outcome, Outcome::Refused(_)) {
+            self.order.refusals_seen += 1;
+        }
         match outcome {
             Outcome::Committed(bases) => {
                 let place = |waiter: &Waiter| match waiter {
@@ -266,7 +281,9 @@ impl Appends {
                     .collect();
                 End::Committed { waiters, sent }
             }
-            Outcome::Refused(Refusal::Overloaded { .. } | Refusal::DiskFull { .. }) => {
+            Outcome::Refused(
+                Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused | Refusal::DiskFull { .. },
+            ) => {
                 metrics.appends_refused.increment(1);
                 // Held: the clients hear nothing until there is room again. QoS 0 does not wait.
                 self.retry_at = now + RETRY;
@@ -274,7 +291,7 @@ impl Appends {
                     metrics.dropped_log_refused.increment(unit.records);
                     return End::Quiet;
                 }
-                let later = self.held.iter().position(|held| held.since > unit.since).unwrap_or(self.held.len());
+                let later = self.held.iter().position(|held| held.seq > unit.seq).unwrap_or(self.held.len());
                 self.held.insert(later, unit);
                 End::Quiet
             }

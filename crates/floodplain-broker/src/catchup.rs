@@ -12,7 +12,7 @@ use crate::{
     owner::{Page, Question},
     publication::Publication,
     router::Wanted,
-    session::{InFlight, Owed, QUEUE_BYTES_MAX, QUEUE_MAX, Queued, Session, Stage, Subscribed, Track},
+    session::{InFlight, Outbound, Owed, QUEUE_BYTES_MAX, QUEUE_MAX, Queued, Session, Stage, Subscribed, Track},
     subscribe::effective,
 };
 use floodplain_log::{FetchedRecord, MessageRef, ReadError, Record, RecordRef};
@@ -157,15 +157,28 @@ impl Worker {
         if out.lags.is_empty() {
             return;
         }
-        if out.queue.len() >= QUEUE_MAX / 2 || out.queue_bytes >= QUEUE_BYTES_MAX / 2 {
+        // What an earlier connection sent comes first, so only its partitions are read until it is
+        // there, whatever else waits; what they bring beside it is little.
+        let is_resending = out.is_resending();
+        if !is_resending && (out.queue.len() >= QUEUE_MAX / 2 || out.queue_bytes >= QUEUE_BYTES_MAX / 2) {
             return;
         }
         let mut ask: Vec<Vec<(u32, Position)>> = vec![Vec::new(); workers as usize];
-        for lag in &mut out.lags {
-            if matches!(lag.step, Step::Idle) {
-                lag.step = Step::Asked;
-                ask[(lag.partition % workers) as usize].push((lag.partition, lag.next));
+        let mut passed = Vec::new();
+        let Outbound { lags, owed, .. } = out;
+        for lag in lags.iter_mut().filter(|lag| matches!(lag.step, Step::Idle)) {
+            let mut unread = owed.iter().filter(|owed| owed.partition == lag.partition && owed.queued.is_none());
+            if is_resending && unread.clone().next().is_none() {
+                continue;
             }
+            // It lies behind the cursor (a retained message), or no filter asks for it any more.
+            if let Some(owed) = unread.find(|owed| owed.position < lag.next) {
+                lag.step = Step::Fetching(VecDeque::new());
+                passed.push((lag.partition, owed.position));
+                continue;
+            }
+            lag.step = Step::Asked;
+            ask[(lag.partition % workers) as usize].push((lag.partition, lag.next));
         }
         let mut fetch = None;
         if !out.lags.iter().any(|lag| matches!(lag.step, Step::Fetching(_)))
@@ -198,12 +211,15 @@ impl Worker {
         if let Some(work) = fetch {
             self.run_job(work);
         }
+        for (partition, position) in passed {
+            self.read_at(conn, partition, position);
+        }
     }
 
     /// An owner has said what waits in some of its partitions.
     pub(crate) fn waiting_answer(&mut self, conn: ConnId, pages: Vec<Page>) {
         let mut dropped = Vec::new();
-        let mut left_over = Vec::new();
+        let mut passed = Vec::new();
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         for Page { partition, postings, next, is_live } in pages {
             let Some(at) = session.out.lags.iter().position(|lag| lag.partition == partition) else { continue };
@@ -211,12 +227,14 @@ impl Worker {
                 continue;
             }
             if postings.is_empty() {
-                // What an earlier connection sent, and no filter asks for any more, is still owed.
-                let owed = session.out.owed.iter().find(|owed| owed.partition == partition).copied();
-                if let Some(owed) = owed {
-                    session.out.lags[at].next = next;
-                    session.out.lags[at].step = Step::Fetching(VecDeque::new());
-                    left_over.push(owed);
+                // What an earlier connection sent, and no filter asks for any more, is still owed: it is
+                // read from its place before the session goes on here.
+                if let Some(unread) = session.out.unread(partition) {
+                    let lag = &mut session.out.lags[at];
+                    lag.next = next;
+                    // There is nothing below `next` any more; an owner that is not so far yet must not be asked for ever.
+                    lag.step = if is_live { Step::Fetching(VecDeque::new()) } else { Step::Idle };
+                    passed.extend(is_live.then_some((partition, unread)));
                     continue;
                 }
                 if let Some(track) = session.out.track(partition) {
@@ -243,11 +261,15 @@ impl Worker {
         for (partition, filters) in dropped {
             self.drop_filters(conn, partition, filters);
         }
-        for owed in left_over {
-            let partition = self.shared.telemetry.partition(owed.partition);
-            self.run_job(Work::ReadAt { conn, partition, position: owed.position });
+        for (partition, position) in passed {
+            self.read_at(conn, partition, position);
         }
         self.read_on(conn);
+    }
+
+    fn read_at(&mut self, conn: ConnId, partition: u32, position: Position) {
+        let partition = self.shared.telemetry.partition(partition);
+        self.run_job(Work::ReadAt { conn, partition, position });
     }
 
     fn drop_filters(&mut self, conn: ConnId, partition: u32, filters: Vec<TopicFilter>) {
@@ -297,7 +319,7 @@ impl Worker {
                 Some(record) => delivered += self.queue_fetched(conn, partition, record),
                 None => {
                     if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
-                        session.out.owed.retain(|owed| (owed.partition, owed.position) != (partition, *position));
+                        session.out.give_up(partition, *position);
                         if let Some(track) = session.out.track(partition) {
                             track.finished(*position);
                         }
@@ -315,9 +337,11 @@ impl Worker {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return 0 };
         let position = fetched.position;
         let owed = session.out.owed.iter().position(|owed| (owed.partition, owed.position) == (partition, position));
-        let owed = owed.map(|at| session.out.owed.remove(at));
-        let Ok(record) = Record::parse(&fetched.bytes) else { return 0 };
-        let Ok(message) = MessageRef::parse(&record) else { return 0 };
+        let record = Record::parse(&fetched.bytes).ok();
+        let Some(message) = record.as_ref().and_then(|record| MessageRef::parse(record).ok()) else {
+            session.out.give_up(partition, position);
+            return 0;
+        };
         let Some(track) = session.out.track(partition) else { return 0 };
         if owed.is_none() && track.knows(position) {
             return 0;
@@ -325,7 +349,7 @@ impl Worker {
         let publisher = message.publisher_or_key();
         let wanted = session.wanted(message.topic, publisher, partition, position);
         let qos = match owed {
-            Some(owed) => owed.qos,
+            Some(at) => session.out.owed[at].qos,
             None => effective(message.qos, wanted.qos),
         };
         let Some(track) = session.out.track(partition) else { return 0 };
@@ -338,17 +362,22 @@ impl Worker {
         if is_tracked {
             track.sent(position);
         }
-        let ingest = Timestamp::from_millis(fetched.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
+        let delta_ms = record.as_ref().map_or(0, |record| record.timestamp_delta_ms);
+        let ingest = Timestamp::from_millis(fetched.base_timestamp_ms.saturating_add(delta_ms));
         let publication = Publication::new(&message, message.user_properties(), partition, ingest, publisher.into());
-        session.out.push(Queued {
+        let queued = Queued {
             publication: Arc::new(publication),
             position,
             is_tracked,
             qos,
             retain: message.retain && wanted.retain_as_published,
             ids: (!wanted.ids.is_empty()).then(|| Rc::from(wanted.ids)),
-            again: owed.map(|owed| owed.id),
-        });
+            again: owed.map(|at| session.out.owed[at].id),
+        };
+        match owed {
+            Some(at) => session.out.owed[at].queued = Some(queued),
+            None => session.out.push(queued),
+        }
         fetched.bytes.len() as u64
     }
 }
@@ -385,8 +414,12 @@ fn restore_outbound(session: &mut Session, stored: &Stored, partitions: u32) -> 
                 });
                 releases.push(*id);
             }
-            OutboundState::AwaitsPuback => out.owed.push(Owed { id: *id, qos: 1, partition, position }),
-            OutboundState::AwaitsPubrec => out.owed.push(Owed { id: *id, qos: 2, partition, position }),
+            OutboundState::AwaitsPuback => {
+                out.owed.push_back(Owed { id: *id, qos: 1, partition, position, queued: None });
+            }
+            OutboundState::AwaitsPubrec => {
+                out.owed.push_back(Owed { id: *id, qos: 2, partition, position, queued: None });
+            }
         }
     }
     for track in &out.tracks {

@@ -208,5 +208,11 @@ fn whole_progress(session: &Session) -> Progress {
         outbound.retain(|(id, _)| *id != flight.id);
         outbound.push((flight.id, Some(Outbound { partition: flight.partition, position, state })));
     }
+    // What could not be sent again yet keeps its place behind that.
+    for owed in &session.out.owed {
+        let state = if owed.qos == 2 { OutboundState::AwaitsPubrec } else { OutboundState::AwaitsPuback };
+        let (partition, position) = (owed.partition, owed.position);
+        outbound.push((owed.id, Some(Outbound { partition, position, state })));
+    }
     Progress { partitions, outbound }
 }

@@ -57,9 +57,9 @@ impl Default for BrokerConfig {
             connect_deadline: Duration::from_secs(10),
             half_open_max: 4096,
             hold_max: Duration::from_secs(10),
-            topic_bytes_max: 1024,
-            topic_levels_max: 128,
-            subscriptions_max: 1024,
+            topic_bytes_max: 65_535,
+            topic_levels_max: 256,
+            subscriptions_max: 10_000,
             postings_max: 1 << 20,
             snapshot_bytes: 64 << 20,
         }

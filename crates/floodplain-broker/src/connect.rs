@@ -3,11 +3,11 @@
 use crate::{
     CloseKind, ConnId, Effect, Handoff, Worker,
     append::Waiter,
-    connection::{Blocked, Phase},
+    connection::{Blocked, Phase, keep_alive_quarters},
     folds::{self, Event},
     seams::{Credentials, Denied},
     session::{Outbound, Session},
-    worker::second,
+    worker::quarter,
 };
 use bytes::Bytes;
 use floodplain_log::Partition;
@@ -45,15 +45,30 @@ fn refusal(denied: Denied) -> ConnackCode {
     }
 }
 
+/// What came of a CONNECT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Greeted {
+    Yes,
+    /// Refused, or moved to another worker.
+    Gone,
+    /// It must be given again once the connection is no longer blocked.
+    Later,
+}
+
 impl Worker {
-    /// Handles CONNECT; `bytes` start with it. False if the connection has moved or is refused.
-    pub(crate) fn connect(&mut self, conn: ConnId, connect: &Connect<'_>, bytes: &[u8]) -> bool {
+    /// Handles CONNECT; `bytes` start with it.
+    pub(crate) fn connect(&mut self, conn: ConnId, connect: &Connect<'_>, bytes: &[u8]) -> Greeted {
         let version = connect.version;
+        let encoder = Encoder {
+            version,
+            max_packet_size: connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
+            problem_information: connect.properties.request_problem_information.unwrap_or(true),
+        };
         let assigned;
         let (client_id, is_assigned) = if connect.client_id.is_empty() {
             // 3.1.1 gives an empty id to clean sessions only [3:3.1.3-8].
             if version == Version::V311 && !connect.clean_start {
-                return self.refuse_connect(conn, version, ConnackCode::ClientIdentifierNotValid, None);
+                return self.refuse_connect(conn, encoder, ConnackCode::ClientIdentifierNotValid, None);
             }
             assigned = self.assign_id();
             (assigned.as_str(), true)
@@ -62,49 +77,58 @@ impl Worker {
         };
         if ClientId::new(client_id).is_err() {
             let why = "client id is longer than 256 bytes";
-            return self.refuse_connect(conn, version, ConnackCode::ClientIdentifierNotValid, Some(why));
+            return self.refuse_connect(conn, encoder, ConnackCode::ClientIdentifierNotValid, Some(why));
         }
         if connect.properties.authentication_method.is_some() {
             // [MQTT-4.12.0-1]
-            return self.refuse_connect(conn, version, ConnackCode::BadAuthenticationMethod, None);
+            return self.refuse_connect(conn, encoder, ConnackCode::BadAuthenticationMethod, None);
         }
-        let Some(peer) = self.get(conn).map(|connection| connection.peer) else { return false };
+        let Some(peer) = self.get(conn).map(|connection| connection.peer) else { return Greeted::Gone };
         let credentials = Credentials { client_id, username: connect.username, password: connect.password, peer };
-        let access = &self.shared.access;
+        let shared = self.shared.clone();
+        let access = &shared.access;
         let principal = match access.identity.identify(&credentials) {
             Ok(principal) => principal,
-            Err(denied) => return self.refuse_connect(conn, version, refusal(denied), None),
+            Err(denied) => return self.refuse_connect(conn, encoder, refusal(denied), None),
         };
         let partition = partition_index(principal.device.as_str().as_bytes(), self.shared.requests.partitions);
         let owner = self.shared.owner_of(partition);
         if owner != self.idx {
             let handoff = Handoff { peer, bytes: bytes.to_vec() };
             self.hand_off(conn, owner as u8, handoff);
-            return false;
+            return Greeted::Gone;
+        }
+        // What the client has said on its old connection counts, above all DISCONNECT: it said it before this.
+        let old = self.clients.get(client_id).copied();
+        if let (Some(old), Some(connection)) = (old, self.get(conn).filter(|connection| !connection.has_drained)) {
+            connection.has_drained = true;
+            connection.blocked.add(Blocked::TAKEOVER);
+            self.effects.push_back(Effect::Drain(old, conn));
+            return Greeted::Later;
         }
         if self.stopping.is_some() {
-            return self.refuse_connect(conn, version, ConnackCode::ServerUnavailable, Some("server is stopping"));
+            return self.refuse_connect(conn, encoder, ConnackCode::ServerUnavailable, Some("server is stopping"));
         }
         if self.appends.is_dead() {
             // Not the client's fault, and not a bad credential: it may try again.
             let why = "the log takes nothing until it has recovered";
-            return self.refuse_connect(conn, version, ConnackCode::ServerUnavailable, Some(why));
+            return self.refuse_connect(conn, encoder, ConnackCode::ServerUnavailable, Some(why));
         }
         if self.appends.is_crowded() {
             let why = "the log takes nothing at the moment";
-            return self.refuse_connect(conn, version, ConnackCode::ServerBusy, Some(why));
+            return self.refuse_connect(conn, encoder, ConnackCode::ServerBusy, Some(why));
         }
         if let Err(denied) = access.admission.connect(peer) {
-            return self.refuse_connect(conn, version, refusal(denied), None);
+            return self.refuse_connect(conn, encoder, refusal(denied), None);
         }
         if let Some(will) = &connect.will {
             if let Err(denied) = access.policy.publish(&principal, will.topic) {
-                return self.refuse_connect(conn, version, refusal(denied), None);
+                return self.refuse_connect(conn, encoder, refusal(denied), None);
             }
             if !self.topic_fits(will.topic) {
                 return self.refuse_connect(
                     conn,
-                    version,
+                    encoder,
                     ConnackCode::TopicNameInvalid,
                     Some("will topic is too long"),
                 );
@@ -128,11 +152,6 @@ impl Worker {
             _ => connect.keep_alive_secs,
         };
         let properties = &connect.properties;
-        let encoder = Encoder {
-            version,
-            max_packet_size: properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
-            problem_information: properties.request_problem_information.unwrap_or(true),
-        };
         let receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
         let class = config.ack_class.max(asked_class(&properties.user_properties).unwrap_or(Class::None));
         let window = receive_maximum.min(config.outbound_window);
@@ -155,6 +174,8 @@ impl Worker {
             inbound: 0,
             out: Outbound { window, ..Outbound::default() },
             lookups: std::collections::VecDeque::new(),
+            retained_due: 0,
+            came_live: std::collections::HashSet::new(),
         });
         let is_lasting = session.is_lasting();
 
@@ -165,14 +186,14 @@ impl Worker {
             self.close_taken_over(old);
             self.clients.insert(client.clone(), conn);
         }
-        let now = second(self.steady);
+        let now = quarter(self.steady);
         self.half_open -= 1;
-        let Some(connection) = self.get(conn) else { return false };
+        let Some(connection) = self.get(conn) else { return Greeted::Gone };
         connection.decoder.set_version(version);
         connection.keep_alive = keep_alive;
         connection.phase = Phase::Opening;
         connection.session = Some(session);
-        let due = now + u64::from(keep_alive) * 3 / 2 + 1;
+        let due = now + keep_alive_quarters(keep_alive);
         if keep_alive > 0 && due < connection.due {
             self.due_at(conn, due);
         }
@@ -190,8 +211,10 @@ impl Worker {
             peer: peer.to_string(),
             will: connect.will.as_ref().and_then(stored_will),
         }));
-        // A session that is stored, or was, is known only once its Open is folded.
-        let waits = is_lasting || !connect.clean_start;
+        // A session that is stored, or was, is known only once its Open is folded; a will must be stored
+        // with it [MQTT-3.1.2-7], and what the client says next must find it: else a DISCONNECT and a
+        // new CONNECT could come to the log in the wrong order, and the will fire.
+        let waits = is_lasting || !connect.clean_start || connect.will.is_some();
         if let Some(place) = self.append_event(Class::All, &client, partition, &open) {
             let partition = self.shared.requests.partition(partition);
             let crate::append::Place { batch, delta } = place;
@@ -204,7 +227,7 @@ impl Worker {
         } else {
             self.welcome(conn, false);
         }
-        true
+        Greeted::Yes
     }
 
     /// An id that nobody uses, owned by this worker so that its connection need not move.
@@ -235,10 +258,15 @@ impl Worker {
         self.effects.push_back(Effect::Move(conn, to, handoff));
     }
 
-    fn refuse_connect(&mut self, conn: ConnId, version: Version, code: ConnackCode, why: Option<&str>) -> bool {
-        self.send_connack_refusal(conn, version, code, why);
+    fn refuse_connect(&mut self, conn: ConnId, encoder: Encoder, code: ConnackCode, why: Option<&str>) -> Greeted {
+        self.send_connack_refusal(conn, encoder, code, why);
         self.end(conn, CloseKind::ByUs);
-        false
+        Greeted::Gone
+    }
+
+    /// The old connection has been read to its end: now the new one may take over.
+    pub fn drained(&mut self, conn: ConnId) {
+        self.unblock(conn, Blocked::TAKEOVER);
     }
 
     /// The `Open` of a connection is committed at delta `delta` from `base`.
@@ -262,8 +290,8 @@ impl Worker {
         if connection.phase != Phase::Opening {
             return;
         }
-        let version = connection.decoder.version().unwrap_or(Version::V311);
-        self.send_connack_refusal(conn, version, ConnackCode::ServerUnavailable, Some("the log does not answer"));
+        let Some(encoder) = connection.session.as_ref().map(|session| session.encoder) else { return };
+        self.send_connack_refusal(conn, encoder, ConnackCode::ServerUnavailable, Some("the log does not answer"));
         self.close_failed(conn, folds::CloseReason::Administrative);
     }
 

@@ -1,6 +1,6 @@
 //! One connection: its phase, its bytes, its packets.
 
-use crate::{CloseKind, ConnId, Effect, Worker, session::Session, worker::second};
+use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, session::Session, worker::quarter};
 use floodplain_mqtt::{
     ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
 };
@@ -30,6 +30,8 @@ impl Blocked {
     pub(crate) const LOG: Self = Self(2);
     /// Too many acknowledgements are owed to this client.
     pub(crate) const ACKS: Self = Self(4);
+    /// An older connection of the same client is read to its end first.
+    pub(crate) const TAKEOVER: Self = Self(8);
 
     pub(crate) const fn any(self) -> bool {
         self.0 != 0
@@ -54,6 +56,8 @@ pub(crate) struct Connection {
     pub(crate) blocked: Blocked,
     /// The driver does not read the socket.
     pub(crate) paused: bool,
+    /// The connection that it takes over from has been read to its end.
+    pub(crate) has_drained: bool,
     pub(crate) decoder: Decoder,
     /// A packet that is not whole, or packets that must wait. Empty, without memory, while idle.
     pub(crate) input: Vec<u8>,
@@ -66,11 +70,11 @@ pub(crate) struct Connection {
     pub(crate) wants_room: bool,
     /// An [`Effect::Write`] is on its way.
     pub(crate) dirty: bool,
-    /// Second in which something was received last.
+    /// Quarter of a second in which something was received last.
     pub(crate) last_seen: u64,
     /// Seconds; 0 is off.
     pub(crate) keep_alive: u16,
-    /// Second at which the wheel brings this connection up; entries for other ones are old.
+    /// Quarter of a second at which the wheel brings this connection up; entries for other ones are old.
     pub(crate) due: u64,
     pub(crate) acks: VecDeque<crate::acks::Ack>,
     /// Sequence number of the first of `acks`.
@@ -103,6 +107,7 @@ impl Connection {
             phase: Phase::Greeting,
             blocked: Blocked(0),
             paused: false,
+            has_drained: false,
             decoder: Decoder::server(max_packet_size),
             input: Vec::new(),
             output: Vec::new(),
@@ -125,6 +130,12 @@ impl Connection {
     }
 }
 
+/// How long a client may be silent, in quarters of a second: one and a half times its keep-alive [MQTT-3.1.2-22],
+/// and one more, since the quarter in which it was heard may have been nearly over.
+pub(crate) const fn keep_alive_quarters(keep_alive_secs: u16) -> u64 {
+    keep_alive_secs as u64 * 6 + 1
+}
+
 impl Worker {
     /// Handles whole packets at the start of `bytes`; returns how many bytes they have.
     pub(crate) fn process(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
@@ -145,11 +156,11 @@ impl Worker {
                     let end = body.end;
                     let body = &rest[body];
                     match decoder.decode(first_byte, body) {
-                        Ok(Packet::Connect(connect)) => {
-                            if !self.connect(conn, &connect, rest) {
-                                return bytes.len();
-                            }
-                        }
+                        Ok(Packet::Connect(connect)) => match self.connect(conn, &connect, rest) {
+                            Greeted::Yes => {}
+                            Greeted::Gone => return bytes.len(),
+                            Greeted::Later => return used,
+                        },
                         Ok(packet) => match self.packet(conn, &packet) {
                             Ok(true) => {}
                             // Not taken: its time comes again.
@@ -202,7 +213,7 @@ impl Worker {
         tracing::debug!(peer = %connection.peer, %error, "connection broke the protocol");
         if connection.phase == Phase::Greeting {
             if let Some((version, code)) = connect_refusal(body, error) {
-                self.send_connack_refusal(conn, version, code, None);
+                self.send_connack_refusal(conn, Encoder::new(version), code, None);
             }
             self.end(conn, CloseKind::ByUs);
             return;
@@ -238,7 +249,7 @@ impl Worker {
     pub(crate) fn send_connack_refusal(
         &mut self,
         conn: ConnId,
-        version: Version,
+        encoder: Encoder,
         code: ConnackCode,
         why: Option<&str>,
     ) {
@@ -246,20 +257,25 @@ impl Worker {
         connack.properties.reason_string = why;
         if self.get(conn).is_some() {
             let out = self.out(conn.slot);
-            // A refusal that 3.1.1 has no code for is silent: the connection just ends.
-            if let Err(error) = Encoder::new(version).encode(&Packet::Connack(connack), out) {
+            // A refusal that 3.1.1 has no code for, or that the client is too small for, is silent: the connection
+            // just ends.
+            if let Err(error) = encoder.encode(&Packet::Connack(connack), out) {
                 tracing::trace!(%error, "no CONNACK for this refusal");
             }
         }
     }
 
-    /// Writes a packet for a client that is connected.
+    /// Writes a packet for a client that is connected. One that the client does not accept for its
+    /// size, and has to get, ends the connection instead of leaving the client to wait.
     pub(crate) fn send(&mut self, conn: ConnId, packet: &Packet<'_>) {
         let Some(connection) = self.get(conn) else { return };
         let Some(encoder) = connection.session.as_ref().map(|session| session.encoder) else { return };
         let out = self.out(conn.slot);
         if let Err(error) = encoder.encode(packet, out) {
             tracing::debug!(%error, "packet was not sent");
+            if !matches!(packet, Packet::Disconnect(_)) {
+                self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
+            }
         }
     }
 
@@ -281,8 +297,8 @@ impl Worker {
     }
 
     /// Lets the wheel bring up a connection.
-    pub(crate) fn due_at(&mut self, conn: ConnId, second: u64) {
-        let due = self.wheel.add(second, conn.slot, conn.generation);
+    pub(crate) fn due_at(&mut self, conn: ConnId, quarter: u64) {
+        let due = self.wheel.add(quarter, conn.slot, conn.generation);
         if let Some(connection) = self.get(conn) {
             connection.due = due;
         }
@@ -290,7 +306,7 @@ impl Worker {
 
     /// Looks at a connection whose time may be up.
     pub(crate) fn check_deadline(&mut self, conn: ConnId) {
-        let now = second(self.steady);
+        let now = quarter(self.steady);
         let Some(connection) = self.get(conn).filter(|connection| connection.due <= now) else { return };
         match connection.phase {
             Phase::Closed => {}
@@ -303,8 +319,7 @@ impl Worker {
                     connection.due = u64::MAX;
                     return;
                 }
-                // [MQTT-3.1.2-22]: one and a half times the keep-alive, and a second for the wheel.
-                let allowed = u64::from(connection.keep_alive) * 3 / 2 + 1;
+                let allowed = keep_alive_quarters(connection.keep_alive);
                 // While we do not read, the clock of the client stands still.
                 let seen = if connection.blocked.any() { now } else { connection.last_seen };
                 if now >= seen + allowed {

@@ -7,7 +7,7 @@ use crate::{
     folds::{self, Event, OutboundState, Progress},
     publication::{Delivery, Placed, Publication},
     router::Match,
-    session::{InFlight, Queued, Stage},
+    session::{CAME_LIVE_MAX, InFlight, Queued, Stage},
     subscribe::effective,
 };
 use floodplain_mqtt::{Ack, DisconnectCode, Packet, PacketId, PubackCode, PubrelCode};
@@ -15,7 +15,7 @@ use floodplain_types::{Class, Position};
 use std::sync::Arc;
 
 /// QoS 0 that may wait behind a socket that takes no more; the rest is dropped and counted.
-const STALLED_BYTES_MAX: usize = 64 << 10;
+const STALLED_BYTES_MAX: usize = 256 << 10;
 /// QoS 0 that may gather in one turn before the socket was asked at all.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
 /// Output behind which QoS 1 and 2 stay in the queue.
@@ -56,7 +56,10 @@ impl Worker {
                 m
             };
             let connection = &mut self.connections[m.slot as usize];
-            let Some(session) = &connection.session else { continue };
+            let Some(session) = &mut connection.session else { continue };
+            if publication.retain && session.retained_due > 0 && session.came_live.len() < CAME_LIVE_MAX {
+                session.came_live.insert(publication.topic().into());
+            }
             let how = Delivery {
                 v5: session.is_v5(),
                 qos: 0,
@@ -179,17 +182,24 @@ impl Worker {
             let Some(connection) = self.get(conn) else { return };
             let backlog = connection.backlog();
             let Some(session) = connection.session.as_deref_mut() else { return };
-            if session.out.queue.is_empty() || session.out.in_flight.len() >= usize::from(session.out.window) {
+            let is_empty = session.out.queue.is_empty() && session.out.owed.is_empty();
+            if is_empty || session.out.in_flight.len() >= usize::from(session.out.window) {
                 break;
             }
             if backlog > ROOM_BYTES {
                 connection.wants_room = true;
                 break;
             }
-            if session.out.waits_for_oldest() {
-                break;
-            }
-            let Some(queued) = session.out.pop() else { break };
+            let queued = match session.out.pop_owed() {
+                Ok(Some(owed)) => owed,
+                Ok(None) if session.out.waits_for_oldest() => break,
+                Ok(None) => match session.out.pop() {
+                    Some(queued) => queued,
+                    None => break,
+                },
+                // Nothing overtakes it.
+                Err(()) => break,
+            };
             if let Some(hold) = self.send_queued(conn, queued) {
                 held.push(hold);
             }
@@ -222,6 +232,10 @@ impl Worker {
                 && let Some(track) = session.out.track(partition)
             {
                 track.finished(position);
+            }
+            if let Some(id) = queued.again {
+                session.out.closed_ids.push(id);
+                session.out.unlogged += 1;
             }
             self.undelivered(&client, reason, partition, position, position, 1);
             match reason {
@@ -373,14 +387,17 @@ impl Worker {
                     return Ok(());
                 }
                 let (partition, position) = (flight.partition, flight.position);
+                // Behind the others: PUBRELs go in the order of the PUBRECs, now and at a resume [MQTT-4.6.0-4].
+                let seq = session.out.progress_seq + 1;
+                if let Some(mut flight) = session.out.in_flight.remove(at) {
+                    flight.stage = if is_lasting { Stage::PubrelHeld } else { Stage::AwaitsPubcomp };
+                    flight.seq = seq;
+                    session.out.in_flight.push_back(flight);
+                }
                 if is_lasting {
-                    flight.stage = Stage::PubrelHeld;
-                    let seq = session.out.progress_seq + 1;
-                    session.out.in_flight[at].seq = seq;
                     let state = folds::Outbound { partition, position, state: OutboundState::AwaitsPubcomp };
                     self.log_outbound(conn, vec![(id.get(), state)]);
                 } else {
-                    flight.stage = Stage::AwaitsPubcomp;
                     self.send_pubrel(conn, id.get());
                 }
             }

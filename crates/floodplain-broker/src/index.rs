@@ -225,12 +225,12 @@ impl Worker {
             Ok(read) => index.backfill(&read),
             Err(ReadError::Trimmed { start, .. }) => {
                 index.retention(start);
-                index.backfill(&Read { batches: Vec::new(), next: start });
+                index.backfill(&Read { next: start, ..Read::default() });
             }
             Err(error) => {
                 tracing::error!(%error, "what waits for sessions cannot be read, going on behind it");
                 let watermark = self.shared.log.watermark(data.partition);
-                index.backfill(&Read { batches: Vec::new(), next: watermark });
+                index.backfill(&Read { next: watermark, ..Read::default() });
             }
         }
         self.owner.dirty = true;

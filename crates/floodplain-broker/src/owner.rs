@@ -599,7 +599,9 @@ fn again(error: &floodplain_log::ReadError) -> floodplain_log::ReadError {
         E::Io { file, at, source } => {
             E::Io { file: file.clone(), at: *at, source: std::io::Error::new(source.kind(), source.to_string()) }
         }
-        E::Corrupt { file, at, reason } => E::Corrupt { file: file.clone(), at: *at, reason: reason.clone() },
+        E::Corrupt { file, at, reason, next } => {
+            E::Corrupt { file: file.clone(), at: *at, reason: reason.clone(), next: *next }
+        }
     }
 }
 

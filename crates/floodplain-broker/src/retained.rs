@@ -16,7 +16,11 @@ use crate::{
 };
 use floodplain_log::{MessageRef, Record};
 use floodplain_types::{Timestamp, TopicFilter};
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
 /// Topics per page and worker.
 const PAGE: usize = 64;
@@ -50,7 +54,8 @@ impl Worker {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         let RetainedWish { filters, live_from } = wish;
         let filters = filters.into();
-        session.lookups.push_back(Lookup { filters, live_from, after: None, pages: Vec::new(), missing: 0 });
+        let lookup = Lookup { filters, live_from, after: None, pages: Vec::new(), missing: 0 };
+        session.lookups.push_back(lookup);
         self.look_on(conn);
     }
 
@@ -95,10 +100,12 @@ impl Worker {
         let Some((_, wanted)) = lookup.filters.front().cloned() else { return };
         let live_from = lookup.live_from.clone();
         lookup.after = next;
+        let mut is_done = false;
         if lookup.after.is_none() {
             lookup.filters.pop_front();
             if lookup.filters.is_empty() {
                 session.lookups.pop_front();
+                is_done = true;
                 if session.lookups.is_empty() {
                     session.lookups = VecDeque::new();
                 }
@@ -106,6 +113,12 @@ impl Worker {
         }
         for candidate in found {
             self.deliver_retained(conn, &candidate, wanted, &live_from, now);
+        }
+        if is_done && let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
+            session.retained_due -= 1;
+            if session.retained_due == 0 {
+                session.came_live = HashSet::new();
+            }
         }
         self.pump(conn);
         self.look_on(conn);
@@ -122,8 +135,8 @@ impl Worker {
         let Some(held) = &candidate.record else { return };
         let Ok(record) = Record::parse(&held.bytes) else { return };
         let Ok(message) = MessageRef::parse(&record) else { return };
-        // Messages of QoS 0 went live when they were appended: their position does not tell on which side of the
-        // subscription that was.
+        // Messages of QoS 0 went live when they were appended, whatever their position. Live ones come before the page
+        // that holds them: through the same mailbox, or at once.
         if message.qos > 0 && candidate.stamp.position >= live_from.get(candidate.stamp.partition) {
             return;
         }
@@ -135,6 +148,9 @@ impl Worker {
             return;
         }
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        if message.qos == 0 && session.came_live.contains(message.topic) {
+            return;
+        }
         if wanted.no_local && *session.client == *publication.publisher {
             return;
         }

@@ -243,6 +243,7 @@ impl Rig {
                 match effect {
                     Effect::Write(conn) => self.write(at, conn),
                     Effect::Resume(_) => {}
+                    Effect::Drain(_, conn) => self.workers[at].drained(conn),
                     Effect::Close(conn, kind) => {
                         self.write(at, conn);
                         self.workers[at].release(conn);

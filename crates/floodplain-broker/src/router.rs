@@ -10,6 +10,8 @@ pub(crate) use trie::Trie;
 
 /// Topics whose subscribers a worker remembers; when full the memory is cleared and fills again.
 const CACHED_TOPICS_MAX: usize = 16_384;
+/// Longer topics are looked up each time: this and their number bound the cache.
+pub(crate) const CACHED_TOPIC_BYTES_MAX: usize = 512;
 /// Matches remembered over all cached topics, which bounds the cache in bytes (16 bytes each).
 const CACHED_MATCHES_MAX: usize = 1 << 20;
 
@@ -107,6 +109,9 @@ impl Router {
         }
         let workers = routes.workers(topic);
         let local = self.match_all(topic);
+        if topic.len() > CACHED_TOPIC_BYTES_MAX {
+            return (workers, local);
+        }
         if self.cache.len() >= CACHED_TOPICS_MAX || self.cached_matches >= CACHED_MATCHES_MAX {
             self.cache.clear();
             self.cached_matches = 0;

@@ -3,13 +3,21 @@
 use crate::{catchup::Lag, folds::Positions, publication::Publication, router::Wanted, seams::Principal};
 use floodplain_mqtt::{Encoder, Version};
 use floodplain_types::{Class, Position, TopicFilter};
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
 /// Messages with QoS 1 and 2 that wait in memory for a place in the window. What does not fit stays
 /// in the log: the session leaves live delivery and reads on from there.
 pub(crate) const QUEUE_MAX: usize = 8192;
 /// The same in bytes.
 pub(crate) const QUEUE_BYTES_MAX: usize = 1 << 20;
+
+/// Topics that a session remembers to have heard live while it waits for what is retained. Beyond that such a message
+/// may come twice.
+pub(crate) const CAME_LIVE_MAX: usize = 1024;
 
 /// Messages of one partition that may be acknowledged behind one that is not.
 const DONE_MAX: usize = 1024;
@@ -150,8 +158,9 @@ pub(crate) struct Outbound {
     pub(crate) tracks: Vec<Track>,
     /// Partitions that are read from the log; all others are live.
     pub(crate) lags: Vec<Lag>,
-    /// Ids in use on an earlier connection whose messages have not been read again yet.
-    pub(crate) owed: Vec<Owed>,
+    /// What an earlier connection sent and the client has not acknowledged, in the order of the first
+    /// sending. It goes out in that order, before anything new [MQTT-4.4.0-1; 3:4.6.0-1].
+    pub(crate) owed: VecDeque<Owed>,
     /// Number of the last `Progress` that ids wait for.
     pub(crate) progress_seq: u32,
     /// Acknowledgements since the last `Progress`.
@@ -161,12 +170,14 @@ pub(crate) struct Outbound {
 }
 
 /// A packet identifier that an earlier connection used.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Owed {
     pub(crate) id: u16,
     pub(crate) qos: u8,
     pub(crate) partition: u32,
     pub(crate) position: Position,
+    /// Its message, once it has been read again.
+    pub(crate) queued: Option<Queued>,
 }
 
 impl Outbound {
@@ -214,6 +225,38 @@ impl Outbound {
         }
     }
 
+    /// The next message that must go out before the queue, or `Err` while it is not read yet.
+    pub(crate) fn pop_owed(&mut self) -> Result<Option<Queued>, ()> {
+        match self.owed.front_mut() {
+            None => Ok(None),
+            Some(owed) => {
+                let queued = owed.queued.take().ok_or(())?;
+                self.owed.pop_front();
+                Ok(Some(queued))
+            }
+        }
+    }
+
+    /// Whether what an earlier connection sent has still to be read again.
+    pub(crate) fn is_resending(&self) -> bool {
+        self.owed.iter().any(|owed| owed.queued.is_none())
+    }
+
+    /// The first message of `partition` that has to be read again.
+    pub(crate) fn unread(&self, partition: u32) -> Option<Position> {
+        let unread = self.owed.iter().find(|owed| owed.partition == partition && owed.queued.is_none());
+        unread.map(|owed| owed.position)
+    }
+
+    /// An id of an earlier connection is done without an acknowledgement: the log is to forget it.
+    pub(crate) fn give_up(&mut self, partition: u32, position: Position) {
+        let given_up = self.owed.iter().position(|owed| (owed.partition, owed.position) == (partition, position));
+        if let Some(owed) = given_up.and_then(|at| self.owed.remove(at)) {
+            self.closed_ids.push(owed.id);
+            self.unlogged += 1;
+        }
+    }
+
     pub(crate) fn find(&mut self, id: u16) -> Option<usize> {
         self.in_flight.iter().position(|sent| sent.id == id)
     }
@@ -257,13 +300,17 @@ pub(crate) struct Session {
     /// So many SUBSCRIBEs came a moment ago. What was committed before that may still be on its
     /// way to this worker, and does not concern the new subscription.
     pub(crate) fresh: u32,
-    /// Inbound QoS 2 ids between PUBLISH and PUBREL.
+    /// Inbound QoS 2 ids between PUBLISH and PUBREL, in order of number.
     pub(crate) received: Vec<u16>,
     /// Inbound QoS 1 and 2 messages whose flow is not finished: what Receive Maximum bounds.
     pub(crate) inbound: u16,
     pub(crate) out: Outbound,
     /// The retained messages it still has to get.
     pub(crate) lookups: VecDeque<crate::retained::Lookup>,
+    /// SUBSCRIBEs whose retained messages have not all come; some may wait for their SUBACK.
+    pub(crate) retained_due: u32,
+    /// Topics of retained messages with QoS 0 that have come live meanwhile: they must not come again.
+    pub(crate) came_live: HashSet<Box<str>>,
 }
 
 impl Session {
@@ -360,7 +407,7 @@ mod tests {
     #[test]
     fn ids_of_an_earlier_connection_are_not_given_again() {
         let mut out = Outbound { window: 10, next_id: u16::MAX - 1, ..Outbound::default() };
-        out.owed.push(Owed { id: 1, qos: 1, partition: 0, position: at(1) });
+        out.owed.push_back(Owed { id: 1, qos: 1, partition: 0, position: at(1), queued: None });
         assert_eq!([out.allocate(), out.allocate()], [u16::MAX, 2]);
         // Nor is one that is done while the log still names it.
         out.closed_ids.push(3);

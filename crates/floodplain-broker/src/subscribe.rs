@@ -11,8 +11,8 @@ use crate::{
     session::Subscribed,
 };
 use floodplain_mqtt::{
-    Packet, RetainHandling, Suback, SubackCode, SubackCodes, Subscribe, Unsuback, UnsubackCode, UnsubackCodes,
-    Unsubscribe, UserProperties,
+    DisconnectCode, Packet, RetainHandling, Suback, SubackCode, SubackCodes, Subscribe, Unsuback, UnsubackCode,
+    UnsubackCodes, Unsubscribe, UserProperties,
 };
 use floodplain_types::{Class, TopicFilter};
 use std::time::Duration;
@@ -112,6 +112,9 @@ impl Worker {
         if !wish.filters.is_empty() {
             // After all is routed here: what is committed from now on comes live for certain.
             wish.live_from = self.watermarks();
+            if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
+                session.retained_due += 1;
+            }
         }
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
         let (client, partition, encoder) = (session.client.clone(), session.partition, session.encoder);
@@ -125,6 +128,7 @@ impl Worker {
         let mut bytes = Vec::new();
         if let Err(error) = encoder.encode(&Packet::Suback(suback), &mut bytes) {
             tracing::debug!(%error, "SUBACK does not fit the client");
+            return Err(Refusal::new(DisconnectCode::PacketTooLarge, "SUBACK is larger than the client accepts"));
         }
         let what = What::Bytes(bytes.into(), (!wish.filters.is_empty()).then(|| Box::new(wish)));
         match epoch {
@@ -193,6 +197,9 @@ impl Worker {
         let mut bytes = Vec::new();
         if let Err(error) = encoder.encode(&Packet::Unsuback(unsuback), &mut bytes) {
             tracing::debug!(%error, "UNSUBACK does not fit the client");
+            let why = "UNSUBACK is larger than the client accepts";
+            self.refuse_with(conn, Refusal::new(DisconnectCode::PacketTooLarge, why));
+            return;
         }
         let what = What::Bytes(bytes.into(), None);
         match epoch {

@@ -149,6 +149,35 @@ fn a_silent_client_is_disconnected_after_one_and_a_half_keep_alives() {
 }
 
 #[test]
+fn a_client_that_pings_before_one_and_a_half_keep_alives_lives_at_any_phase() {
+    for phase in 0..4 {
+        let mut rig = Rig::new(PERFECT, 1);
+        rig.advance(Duration::from_millis(250 * phase));
+        let client = rig.client();
+        let mut greeting = connect(4, 2, &[], "quick");
+        // Keep-alive of one second: [MQTT-3.1.2-22] allows one and a half.
+        greeting[11] = 1;
+        rig.send(client, &greeting);
+        rig.expect(client, &[0x20, 2, 0, 0]);
+        for _ in 0..8 {
+            for _ in 0..5 {
+                rig.advance(Duration::from_millis(250));
+            }
+            // Nearly a quarter of a second after the last tick, and 1.49 s after the ping before.
+            assert!(rig.is_open(client), "phase {phase}");
+            rig.send(client, b"\xc0\x00");
+            rig.expect(client, b"\xd0\x00");
+        }
+        for _ in 0..6 {
+            rig.advance(Duration::from_millis(250));
+            assert!(rig.is_open(client), "phase {phase}");
+        }
+        rig.advance(Duration::from_millis(250));
+        rig.expect_close(client);
+    }
+}
+
+#[test]
 fn a_connection_that_says_nothing_is_closed() {
     let mut rig = Rig::new(PERFECT, 1);
     let client = rig.client();

@@ -71,6 +71,8 @@ pub enum Effect {
     Close(ConnId, CloseKind),
     /// Read from the socket again; [`Worker::received`] had said not to.
     Resume(ConnId),
+    /// Take in once more what the socket of the first connection has, then call [`Worker::drained`] with the second.
+    Drain(ConnId, ConnId),
     /// Move the socket to another worker, and [`Worker::release`] the connection.
     Move(ConnId, u8, Handoff),
     /// Run this on a thread that may block.
@@ -149,7 +151,7 @@ impl Worker {
             clients: HashMap::new(),
             closing: HashMap::new(),
             router: Router::new(idx as u8),
-            appends: Appends::new(),
+            appends: Appends::new(idx),
             owner,
             wheel: Wheel::new(0),
             metrics: Metrics::new(),
@@ -196,11 +198,11 @@ impl Worker {
         self.next_generation = self.next_generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let conn = ConnId { slot: entry.key() as u32, generation };
-        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, second(self.steady)));
+        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, quarter(self.steady)));
         self.half_open += 1;
         self.metrics.connections.increment(1.0);
         let deadline = self.steady + self.shared.config.connect_deadline;
-        self.due_at(conn, second(deadline) + 1);
+        self.due_at(conn, quarter(deadline) + 1);
         conn
     }
 
@@ -210,7 +212,7 @@ impl Worker {
 
     /// Takes bytes from a socket. False: do not read from it until [`Effect::Resume`].
     pub fn received(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
-        let now = second(self.steady);
+        let now = quarter(self.steady);
         let Some(connection) = self.get(conn) else { return true };
         if connection.phase == Phase::Closed {
             return true;
@@ -249,7 +251,7 @@ impl Worker {
 
     /// Lifts a block; what was held back is handled, and the socket read again.
     pub(crate) fn unblock(&mut self, conn: ConnId, blocked: Blocked) {
-        let now = second(self.steady);
+        let now = quarter(self.steady);
         let Some(connection) = self.get(conn) else { return };
         connection.blocked.remove(blocked);
         if connection.blocked.any() {
@@ -474,7 +476,7 @@ impl Worker {
         self.now = self.shared.clock.now();
         self.steady = self.steady.max(Timestamp(0) + uptime);
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.due(second(self.steady), &mut due);
+        self.wheel.due(quarter(self.steady), &mut due);
         for (slot, generation) in due.drain(..) {
             self.check_deadline(ConnId { slot, generation });
         }
@@ -535,7 +537,7 @@ impl Worker {
     }
 }
 
-/// Whole seconds, for the wheel.
-pub(crate) fn second(now: Timestamp) -> u64 {
-    u64::try_from(now.0 / 1_000_000_000).unwrap_or(0)
+/// Whole quarters of a second, for the wheel.
+pub(crate) fn quarter(now: Timestamp) -> u64 {
+    u64::try_from(now.0 / 250_000_000).unwrap_or(0)
 }

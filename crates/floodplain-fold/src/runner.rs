@@ -5,7 +5,7 @@ use floodplain_log::{
     Append, BatchBuilder, Compression, Log, Outcome, Partition, Read, ReadError, Refusal, Stream, header,
 };
 use floodplain_types::{Class, PartitionId, Position, Timestamp};
-use std::{collections::VecDeque, path::PathBuf};
+use std::{collections::VecDeque, ops::Range, path::PathBuf};
 use tracing::{error, warn};
 
 /// Bytes asked for in one read.
@@ -417,7 +417,10 @@ impl<F: Fold> Runner<F> {
                 Ok(Settled::Unknown)
             }
             (Outcome::Refused(refusal), in_flight) => match refusal {
-                Refusal::Overloaded { .. } | Refusal::DiskFull { .. } => Ok(Settled::Retry(refusal)),
+                Refusal::Overloaded { .. }
+                | Refusal::Behind { .. }
+                | Refusal::AfterRefused
+                | Refusal::DiskFull { .. } => Ok(Settled::Retry(refusal)),
                 Refusal::TooLarge { .. } if matches!(in_flight, InFlight::Outputs { count: 2.., .. }) => {
                     self.unit_bytes_max /= 2;
                     Ok(Settled::Retry(refusal))
@@ -459,7 +462,10 @@ impl<F: Fold> Runner<F> {
             match read {
                 Ok(read) => self.read_back(read, from),
                 // Position records that retention took are older than the snapshot's own.
-                Err(ReadError::Trimmed { start, .. }) => self.folds_from = self.folds_from.max(start),
+                // What damage took may say of an emission that it was made: then it is made again.
+                Err(ReadError::Trimmed { start: next, .. } | ReadError::Corrupt { next, .. }) => {
+                    self.folds_from = self.folds_from.max(next);
+                }
                 Err(source) => return Err(failed(&self.config.id, source)),
             }
             return self.check_read_back(log).map(|()| Folded::default());
@@ -480,6 +486,11 @@ impl<F: Fold> Runner<F> {
                 Ok(Folded { records: 0, lost: Some(lost) })
             }
             Err(ReadError::Trimmed { .. }) => Ok(Folded::default()),
+            Err(ReadError::Corrupt { next, .. }) if next > self.position => {
+                self.report_damage(&(self.position..next));
+                self.position = next;
+                Ok(Folded::default())
+            }
             Err(source) => Err(failed(&self.config.id, source)),
         }
     }
@@ -525,7 +536,17 @@ impl<F: Fold> Runner<F> {
         Ok(())
     }
 
+    /// Counts what damage of the log has taken from the fold.
+    fn report_damage(&self, lost: &Range<Position>) {
+        self.meters.lost.increment(1);
+        error!(
+            fold = F::NAME, partition = %self.config.id, from = %lost.start.max(self.position), to = %lost.end,
+            "damage of the log has taken records before the fold saw them"
+        );
+    }
+
     fn fold_batches(&mut self, read: &Read) -> u64 {
+        read.damaged.iter().filter(|lost| lost.end > self.position).for_each(|lost| self.report_damage(lost));
         let mut count = 0;
         for batch in &read.batches {
             let records = match batch.batch.records() {

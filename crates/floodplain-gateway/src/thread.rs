@@ -120,8 +120,6 @@ impl Thread {
                 self.run_effects();
             }
         }
-        self.take_inbox();
-        self.accept(cx);
         ready.sort_unstable();
         ready.dedup();
         for slot in ready.drain(..) {
@@ -131,6 +129,9 @@ impl Thread {
             }
         }
         self.ready = ready;
+        // After the established ones: a new connection may be of a client whose old one has just said good-bye.
+        self.take_inbox();
+        self.accept(cx);
         self.worker.end_turn();
         self.run_effects();
         if self.worker.has_work() {
@@ -299,6 +300,12 @@ impl Thread {
                         socket.paused = false;
                         self.bell.mark(conn.slot);
                     }
+                }
+                Effect::Drain(old, conn) => {
+                    if self.sockets.get(old.slot as usize).is_some_and(|s| s.as_ref().is_some_and(|s| s.conn == old)) {
+                        self.serve(old.slot);
+                    }
+                    self.worker.drained(conn);
                 }
                 Effect::Close(conn, kind) => self.close(conn, kind),
                 Effect::Move(conn, to, handoff) => self.hand_off(conn, to, handoff),

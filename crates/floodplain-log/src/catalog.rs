@@ -12,7 +12,9 @@ use floodplain_types::{StreamId, StreamName, TenantId};
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 pub(crate) const NAMES: [&str; 2] = ["catalog", "catalog.copy"];
-const FILE_MAGIC: &[u8; 8] = b"FPCATLG\x01";
+pub(crate) const FILE_MAGIC: &[u8; 8] = b"FPCATLG\x02";
+/// Magic, salt, checksum.
+pub(crate) const FILE_HEADER: usize = 16;
 const ENTRY_MAGIC: [u8; 4] = *b"FPCE";
 /// Magic, payload length, checksum.
 const ENTRY_HEADER: usize = 12;
@@ -82,9 +84,23 @@ pub(crate) enum Rest {
     Damaged,
 }
 
+fn write_header(salt: u32) -> Vec<u8> {
+    let mut header = FILE_MAGIC.to_vec();
+    header.extend_from_slice(&salt.to_le_bytes());
+    header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+    header
+}
+
+/// The salt that a header gives; `None` if it is damaged.
+fn salt_of(header: &[u8]) -> Option<u32> {
+    let header: &[u8; FILE_HEADER] = header.first_chunk()?;
+    let is_whole = header.starts_with(FILE_MAGIC) && crc32c::crc32c(&header[..12]) == u32_at(header, 12);
+    is_whole.then(|| u32_at(header, 8))
+}
+
 /// All whole entries of one copy.
 fn parse_file(bytes: &[u8], entries: &mut BTreeMap<u32, CatalogEntry>) -> Rest {
-    let mut at = if bytes.starts_with(FILE_MAGIC) { FILE_MAGIC.len() } else { 0 };
+    let mut at = if salt_of(bytes).is_some() { FILE_HEADER } else { 0 };
     let mut rest = if at == 0 { Rest::Torn } else { Rest::None };
     while at < bytes.len() {
         if let Some((entry, len)) = CatalogEntry::parse(&bytes[at..]) {
@@ -105,6 +121,7 @@ fn parse_file(bytes: &[u8], entries: &mut BTreeMap<u32, CatalogEntry>) -> Rest {
 #[derive(Debug, Default)]
 pub(crate) struct LoadedCatalog {
     pub entries: BTreeMap<u32, CatalogEntry>,
+    pub salt: Option<u32>,
     /// Copies that held bytes which are no entry, for setting aside.
     pub damaged: Vec<(&'static str, Rest, Vec<u8>)>,
 }
@@ -114,6 +131,7 @@ pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> io::Result<LoadedCatalog> {
     let mut loaded = LoadedCatalog::default();
     for name in NAMES {
         let Some(bytes) = files::read_whole(disk, &dir.join(name), MAX_FILE)? else { continue };
+        loaded.salt = loaded.salt.or(salt_of(&bytes));
         match parse_file(&bytes, &mut loaded.entries) {
             Rest::None => {}
             rest => loaded.damaged.push((name, rest, bytes)),
@@ -132,8 +150,13 @@ pub(crate) struct CatalogWriter {
 impl CatalogWriter {
     /// Writes both copies anew, one after the other, so that nothing rests on bytes that a failed
     /// sync may have left in memory only.
-    pub(crate) fn create(disk: &dyn Disk, dir: &Path, entries: &BTreeMap<u32, CatalogEntry>) -> io::Result<Self> {
-        let mut bytes = FILE_MAGIC.to_vec();
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        salt: u32,
+        entries: &BTreeMap<u32, CatalogEntry>,
+    ) -> io::Result<Self> {
+        let mut bytes = write_header(salt);
         for entry in entries.values() {
             entry.write(&mut bytes);
         }
@@ -176,7 +199,7 @@ mod tests {
     #[test]
     fn one_damaged_copy_loses_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = CatalogWriter::create(&OsDisk, dir.path(), &BTreeMap::new()).unwrap();
+        let mut writer = CatalogWriter::create(&OsDisk, dir.path(), 5, &BTreeMap::new()).unwrap();
         for number in 0..5 {
             writer.append(&entry(number)).unwrap();
         }
@@ -187,7 +210,7 @@ mod tests {
             bad[at] ^= 0x10;
             std::fs::write(dir.path().join("catalog"), &bad).unwrap();
             let loaded = load(&OsDisk, dir.path()).unwrap();
-            assert_eq!(loaded.entries, whole, "byte {at}");
+            assert_eq!((&loaded.entries, loaded.salt), (&whole, Some(5)), "byte {at}");
             assert_eq!(loaded.damaged.len(), 1, "byte {at}");
         }
         std::fs::remove_file(dir.path().join("catalog")).unwrap();
@@ -196,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_damaged_entry_does_not_hide_the_next() {
-        let mut bytes = FILE_MAGIC.to_vec();
+        let mut bytes = write_header(5);
         entry(0).write(&mut bytes);
         let second = bytes.len();
         entry(1).write(&mut bytes);

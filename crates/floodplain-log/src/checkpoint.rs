@@ -15,7 +15,7 @@ const MAGIC: &[u8; 8] = b"FPCHECK\x01";
 /// Magic, covered sequence, count, checksum.
 const HEADER: usize = 24;
 const ENTRY: usize = 32;
-const MAX_FILE: u64 = 8 << 30;
+pub(crate) const MAX_FILE: u64 = 8 << 30;
 
 /// Start and end of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +87,12 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// The version of a whole checkpoint that this program does not know.
+pub(crate) fn other_version(bytes: &[u8]) -> Option<u8> {
+    let is_other = bytes.len() >= HEADER && bytes[..7] == MAGIC[..7] && bytes[7] != MAGIC[7];
+    (is_other && crc(bytes) == u32_at(bytes, 20)).then(|| bytes[7])
 }
 
 /// The newest whole copy, and the bytes of damaged ones.

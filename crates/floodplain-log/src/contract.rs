@@ -3,7 +3,7 @@
 use crate::{Batch, Compression, HEADER_BYTES, Record};
 use bytes::Bytes;
 use floodplain_types::{Class, PartitionId, Position, StreamId};
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// A partition of an open stream of one [`Log`] instance; cheap to copy and to compare.
 ///
@@ -41,6 +41,19 @@ impl Stream {
     }
 }
 
+/// Keeps the order of one submitter's appends where some of them are refused.
+///
+/// Without it a unit that is refused, and a smaller one behind it that still fits, would change places:
+/// the first is only tried again later. With it, everything that the submitter gives to the log before it
+/// has taken in a refusal is refused, too, and it can try all of it again in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InOrder {
+    /// Number of the submitter, small and its own; it submits from one thread.
+    pub submitter: u32,
+    /// How many of its ordered appends it has seen come back refused since the log was opened.
+    pub refusals_seen: u64,
+}
+
 /// One unit of appending: its batches commit together or not at all.
 ///
 /// On the embedded engine they share one commit group, so recovery keeps all or none of them.
@@ -68,6 +81,13 @@ pub enum Refusal {
     /// The queue of the log is full; try again when [`Log::queued_bytes`] has fallen.
     #[error("append queue is full ({capacity_bytes} bytes)")]
     Overloaded { capacity_bytes: u64 },
+    /// What was appended cannot be put in its place as fast as it came; try again when
+    /// [`Log::queued_bytes`] has fallen.
+    #[error("log is behind: {journals} journals with {frames} batches wait to become segments")]
+    Behind { journals: u64, frames: u64 },
+    /// An earlier append of the same submitter was refused, which it had not yet heard; try both again, in order.
+    #[error("an append before this one was refused")]
+    AfterRefused,
     /// The disk has less free space than the reserve; reads go on, appends resume by themselves.
     #[error("disk is full: {free_bytes} bytes free, {reserve_bytes} are kept in reserve")]
     DiskFull { free_bytes: u64, reserve_bytes: u64 },
@@ -143,9 +163,10 @@ pub enum ReadError {
     /// The disk failed; other partitions may still be read.
     #[error("cannot read {file} at byte {at}")]
     Io { file: String, at: u64, source: std::io::Error },
-    /// The bytes are damaged; they have been reported and are left where they are.
+    /// The bytes are damaged; they have been reported and are left where they are. Reading goes on
+    /// at `next`. Only from an engine that does not step over damage by itself.
     #[error("{file} is damaged at byte {at}: {reason}")]
-    Corrupt { file: String, at: u64, reason: String },
+    Corrupt { file: String, at: u64, reason: String, next: Position },
 }
 
 /// Where the bytes of one record are; only the engine that made it understands it.
@@ -225,6 +246,10 @@ pub struct Read {
     pub batches: Vec<ReadBatch>,
     /// Where to read on; equal to the watermark when everything committed was read.
     pub next: Position,
+    /// Positions before `next` whose records are lost to damage, however long ago that was found. In
+    /// order. Where the damage took what said how many records there were, a range is longer than
+    /// what was lost. Holes that never held a record are not here.
+    pub damaged: Vec<Range<Position>>,
 }
 
 /// What was fetched by [`Log::fetch`].
@@ -260,7 +285,17 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Appends that one thread submits to one partition get growing positions in that order.
     fn submit(&self, append: Append, reply: Option<Reply>);
 
-    /// Bytes that are queued and not yet written.
+    /// Like [`Log::submit`], and nothing that this submitter appends later is committed before
+    /// `append` once that was refused: see [`InOrder`].
+    ///
+    /// An engine that never refuses what it will take later needs no more than [`Log::submit`].
+    fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
+        let _ = order;
+        self.submit(append, Some(reply));
+    }
+
+    /// Bytes that are queued and not yet written; the capacity while the log takes nothing for
+    /// being behind.
     fn queued_bytes(&self) -> u64;
 
     /// How many bytes may be queued; beyond that appends are refused. Callers stop taking work
@@ -283,20 +318,22 @@ pub trait Log: Send + Sync + fmt::Debug {
     }
 
     /// Reads committed batches from the one that holds `from`, about `max_bytes` of them, at least
-    /// one if there is one. Damaged batches are reported and left out, as holes.
+    /// one if there is one. Damaged batches are reported and left out, as holes: see
+    /// [`Read::damaged`]. What a disk cannot read is damage, too.
     ///
     /// # Errors
-    /// [`ReadError::Trimmed`] below the start; damage and disk errors name file and byte.
+    /// [`ReadError::Trimmed`] below the start; other disk errors name file and byte.
     fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError>;
 
     /// Like [`Log::read`], but from memory only: `None` if that would need the disk.
     fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read>;
 
     /// Fetches single records by reference, in the order of `refs`, reading only their bytes.
-    /// References of records that retention has passed give no record.
+    /// References of records that retention has passed give no record, nor do those of damaged ones,
+    /// which are reported: a record that is missing at or behind [`Log::start`] is lost.
     ///
     /// # Errors
-    /// Damage and disk errors name file and byte.
+    /// Disk errors name file and byte.
     fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError>;
 
     /// The first position at or after the first record ingested at `time_ms` or later, by the

@@ -15,8 +15,8 @@ mod tests;
 pub use recover::{DamagedRange, OpenError, RecoveryReport};
 
 use crate::{
-    Append, Completion, FastMap, FetchedRecord, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
-    RetentionSink, Stream, WatermarkSink,
+    Append, Completion, FastMap, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal,
+    Reply, RetentionSink, Stream, WatermarkSink,
     catalog::{CatalogEntry, CatalogWriter},
     checkpoint::Bounds,
     disk::Disk,
@@ -33,7 +33,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -45,6 +45,13 @@ pub const MAX_UNIT_BYTES: u64 = 8 << 20;
 const GROUP_TARGET_BYTES: u64 = 4 << 20;
 /// A journal ends early when its index in memory has this many frames (40 bytes each).
 const JOURNAL_FRAMES_MAX: usize = 1 << 18;
+
+/// The active journal is finished when it is older than this part of what is kept, so that age retention finds it...
+const JOURNAL_AGE_PART: u32 = 8;
+/// ... and than this at the latest.
+const JOURNAL_AGE_MAX: Duration = Duration::from_hours(24);
+/// How much longer than it should a journal may become while no new one can be created.
+const JOURNAL_STUCK_FACTOR: u64 = 8;
 
 /// Appends are refused while more finished journals than this wait for their segment: each is an
 /// open file.
@@ -119,6 +126,8 @@ struct Inner {
     /// Journals that wait for their segment, and the frames in them.
     sealed_count: AtomicU64,
     sealed_frames: AtomicU64,
+    /// When the first group of the active journal was written, in ms since 1970; `i64::MAX` before.
+    active_since_ms: AtomicI64,
     /// Written by the commit thread once per group, read by everyone.
     view: RwLock<View>,
     watchers: RwLock<Arc<Vec<Arc<dyn WatermarkSink>>>>,
@@ -209,6 +218,8 @@ impl Streams {
 struct Pending {
     append: Append,
     reply: Option<Reply>,
+    /// Whose order must be kept, if anybody's.
+    submitter: Option<u32>,
     /// Of its batches with their frame headers.
     bytes: u64,
     queued_at: Instant,
@@ -230,6 +241,18 @@ struct HouseCalls {
 struct Queue {
     pending: VecDeque<Pending>,
     closing: bool,
+    /// The active journal is to be finished, however short it is.
+    rotate: bool,
+    /// How many ordered appends of each submitter were refused.
+    refused: FastMap<u32, u64>,
+}
+
+impl Queue {
+    fn count_refused(&mut self, submitter: Option<u32>) {
+        if let Some(submitter) = submitter {
+            *self.refused.entry(submitter).or_default() += 1;
+        }
+    }
 }
 
 /// A panic of another thread while it held a lock leaves nothing half done here: every critical
@@ -342,7 +365,48 @@ impl Inner {
         Err(Refusal::DiskFull { free_bytes: space.free_bytes, reserve_bytes: self.reserve_bytes })
     }
 
-    fn admit(&self, append: Append, reply: Option<Reply>) -> Result<(), (Refusal, Option<Reply>)> {
+    /// Queues an append, or answers at once.
+    fn take(&self, append: Append, reply: Option<Reply>, order: Option<InOrder>) {
+        let outcome = if append.batches.is_empty() {
+            // Nothing to write, so nothing to wait for.
+            (Outcome::Committed(Vec::new()), reply)
+        } else {
+            match self.admit(append, reply, order) {
+                Ok(()) => return,
+                Err((refusal, reply)) => {
+                    self.metrics.refused.increment(1);
+                    lock(&self.queue).count_refused(order.map(|order| order.submitter));
+                    (Outcome::Refused(refusal), reply)
+                }
+            }
+        };
+        if let (outcome, Some(Reply { sink, tag })) = outcome {
+            sink.complete(vec![Completion { tag, outcome }]);
+        }
+    }
+
+    /// Whether the active journal has been written for so long that it should end.
+    fn is_journal_old(&self) -> bool {
+        let age_max = (self.config.retention_age / JOURNAL_AGE_PART).min(JOURNAL_AGE_MAX);
+        let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
+        let since_ms = self.active_since_ms.load(Ordering::Relaxed);
+        self.clock.now().as_millis().saturating_sub(age_max_ms) > since_ms
+    }
+
+    /// Whether so much waits for its segment that nothing more is taken.
+    fn is_behind(&self) -> Option<Refusal> {
+        let journals = self.sealed_count.load(Ordering::Relaxed);
+        let frames = self.sealed_frames.load(Ordering::Relaxed);
+        let is_behind = journals > SEALED_JOURNALS_MAX || frames > SEALED_FRAMES_MAX;
+        is_behind.then_some(Refusal::Behind { journals, frames })
+    }
+
+    fn admit(
+        &self,
+        append: Append,
+        reply: Option<Reply>,
+        order: Option<InOrder>,
+    ) -> Result<(), (Refusal, Option<Reply>)> {
         if let Some(refusal) = self.poison_refusal() {
             return Err((refusal, reply));
         }
@@ -361,14 +425,17 @@ impl Inner {
         }
         let capacity_bytes = self.config.queue_bytes;
         // Segments come too slowly, or not at all: what is in memory of the journals must not grow.
-        if self.sealed_count.load(Ordering::Relaxed) > SEALED_JOURNALS_MAX
-            || self.sealed_frames.load(Ordering::Relaxed) > SEALED_FRAMES_MAX
-        {
-            return Err((Refusal::Overloaded { capacity_bytes }, reply));
+        if let Some(refusal) = self.is_behind() {
+            return Err((refusal, reply));
         }
         let mut queue = lock(&self.queue);
         if queue.closing {
             return Err((Refusal::Closing, reply));
+        }
+        if let Some(order) = order
+            && queue.refused.get(&order.submitter).is_some_and(|refused| order.refusals_seen < *refused)
+        {
+            return Err((Refusal::AfterRefused, reply));
         }
         if self.queued_bytes.load(Ordering::Relaxed) + bytes > capacity_bytes {
             return Err((Refusal::Overloaded { capacity_bytes }, reply));
@@ -376,7 +443,8 @@ impl Inner {
         let total = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.metrics.queue_bytes.set(total as f64);
         let was_empty = queue.pending.is_empty();
-        queue.pending.push_back(Pending { append, reply, bytes, queued_at: stopwatch() });
+        let submitter = order.map(|order| order.submitter);
+        queue.pending.push_back(Pending { append, reply, submitter, bytes, queued_at: stopwatch() });
         drop(queue);
         // The commit thread sleeps only on an empty queue.
         if was_empty {
@@ -425,25 +493,18 @@ impl Log for Embedded {
     }
 
     fn submit(&self, append: Append, reply: Option<Reply>) {
-        let outcome = if append.batches.is_empty() {
-            // Nothing to write, so nothing to wait for.
-            (Outcome::Committed(Vec::new()), reply)
-        } else {
-            match self.inner.admit(append, reply) {
-                Ok(()) => return,
-                Err((refusal, reply)) => {
-                    self.inner.metrics.refused.increment(1);
-                    (Outcome::Refused(refusal), reply)
-                }
-            }
-        };
-        if let (outcome, Some(Reply { sink, tag })) = outcome {
-            sink.complete(vec![Completion { tag, outcome }]);
-        }
+        self.inner.take(append, reply, None);
+    }
+
+    fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
+        self.inner.take(append, Some(reply), Some(order));
     }
 
     fn queued_bytes(&self) -> u64 {
-        self.inner.queued_bytes.load(Ordering::Relaxed)
+        match self.inner.is_behind() {
+            Some(_) => self.inner.config.queue_bytes,
+            None => self.inner.queued_bytes.load(Ordering::Relaxed),
+        }
     }
 
     fn queue_capacity_bytes(&self) -> u64 {

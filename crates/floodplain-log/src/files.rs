@@ -68,18 +68,62 @@ pub(crate) fn write_all_at(file: &dyn DiskFile, mut buf: &[u8], mut at: u64) -> 
     Ok(())
 }
 
+/// What a disk loses at once when it cannot read a sector.
+const BLOCK: u64 = 4 << 10;
+
 /// Reads up to the end of `buf` or of the file, whichever comes first.
+///
+/// A block that the disk cannot read, also not when it is asked once more, is given as zeros: the
+/// checksums tell what that has damaged, and everything else goes its way.
 pub(crate) fn read_up_to(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Result<usize> {
     let mut done = 0;
+    let mut by_block = false;
     while done < buf.len() {
-        match file.read_at(&mut buf[done..], at + done as u64) {
+        let at = at + done as u64;
+        let block = (BLOCK - at % BLOCK).min((buf.len() - done) as u64) as usize;
+        let want = if by_block { done + block } else { buf.len() };
+        match file.read_at(&mut buf[done..want], at) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) if !is_unreadable(&error) => return Err(error),
+            Err(_) if !by_block => by_block = true,
+            Err(error) => {
+                let left = file.len()?.saturating_sub(at).min(block as u64) as usize;
+                tracing::warn!(at, bytes = left, %error, "disk cannot read a block of the log");
+                buf[done..done + left].fill(0);
+                done += left;
+                if left < block {
+                    break;
+                }
+            }
         }
     }
     Ok(done)
+}
+
+/// Whether it is these bytes that the disk cannot give, as opposed to a file that is not there, say.
+fn is_unreadable(error: &io::Error) -> bool {
+    // Linux: EIO, ENODATA (a bad sector), EBADMSG and EUCLEAN (a checksum of the file system).
+    matches!(error.raw_os_error(), Some(5 | 61 | 74 | 117))
+}
+
+/// Whether the disk cannot read some of these bytes.
+pub(crate) fn is_any_unreadable(file: &dyn DiskFile, range: &std::ops::Range<u64>) -> bool {
+    let mut buf = [0; BLOCK as usize];
+    (range.start..range.end).step_by(buf.len()).any(|at| {
+        let len = (range.end - at).min(BLOCK) as usize;
+        file.read_at(&mut buf[..len], at).is_err_and(|error| is_unreadable(&error))
+    })
+}
+
+/// The version in a header that is whole and has this magic, but not its version (the last byte).
+///
+/// Headers of all versions end in the checksum of what comes before it.
+pub(crate) fn other_version(header: &[u8], magic: &[u8; 8]) -> Option<u8> {
+    let crc = header.last_chunk::<4>()?;
+    let is_other = header.len() > 12 && header[..7] == magic[..7] && header[7] != magic[7];
+    (is_other && crc32c::crc32c(&header[..header.len() - 4]) == u32::from_le_bytes(*crc)).then(|| header[7])
 }
 
 /// Fills `buf`; [`io::ErrorKind::UnexpectedEof`] if the file is too short.
@@ -129,6 +173,50 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ones, but for a sector that cannot be read.
+    #[derive(Debug)]
+    struct BadSector {
+        len: u64,
+        bad: std::ops::Range<u64>,
+    }
+
+    impl DiskFile for BadSector {
+        fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+            let len = self.len.saturating_sub(at).min(buf.len() as u64);
+            if at < self.bad.end && self.bad.start < at + len {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            buf[..len as usize].fill(1);
+            Ok(len as usize)
+        }
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            unreachable!()
+        }
+        fn sync(&self) -> io::Result<()> {
+            unreachable!()
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.len)
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_zeros_and_no_more_than_that() {
+        for (len, bad) in [(50_000, 9_000..9_512), (50_000, 49_500..50_000), (50_000, 0..1), (100, 0..100)] {
+            let file = BadSector { len, bad: bad.clone() };
+            for at in [0, 1, 4_096, 8_999, 9_100, 49_999].into_iter().filter(|at| *at < len) {
+                let mut buf = vec![7; 60_000];
+                let read = read_up_to(&file, &mut buf, at).unwrap();
+                assert_eq!(read as u64, len - at, "{bad:?} from {at}");
+                for (byte, idx) in buf[..read].iter().zip(at..) {
+                    let is_bad = bad.start / BLOCK <= idx / BLOCK && idx / BLOCK <= (bad.end - 1) / BLOCK;
+                    assert!(*byte == u8::from(!is_bad) || is_bad && *byte == 1, "{bad:?} from {at}: {idx}");
+                }
+                assert!(bad.clone().all(|idx| idx < at || buf[(idx - at) as usize] == 0 || idx >= len));
+            }
+        }
+    }
 
     #[test]
     fn names_round_trip() {

@@ -7,12 +7,16 @@ use crate::{Partition, record_batch::patch_base_offset};
 /// Bytes in front of the batch.
 pub(crate) const FRAME_HEADER: usize = 44;
 /// Bytes in front of the frames of a group.
-pub(crate) const GROUP_HEADER: usize = 52;
+pub(crate) const GROUP_HEADER: usize = 56;
 /// What a group starts with: "FPGR".
 pub(crate) const GROUP_MAGIC: [u8; 4] = *b"FPGR";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Where the checksum of the bytes before it is.
+const HEAD_CRC_AT: usize = 48;
 /// Where the checksum of a group is; it covers all other bytes.
-const GROUP_CRC_AT: usize = 48;
+const GROUP_CRC_AT: usize = 52;
+/// No offset and no byte position is greater: what comes behind one can be computed.
+const POSITION_MAX: u64 = 1 << 62;
 
 /// The head of a frame, which names the place of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +57,15 @@ impl Frame {
         if crc32c::crc32c(&head[..40]) != u32_at(head, 40) {
             return None;
         }
-        Some(Self {
+        let frame = Self {
             partition: Partition { stream: u32_at(head, 0), index: u32_at(head, 4) },
             base_offset: u64_at(head, 8),
             at: u64_at(head, 16),
             ingest_ms: u64_at(head, 24) as i64,
             batch_len: u32_at(head, 32),
             last_delta: u32_at(head, 36),
-        })
+        };
+        (frame.base_offset <= POSITION_MAX && frame.at <= POSITION_MAX).then_some(frame)
     }
 
     /// Bytes of head and batch.
@@ -92,7 +97,9 @@ pub(crate) struct Group {
 
 impl Group {
     /// Fills the first bytes of `group`, which already holds the frames behind them.
-    pub(crate) fn seal(&self, group: &mut [u8]) {
+    ///
+    /// Nobody outside knows the `salt` of the log, so no payload can pass for a group.
+    pub(crate) fn seal(&self, group: &mut [u8], salt: u32) {
         debug_assert_eq!(group.len(), self.len as usize);
         group[..4].copy_from_slice(&GROUP_MAGIC);
         group[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -103,14 +110,19 @@ impl Group {
         group[28..32].copy_from_slice(&self.frame_count.to_le_bytes());
         group[32..40].copy_from_slice(&self.synced.seq.to_le_bytes());
         group[40..48].copy_from_slice(&self.synced.pos.to_le_bytes());
-        let crc = group_crc(group);
+        let crc = crc32c::crc32c_append(salt, &group[..HEAD_CRC_AT]);
+        group[HEAD_CRC_AT..GROUP_CRC_AT].copy_from_slice(&crc.to_le_bytes());
+        let crc = group_crc(group, salt);
         group[GROUP_CRC_AT..GROUP_HEADER].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Reads a head without its checksum, which needs the whole group.
-    pub(crate) fn parse_head(head: &[u8]) -> Option<Self> {
+    /// Reads a head, by its own checksum: that of the group needs all of it.
+    pub(crate) fn parse_head(head: &[u8], salt: u32) -> Option<Self> {
         let head: &[u8; GROUP_HEADER] = head.first_chunk()?;
         if head[..4] != GROUP_MAGIC || u16::from_le_bytes([head[4], head[5]]) != VERSION {
+            return None;
+        }
+        if crc32c::crc32c_append(salt, &head[..HEAD_CRC_AT]) != u32_at(head, HEAD_CRC_AT) {
             return None;
         }
         let group = Self {
@@ -126,9 +138,9 @@ impl Group {
     /// Checks a whole group and gives the frames with their positions inside it.
     ///
     /// `None` if anything is wrong: a group is there whole or not at all.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<(Self, Vec<(usize, Frame)>)> {
-        let group = Self::parse_head(bytes)?;
-        if bytes.len() != group.len as usize || group_crc(bytes) != u32_at(bytes, GROUP_CRC_AT) {
+    pub(crate) fn parse(bytes: &[u8], salt: u32) -> Option<(Self, Vec<(usize, Frame)>)> {
+        let group = Self::parse_head(bytes, salt)?;
+        if bytes.len() != group.len as usize || group_crc(bytes, salt) != u32_at(bytes, GROUP_CRC_AT) {
             return None;
         }
         let mut frames = Vec::with_capacity((group.frame_count as usize).min(bytes.len() / FRAME_HEADER));
@@ -146,8 +158,8 @@ impl Group {
     }
 }
 
-fn group_crc(group: &[u8]) -> u32 {
-    let head = crc32c::crc32c(&group[..GROUP_CRC_AT]);
+fn group_crc(group: &[u8], salt: u32) -> u32 {
+    let head = crc32c::crc32c_append(salt, &group[..GROUP_CRC_AT]);
     crc32c::crc32c_append(head, &group[GROUP_HEADER..])
 }
 
@@ -163,6 +175,8 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const SALT: u32 = 0x5a17;
 
     fn group(batches: &[Vec<u8>]) -> Vec<u8> {
         let mut buf = vec![0; GROUP_HEADER];
@@ -184,7 +198,7 @@ mod tests {
             frame_count: batches.len() as u32,
             synced: JournalPos { seq: 6, pos: 123 },
         };
-        head.seal(&mut buf);
+        head.seal(&mut buf, SALT);
         buf
     }
 
@@ -192,7 +206,7 @@ mod tests {
         #[test]
         fn round_trip(batches in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 61..200), 0..5)) {
             let bytes = group(&batches);
-            let (head, frames) = Group::parse(&bytes).unwrap();
+            let (head, frames) = Group::parse(&bytes, SALT).unwrap();
             prop_assert_eq!((head.seq, head.number, head.synced), (7, 9, JournalPos { seq: 6, pos: 123 }));
             prop_assert_eq!(frames.len(), batches.len());
             for ((pos, frame), batch) in frames.iter().zip(&batches) {
@@ -206,13 +220,13 @@ mod tests {
             let mut bytes = group(&[vec![1; 70], vec![2; 61]]);
             let at = at.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
-            prop_assert!(Group::parse(&bytes).is_none());
+            prop_assert!(Group::parse(&bytes, SALT).is_none());
         }
 
         #[test]
         fn a_cut_is_found(cut: prop::sample::Index) {
             let bytes = group(&[vec![1; 70]]);
-            prop_assert!(Group::parse(&bytes[..cut.index(bytes.len())]).is_none());
+            prop_assert!(Group::parse(&bytes[..cut.index(bytes.len())], SALT).is_none());
         }
     }
 }

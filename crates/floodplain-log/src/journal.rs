@@ -2,14 +2,42 @@
 
 use crate::{
     FastMap, Partition,
-    disk::DiskFile,
-    files::{read_exact_at, read_up_to},
-    frame::{FRAME_HEADER, Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos},
+    disk::{Disk, DiskFile},
+    files::{read_exact_at, read_up_to, write_all_at},
+    frame::{FRAME_HEADER, Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos, u32_at},
 };
-use std::{io, ops::Range, sync::Arc};
+use std::{io, ops::Range, path::Path, sync::Arc};
 
 /// No group is longer: a scan need not believe more. See `MAX_UNIT_BYTES` and `GROUP_TARGET_BYTES`.
 pub(crate) const MAX_GROUP_BYTES: u64 = 16 << 20;
+
+/// Bytes in front of the first group.
+pub(crate) const HEADER: usize = 32;
+pub(crate) const MAGIC: &[u8; 8] = b"FPJOURN\x01";
+
+/// Creates a journal file. When this returns, its header is durable, if its name is.
+pub(crate) fn create(disk: &dyn Disk, path: &Path, seq: u64, salt: u32) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.create(path)?;
+    write_header(&*file, seq, salt)?;
+    file.sync()?;
+    Ok(file)
+}
+
+pub(crate) fn write_header(file: &dyn DiskFile, seq: u64, salt: u32) -> io::Result<()> {
+    let mut header = MAGIC.to_vec();
+    header.extend_from_slice(&seq.to_le_bytes());
+    header.extend_from_slice(&salt.to_le_bytes());
+    header.resize(HEADER - 4, 0);
+    header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+    write_all_at(file, &header, 0)
+}
+
+/// The salt that a header gives; `None` if it is damaged.
+pub(crate) fn salt_of(header: &[u8]) -> Option<u32> {
+    let header: &[u8; HEADER] = header.first_chunk()?;
+    let is_whole = header.starts_with(MAGIC) && crc32c::crc32c(&header[..HEADER - 4]) == u32_at(header, HEADER - 4);
+    is_whole.then(|| u32_at(header, 16))
+}
 
 /// Where one batch is in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,19 +152,24 @@ impl Scan {
     }
 }
 
-/// Reads a journal from its first byte to its last.
+/// Reads a journal from its first byte to its last. `salt` is that of the log.
 ///
 /// Behind damage it goes on with the next whole group of this journal that has a higher number.
 ///
 /// # Errors
 /// Only what the disk says: damage is in the result.
-pub(crate) fn scan(file: &dyn DiskFile, seq: u64) -> io::Result<Scan> {
+pub(crate) fn scan(file: &dyn DiskFile, seq: u64, salt: u32) -> io::Result<Scan> {
     let mut scan = Scan { len: file.len()?, ..Scan::default() };
-    let mut buf = Vec::new();
-    let mut pos = 0;
+    let mut buf = vec![0; HEADER];
+    let mut pos = scan.len.min(HEADER as u64);
+    let read = read_up_to(file, &mut buf, 0)?;
+    if scan.len > 0 && salt_of(&buf[..read]).is_none() {
+        scan.bad.push(0..pos);
+    }
     let mut next_number = 0;
     while pos < scan.len {
-        if let Some(group) = read_group(file, seq, next_number, pos, scan.len, &mut buf, &mut scan.frames)? {
+        let place = JournalPos { seq, pos };
+        if let Some(group) = read_group(file, place, salt, next_number, scan.len, &mut buf, &mut scan.frames)? {
             next_number = group.number + 1;
             scan.synced = scan.synced.max(group.synced);
             scan.groups.push((pos, group));
@@ -148,7 +181,8 @@ pub(crate) fn scan(file: &dyn DiskFile, seq: u64) -> io::Result<Scan> {
             pos = find_magic(file, pos + 1, scan.len)?;
             // Not read twice: the outer loop takes it from here.
             if pos >= scan.len
-                || read_group(file, seq, next_number, pos, scan.len, &mut buf, &mut Vec::new())?.is_some()
+                || read_group(file, JournalPos { seq, pos }, salt, next_number, scan.len, &mut buf, &mut Vec::new())?
+                    .is_some()
             {
                 break;
             }
@@ -181,28 +215,31 @@ pub(crate) fn salvage(file: &dyn DiskFile, range: &Range<u64>) -> io::Result<Sal
     Ok(salvage)
 }
 
-/// Reads the group at `pos`, if a whole one is there, and adds its frames.
+/// Reads the group at `place`, if a whole one is there, and adds its frames.
 fn read_group(
     file: &dyn DiskFile,
-    seq: u64,
+    place: JournalPos,
+    salt: u32,
     next_number: u64,
-    pos: u64,
     file_len: u64,
     buf: &mut Vec<u8>,
     frames: &mut Vec<(Partition, FrameAt)>,
 ) -> io::Result<Option<Group>> {
+    let pos = place.pos;
     buf.resize(GROUP_HEADER, 0);
     if read_up_to(file, buf, pos)? < GROUP_HEADER {
         return Ok(None);
     }
-    let Some(head) = Group::parse_head(buf) else { return Ok(None) };
+    let Some(head) = Group::parse_head(buf, salt) else { return Ok(None) };
     let len = u64::from(head.len);
-    if head.seq != seq || head.number < next_number || len > MAX_GROUP_BYTES || len > file_len - pos {
+    // Only what comes before it can be known to be synced.
+    let is_ours = head.seq == place.seq && head.synced <= place && head.number >= next_number;
+    if !is_ours || head.number == u64::MAX || len > MAX_GROUP_BYTES || len > file_len - pos {
         return Ok(None);
     }
     buf.resize(head.len as usize, 0);
     read_exact_at(file, &mut buf[GROUP_HEADER..], pos + GROUP_HEADER as u64)?;
-    let Some((group, found)) = Group::parse(buf) else { return Ok(None) };
+    let Some((group, found)) = Group::parse(buf, salt) else { return Ok(None) };
     for (start, frame) in found {
         frames.push((frame.partition, FrameAt::of(&frame, pos + start as u64)));
     }
@@ -229,7 +266,7 @@ fn find_magic(file: &dyn DiskFile, mut from: u64, file_len: u64) -> io::Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Batch, BatchBuilder, Compression, Disk, OsDisk, files::write_all_at};
+    use crate::{Batch, BatchBuilder, Compression, OsDisk};
     use proptest::prelude::*;
 
     fn batch(len: usize) -> Batch {
@@ -238,9 +275,13 @@ mod tests {
         builder.finish(Compression::None).unwrap()
     }
 
+    const SALT: u32 = 77;
+
     /// Groups with these numbers of frames, as the commit thread writes them.
     fn journal(groups: &[usize]) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let dir = tempfile::tempdir().unwrap();
+        create(&OsDisk, &dir.path().join("journal"), 4, SALT).unwrap();
+        let mut bytes = std::fs::read(dir.path().join("journal")).unwrap();
         let mut offset = 0;
         for (idx, count) in groups.iter().enumerate() {
             let mut buf = vec![0; GROUP_HEADER];
@@ -259,7 +300,7 @@ mod tests {
             }
             let synced = JournalPos { seq: 4, pos: bytes.len() as u64 };
             let (number, len) = (idx as u64 + 10, buf.len() as u32);
-            Group { seq: 4, number, len, frame_count: *count as u32, synced }.seal(&mut buf);
+            Group { seq: 4, number, len, frame_count: *count as u32, synced }.seal(&mut buf, SALT);
             bytes.extend(buf);
         }
         bytes
@@ -269,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = OsDisk.create(&dir.path().join("journal")).unwrap();
         write_all_at(&*file, bytes, 0).unwrap();
-        scan(&*file, 4).unwrap()
+        scan(&*file, 4, SALT).unwrap()
     }
 
     proptest! {
@@ -305,13 +346,58 @@ mod tests {
             prop_assert_eq!(&scan.groups, &untouched);
             let in_groups: u64 = scan.groups.iter().map(|(_, group)| u64::from(group.len)).sum();
             let in_bad: u64 = scan.bad.iter().map(|range| range.end - range.start).sum();
-            prop_assert_eq!(in_groups + in_bad, bytes.len() as u64);
-            for range in &scan.bad {
+            let header = if salt_of(&bytes) == Some(SALT) { HEADER as u64 } else { 0 };
+            prop_assert_eq!(header + in_groups + in_bad, bytes.len() as u64);
+            for range in scan.bad.iter().filter(|range| range.start > 0) {
                 let dir = tempfile::tempdir().unwrap();
                 let file = OsDisk.create(&dir.path().join("journal")).unwrap();
                 write_all_at(&*file, &bytes, 0).unwrap();
                 prop_assert!(salvage(&*file, range).unwrap().unknown_bytes <= range.end - range.start);
             }
+        }
+    }
+
+    /// A client may write into its payload whatever it likes, for the day on which the group around it
+    /// is damaged. It does not know the salt, and it cannot make a scan read without end.
+    #[test]
+    fn a_payload_is_never_a_group() {
+        let forged = |number, synced| {
+            let mut forged = vec![0; GROUP_HEADER];
+            let batch = batch(3);
+            let frame = Frame {
+                partition: Partition { stream: 9, index: 9 },
+                base_offset: 1 << 40,
+                at: 44,
+                ingest_ms: 0,
+                batch_len: batch.as_bytes().len() as u32,
+                last_delta: 0,
+            };
+            frame.write(&mut forged, batch.as_bytes());
+            let len = forged.len() as u32;
+            Group { seq: 4, number, len, frame_count: 1, synced }.seal(&mut forged, 0);
+            forged
+        };
+        let mut bytes = journal(&[1, 2]);
+        let whole = scan_bytes(&bytes);
+        let end = bytes.len() as u64;
+        bytes.extend(forged(20, JournalPos { seq: 5, pos: 1 << 40 }));
+        bytes.extend(forged(u64::MAX, JournalPos::default()));
+        let found = scan_bytes(&bytes);
+        assert_eq!((found.groups, found.frames, found.synced), (whole.groups, whole.frames, whole.synced));
+        assert_eq!((found.bad.len(), &found.bad[0]), (1, &(end..bytes.len() as u64)));
+    }
+
+    /// Of a group that is ours: what it says of itself and of what comes behind it is a lie.
+    #[test]
+    fn a_group_knows_only_what_is_before_it() {
+        for (number, ahead) in [(30, 1), (u64::MAX, 0)] {
+            let mut bytes = journal(&[1]);
+            let pos = bytes.len() as u64;
+            let mut lie = vec![0; GROUP_HEADER];
+            let synced = JournalPos { seq: 4, pos: pos + ahead };
+            Group { seq: 4, number, len: GROUP_HEADER as u32, frame_count: 0, synced }.seal(&mut lie, SALT);
+            bytes.extend(lie);
+            assert_eq!(scan_bytes(&bytes).groups.len(), 1);
         }
     }
 }

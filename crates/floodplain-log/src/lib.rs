@@ -25,8 +25,8 @@ mod metrics;
 mod varint;
 
 pub use contract::{
-    Append, Completion, CompletionSink, FetchedRecord, Locator, Log, Outcome, Partition, Read, ReadBatch, ReadError,
-    RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink, append,
+    Append, Completion, CompletionSink, FetchedRecord, InOrder, Locator, Log, Outcome, Partition, Read, ReadBatch,
+    ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink, append,
 };
 pub use disk::{Disk, DiskFile, Entry, Space};
 pub use embedded::{DamagedRange, Embedded, EmbeddedConfig, MAX_UNIT_BYTES, OpenError, RecoveryReport};

@@ -40,10 +40,15 @@ impl Disk for OsDisk {
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        if dir.is_dir() {
-            return Ok(());
-        }
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if dir.is_dir() {
+            // An earlier run may have made it and been killed before its entry was durable.
+            return match self.sync_dir(parent.unwrap_or(Path::new("."))) {
+                // A folder that we may not even open holds none that we have made.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            };
+        }
         if let Some(parent) = parent {
             self.create_dir_all(parent)?;
         }

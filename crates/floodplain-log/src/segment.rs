@@ -8,7 +8,7 @@ mod page;
 mod tests;
 mod writer;
 
-pub(crate) use writer::{Source, write_segment};
+pub(crate) use writer::{Source, is_whole_at, write_segment};
 
 use crate::{
     Partition,
@@ -23,9 +23,9 @@ use std::{io, ops::Range};
 /// Frames of a file, each with its partition.
 pub(crate) type FrameList = Vec<(Partition, FrameAt)>;
 
-const FILE_MAGIC: &[u8; 8] = b"FPSEGMT\x01";
+pub(crate) const FILE_MAGIC: &[u8; 8] = b"FPSEGMT\x01";
 const END_MAGIC: &[u8; 8] = b"FPSEGEND";
-const FILE_HEADER: usize = 32;
+pub(crate) const FILE_HEADER: usize = 32;
 const FOOTER: usize = 80;
 const BLOCK_ENTRY: usize = 32;
 const PART_ENTRY: usize = 72;

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use crate::{
     Ack, Auth, Connack, Connect, DecodeError, Disconnect, Packet, PacketType, Publish, Role, Suback, Subscribe,
-    Unsuback, Unsubscribe, Version, packet::QOS_3, wire::varint,
+    Unsuback, Unsubscribe, Version,
+    packet::QOS_3,
+    wire::{PADDED, padded_varint, varint_len},
 };
 
 /// What the start of a read buffer holds.
@@ -80,9 +82,13 @@ impl Decoder {
             return Ok(Frame::Incomplete { needed: 2 });
         };
         let kind = self.check_first_byte(first_byte)?;
-        let Some((remaining, len_bytes)) = varint(rest)? else {
+        let Some((remaining, len_bytes)) = padded_varint(rest)? else {
             return Ok(Frame::Incomplete { needed: buf.len() + 1 });
         };
+        let is_padded = len_bytes > varint_len(remaining);
+        if is_padded && self.version == Some(Version::V5) {
+            return Err(PADDED);
+        }
         self.check_remaining_length(kind, remaining)?;
         let start = 1 + len_bytes;
         let end = start + remaining as usize;
@@ -93,6 +99,9 @@ impl Decoder {
         }
         Ok(if buf.len() < end {
             Frame::Incomplete { needed: end }
+        } else if is_padded && self.version.is_none() && buf[start..end].starts_with(b"\0\x04MQTT\x05") {
+            // Before CONNECT nobody knows the version; this one says 5.0.
+            return Err(PADDED);
         } else {
             Frame::Complete { first_byte, body: start..end }
         })

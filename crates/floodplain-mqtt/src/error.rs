@@ -1,6 +1,7 @@
 //! Why bytes were refused, and why a packet could not be written.
 
 use crate::{ConnackCode, DisconnectCode};
+use floodplain_types::TopicError;
 
 /// Why received bytes are not a packet that may be acted on. The connection ends with it.
 ///
@@ -26,7 +27,7 @@ pub enum DecodeError {
     TopicAlias,
     /// A topic name breaks a rule of §4.7.
     #[error("topic name is invalid: {0}")]
-    TopicName(floodplain_types::TopicError),
+    TopicName(TopicError),
     /// A topic filter breaks a rule of §4.7, or a share name one of §4.8.2.
     #[error("topic filter is invalid: {0}")]
     TopicFilter(&'static str),
@@ -44,8 +45,9 @@ impl DecodeError {
             Self::Protocol(_) | Self::UnsupportedLevel(_) => DisconnectCode::ProtocolError,
             Self::TooLarge { .. } => DisconnectCode::PacketTooLarge,
             Self::TopicAlias => DisconnectCode::TopicAliasInvalid,
-            Self::TopicName(_) => DisconnectCode::TopicNameInvalid,
-            Self::TopicFilter(_) => DisconnectCode::TopicFilterInvalid,
+            // Topic name and filter "invalid" are for what is well-formed and still not accepted (§4.13).
+            Self::TopicName(TopicError::Empty) => DisconnectCode::ProtocolError,
+            Self::TopicName(_) | Self::TopicFilter(_) => DisconnectCode::MalformedPacket,
         }
     }
 
@@ -53,10 +55,9 @@ impl DecodeError {
     #[must_use]
     pub const fn connack_code(&self) -> ConnackCode {
         match self {
-            Self::Malformed(_) => ConnackCode::MalformedPacket,
-            Self::Protocol(_) | Self::TopicAlias | Self::TopicFilter(_) => ConnackCode::ProtocolError,
+            Self::Malformed(_) | Self::TopicName(_) | Self::TopicFilter(_) => ConnackCode::MalformedPacket,
+            Self::Protocol(_) | Self::TopicAlias => ConnackCode::ProtocolError,
             Self::TooLarge { .. } => ConnackCode::PacketTooLarge,
-            Self::TopicName(_) => ConnackCode::TopicNameInvalid,
             Self::UnsupportedLevel(_) => ConnackCode::UnsupportedProtocolVersion,
         }
     }

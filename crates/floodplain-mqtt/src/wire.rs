@@ -114,13 +114,21 @@ pub(crate) fn check_topic(topic: &str) -> Result<(), DecodeError> {
 
 /// Value and length of the variable byte integer at the start of `buf`; `None` while it is incomplete.
 pub(crate) fn varint(buf: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+    match padded_varint(buf)? {
+        Some((value, len)) if len > varint_len(value) => Err(PADDED),
+        other => Ok(other),
+    }
+}
+
+pub(crate) const PADDED: DecodeError =
+    DecodeError::Malformed("variable byte integer is not in its shortest form [MQTT-1.5.5-1]");
+
+/// Like [`varint`], in any form: 3.1.1 asks for no more than four bytes (3: §2.2.3), and small clients pad.
+pub(crate) fn padded_varint(buf: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     let mut value = 0;
     for (i, &byte) in buf.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7F) << (7 * i);
         if byte & 0x80 == 0 {
-            if byte == 0 && i > 0 {
-                return Err(DecodeError::Malformed("variable byte integer is not in its shortest form [MQTT-1.5.5-1]"));
-            }
             return Ok(Some((value, i + 1)));
         }
     }

@@ -12,118 +12,190 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Why a value fits its type.
+const LIMITED: &str = "the limits of its key are narrower";
+
 /// Every key. The order is that of the guide; `config show` sorts by name.
 pub static KEYS: &[Key] = &[
     Key {
         name: "data_dir",
         kind: Kind::Path,
+        limits: None,
         default: "floodplain-data",
         help: "folder of everything that is kept; one server at a time",
     },
     Key {
         name: "workers",
         kind: Kind::Count,
+        limits: Some(("0", "64")),
         default: "0",
         help: "threads that own connections and partitions; 0 is one per core",
     },
     Key {
         name: "mqtt.address",
         kind: Kind::Address,
+        limits: None,
         default: "127.0.0.1:1883",
         help: "listener for MQTT 3.1.1 and 5.0; loopback only",
     },
     Key {
         name: "http.address",
         kind: Kind::Address,
+        limits: None,
         default: "127.0.0.1:8080",
         help: "listener for the HTTP API, /metrics, /healthz and /readyz; loopback only",
     },
     Key {
         name: "postgres.address",
         kind: Kind::Address,
+        limits: None,
         default: "127.0.0.1:5433",
         help: "listener for the PostgreSQL wire (not built yet: clients are told so); loopback only",
     },
     Key {
         name: "mqtt.packet_size_max",
         kind: Kind::Size,
+        limits: Some(("1KiB", "7MiB")),
         default: "916KiB",
         help: "largest MQTT packet that is accepted",
     },
     Key {
         name: "mqtt.receive_maximum",
         kind: Kind::Count,
+        limits: Some(("1", "65535")),
         default: "256",
         help: "QoS 1 and 2 messages that one client may have open",
     },
     Key {
+        name: "mqtt.topic_size_max",
+        kind: Kind::Size,
+        limits: Some(("1B", "65535B")),
+        default: "65535B",
+        help: "longest topic name or filter",
+    },
+    Key {
+        name: "mqtt.topic_levels_max",
+        kind: Kind::Count,
+        limits: Some(("1", "65535")),
+        default: "256",
+        help: "levels of a topic name or filter",
+    },
+    Key {
+        name: "mqtt.subscriptions_max",
+        kind: Kind::Count,
+        limits: Some(("1", "1000000")),
+        default: "10000",
+        help: "subscriptions of one session",
+    },
+    Key {
         name: "mqtt.session_expiry_max",
         kind: Kind::Duration,
+        limits: Some(("0s", "49710d")),
         default: "7d",
         help: "longest life of a session without a connection",
     },
-    Key { name: "mqtt.connect_deadline", kind: Kind::Duration, default: "10s", help: "time from accept to CONNECT" },
+    Key {
+        name: "mqtt.connect_deadline",
+        kind: Kind::Duration,
+        limits: Some(("100ms", "1h")),
+        default: "10s",
+        help: "time from accept to CONNECT",
+    },
     Key {
         name: "mqtt.partitions",
         kind: Kind::Count,
+        limits: Some(("1", "4096")),
         default: "16",
         help: "partitions of a stream that is created; an existing one keeps its own",
     },
     Key {
         name: "mqtt.ack_class",
         kind: Kind::OneOf(&["leader", "all"]),
+        limits: None,
         default: "all",
         help: "least promise behind an acknowledgement: leader survives a crash of the process, all a power cut",
     },
     Key {
         name: "log.journal_size",
         kind: Kind::Size,
+        limits: Some(("1MiB", "1GiB")),
         default: "64MiB",
         help: "length at which a journal file ends; at most a 32nd of the disk",
     },
     Key {
         name: "log.tail_size",
         kind: Kind::Size,
+        limits: Some(("1MiB", "64GiB")),
         default: "32MiB",
         help: "newest batches that stay in memory for live readers",
     },
     Key {
         name: "log.queue_size",
         kind: Kind::Size,
+        limits: Some(("8MiB", "64GiB")),
         default: "64MiB",
         help: "bytes that wait for the disk before appends are refused",
     },
     Key {
         name: "log.reserve_size",
         kind: Kind::SizeOrAuto,
+        limits: None,
         default: "auto",
         help: "free space below which appends are refused; auto is a 20th of the disk, at most 4GiB",
     },
-    Key { name: "log.retention", kind: Kind::Duration, default: "7d", help: "age after which records are removed" },
+    Key {
+        name: "log.retention",
+        kind: Kind::Duration,
+        limits: Some(("1m", "36500d")),
+        default: "7d",
+        help: "age after which records are removed",
+    },
     Key {
         name: "log.retention_size",
         kind: Kind::SizeOrAuto,
+        limits: Some(("16MiB", "1000TiB")),
         default: "auto",
         help: "length of the log above which the oldest records are removed; auto is a fifth of the disk",
     },
-    Key { name: "sql.threads", kind: Kind::Count, default: "0", help: "threads of the query pool; 0 is one per core" },
+    Key {
+        name: "sql.threads",
+        kind: Kind::Count,
+        limits: Some(("0", "256")),
+        default: "0",
+        help: "threads of the query pool; 0 is one per core",
+    },
     Key {
         name: "sql.memory_max",
         kind: Kind::Size,
+        limits: Some(("1MiB", "16TiB")),
         default: "256MiB",
         help: "memory that all running queries may take together",
     },
-    Key { name: "sql.time_max", kind: Kind::Duration, default: "60s", help: "longest time of a query" },
-    Key { name: "sql.rows_max", kind: Kind::Count, default: "1000000", help: "rows that a query may return" },
+    Key {
+        name: "sql.time_max",
+        kind: Kind::Duration,
+        limits: Some(("100ms", "1d")),
+        default: "60s",
+        help: "longest time of a query",
+    },
+    Key {
+        name: "sql.rows_max",
+        kind: Kind::Count,
+        limits: Some(("1", "4294967295")),
+        default: "1000000",
+        help: "rows that a query may return",
+    },
     Key {
         name: "tracing.level",
         kind: Kind::Text,
+        limits: None,
         default: "info",
         help: "filter of the logs: error, warn, info, debug, trace, also per crate: info,floodplain_log=debug",
     },
     Key {
         name: "tracing.format",
         kind: Kind::OneOf(&["text", "json"]),
+        limits: None,
         default: "text",
         help: "form of the logs on standard error",
     },
@@ -168,9 +240,10 @@ impl Config {
         }
         Ok(Self {
             log: log(&settings, &data_dir),
-            broker: broker(&settings)?,
-            sql: sql(&settings, threads("sql.threads"))?,
-            workers: workers(&settings, threads("workers"))?,
+            broker: broker(&settings),
+            sql: sql(&settings, threads("sql.threads")),
+            // A set of workers is a word of 64 bits in the broker.
+            workers: threads("workers").min(64),
             data_dir,
             mqtt_address: loopback(&settings, "mqtt.address")?,
             http_address: loopback(&settings, "http.address")?,
@@ -208,46 +281,29 @@ fn log(settings: &Settings, data_dir: &Path) -> EmbeddedConfig {
     }
 }
 
-fn broker(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
-    Ok(BrokerConfig {
-        partitions: positive(settings, "mqtt.partitions")?,
+fn broker(settings: &Settings) -> BrokerConfig {
+    BrokerConfig {
+        partitions: settings.count("mqtt.partitions"),
         ack_class: if settings.get("mqtt.ack_class").value == "leader" { Class::Leader } else { Class::All },
-        maximum_packet_size: fitting(settings, "mqtt.packet_size_max", settings.size("mqtt.packet_size_max"))?,
-        receive_maximum: fitting(settings, "mqtt.receive_maximum", positive(settings, "mqtt.receive_maximum")?)?,
+        maximum_packet_size: settings.size("mqtt.packet_size_max").try_into().expect(LIMITED),
+        receive_maximum: settings.count("mqtt.receive_maximum").try_into().expect(LIMITED),
+        topic_bytes_max: settings.size("mqtt.topic_size_max").try_into().expect(LIMITED),
+        topic_levels_max: settings.count("mqtt.topic_levels_max").try_into().expect(LIMITED),
+        subscriptions_max: settings.count("mqtt.subscriptions_max").try_into().expect(LIMITED),
         session_expiry_max: settings.duration("mqtt.session_expiry_max"),
         connect_deadline: settings.duration("mqtt.connect_deadline"),
         ..BrokerConfig::default()
-    })
+    }
 }
 
-fn sql(settings: &Settings, threads: usize) -> Result<floodplain_sql::Config, ConfigError> {
-    Ok(floodplain_sql::Config {
+fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
+    floodplain_sql::Config {
         threads,
-        memory_max_bytes: fitting(settings, "sql.memory_max", settings.size("sql.memory_max"))?,
+        memory_max_bytes: settings.size("sql.memory_max").try_into().expect(LIMITED),
         time_max: settings.duration("sql.time_max"),
         rows_max: u64::from(settings.count("sql.rows_max")),
         ..floodplain_sql::Config::default()
-    })
-}
-
-fn workers(settings: &Settings, count: usize) -> Result<usize, ConfigError> {
-    match settings.count("workers") {
-        // A set of workers is a word of 64 bits in the broker.
-        0..=64 => Ok(count.min(64)),
-        _ => Err(bad(settings.get("workers"), "at most 64")),
     }
-}
-
-fn positive(settings: &Settings, name: &str) -> Result<u32, ConfigError> {
-    match settings.count(name) {
-        0 => Err(bad(settings.get(name), "at least 1")),
-        count => Ok(count),
-    }
-}
-
-/// The value in the type that the part wants.
-fn fitting<From, Into: TryFrom<From>>(settings: &Settings, name: &str, value: From) -> Result<Into, ConfigError> {
-    Into::try_from(value).map_err(|_| bad(settings.get(name), "less"))
 }
 
 /// There is no identity and no policy yet, so nobody but this machine may connect.
@@ -288,6 +344,48 @@ mod tests {
         assert_eq!(format!("{:?}", config.log), format!("{expected:?}"));
         assert_eq!(format!("{:?}", config.broker), format!("{:?}", BrokerConfig::default()));
         assert_eq!(config.sql, floodplain_sql::Config::default());
+    }
+
+    #[test]
+    fn what_would_break_a_server_is_no_configuration() {
+        let load = |key: &str, value: &str| {
+            let flags = vec![("--set".to_owned(), key.to_owned(), value.to_owned())];
+            Config::load(&Sources { flags, ..Sources::default() })
+        };
+        for key in KEYS {
+            for value in key.limits.into_iter().flat_map(|(min, max)| [min, max]) {
+                load(key.name, value).unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+        for (key, value) in [
+            ("workers", "65"),
+            ("mqtt.packet_size_max", "0B"),
+            ("mqtt.packet_size_max", "8MiB"),
+            ("mqtt.receive_maximum", "0"),
+            ("mqtt.receive_maximum", "65536"),
+            ("mqtt.topic_size_max", "64KiB"),
+            ("mqtt.topic_levels_max", "0"),
+            ("mqtt.subscriptions_max", "0"),
+            ("mqtt.session_expiry_max", "50000d"),
+            ("mqtt.connect_deadline", "0s"),
+            ("mqtt.partitions", "0"),
+            ("mqtt.partitions", "4000000000"),
+            ("log.journal_size", "0B"),
+            ("log.tail_size", "0B"),
+            ("log.queue_size", "4MiB"),
+            ("log.retention", "0s"),
+            ("log.retention_size", "0B"),
+            ("sql.threads", "257"),
+            ("sql.memory_max", "0B"),
+            ("sql.time_max", "0s"),
+            ("sql.rows_max", "0"),
+        ] {
+            let error = load(key, value).unwrap_err().to_string();
+            let (min, max) = KEYS.iter().find(|known| known.name == key).unwrap().limits.unwrap();
+            assert!(error.ends_with(&format!(", from {min} to {max}")), "{error}");
+        }
+        let queue = KEYS.iter().find(|key| key.name == "log.queue_size").unwrap().limits.unwrap().0;
+        assert!(crate::parse_size(queue) >= Some(floodplain_log::MAX_UNIT_BYTES), "an append must fit into the queue");
     }
 
     #[test]

@@ -13,7 +13,9 @@ mod telemetry;
 mod units;
 
 pub use config::{Config, KEYS};
+/// The promise behind an acknowledgement, as in `mqtt.ack_class`.
+pub use floodplain_types::Class;
 pub use server::{Addresses, Server, StartError};
 pub use settings::{ConfigError, Key, Kind, Origin, Setting, Sources};
-pub use telemetry::start_logs;
+pub use telemetry::{log_start_error, start_logs};
 pub use units::{format_size, parse_duration, parse_size};

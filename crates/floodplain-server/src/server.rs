@@ -1,7 +1,7 @@
 //! The order of start and stop.
 
 use crate::{Config, postgres, ready, telemetry};
-use floodplain_api::Api;
+use floodplain_api::{Api, Limits};
 use floodplain_broker::seams::Access;
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk};
@@ -10,15 +10,15 @@ use floodplain_types::SystemClock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     fmt,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use tokio::{runtime::Runtime, task::JoinHandle};
+use tokio::{net::TcpSocket, runtime::Runtime, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
@@ -28,8 +28,14 @@ const HTTP_THREADS_MAX: usize = 2;
 /// As the exporter's documentation advises.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: u32 = 128;
+
 /// HTTP ends its answers within five seconds by itself.
 const HTTP_DEADLINE: Duration = Duration::from_secs(7);
+
+/// What the log gets to commit what is queued and to close. Beyond it, what was acknowledged is kept all the same.
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the runtime's threads get to end in; they have nothing left to do.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
@@ -81,7 +87,7 @@ pub struct Server {
     tasks: TaskTracker,
     stop: CancellationToken,
     log: Arc<Embedded>,
-    signal: OnceLock<CancellationToken>,
+    signal: CancellationToken,
     runtime: Runtime,
 }
 
@@ -105,17 +111,22 @@ impl Server {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
+        // A port that is taken shows before the log is touched. Clients are let in when all is there.
+        let http_socket = bind("http", config.http_address)?;
+        let postgres_socket = bind("postgres", config.postgres_address)?;
+        drop(bind("mqtt", config.mqtt_address)?);
         let log = open_log(config)?;
         let gateway = start_gateway(config, log.clone())?;
         let sql = Sql::new(log.clone(), config.sql.clone()).map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
-        let (http, http_listener) = bind("http", config.http_address)?;
-        let (postgres, postgres_listener) = bind("postgres", config.postgres_address)?;
+        let (http, http_listener) = listen("http", config.http_address, http_socket)?;
+        let (postgres, postgres_listener) = listen("postgres", config.postgres_address, postgres_socket)?;
+        let signal = signals();
         let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
-        let api = Api { sql, metrics: metrics.clone(), readiness };
+        let api = Api { sql, metrics: metrics.clone(), readiness, limits: Limits::default() };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(postgres::run(postgres_listener, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
@@ -123,18 +134,7 @@ impl Server {
 
         let addresses = Addresses { mqtt: gateway.mqtt_address(), http, postgres };
         info!(mqtt = %addresses.mqtt, %http, %postgres, "server accepts traffic");
-        Ok(Self {
-            addresses,
-            gateway,
-            http: http_task,
-            http_stop,
-            stopping,
-            tasks,
-            stop,
-            log,
-            signal: OnceLock::new(),
-            runtime,
-        })
+        Ok(Self { addresses, gateway, http: http_task, http_stop, stopping, tasks, stop, log, signal, runtime })
     }
 
     /// Where it listens; with the real ports where port 0 was asked for.
@@ -151,19 +151,14 @@ impl Server {
         ready::write(path, &self.addresses).map_err(|source| StartError::ReadyFile { path: path.to_owned(), source })
     }
 
-    /// Waits for SIGTERM or SIGINT, for `limit` at most; whether one has come. From the first call
-    /// on signals do not end the process by themselves.
+    /// Waits for SIGTERM or SIGINT, for `limit` at most; whether one has come since the start. A second one ends the
+    /// process at once.
     pub fn wait_for_signal(&self, limit: Option<Duration>) -> bool {
-        let token = self.signal.get_or_init(|| {
-            let token = CancellationToken::new();
-            self.runtime.spawn(cancel_on_signal(token.clone()));
-            token
-        });
         self.runtime.block_on(async {
             match limit {
-                Some(limit) => tokio::time::timeout(limit, token.cancelled()).await.is_ok(),
+                Some(limit) => tokio::time::timeout(limit, self.signal.cancelled()).await.is_ok(),
                 None => {
-                    token.cancelled().await;
+                    self.signal.cancelled().await;
                     true
                 }
             }
@@ -194,8 +189,13 @@ impl Server {
         if ended.is_err() {
             warn!("http had not ended at its deadline");
         }
+        let log = Arc::clone(&self.log);
+        let closing = self.runtime.spawn_blocking(move || log.close());
+        let closed = self.runtime.block_on(async { tokio::time::timeout(LOG_DEADLINE, closing).await });
+        if closed.is_err() {
+            error!("the log had not closed at its deadline; what was acknowledged is kept");
+        }
         self.runtime.shutdown_timeout(RUNTIME_DEADLINE);
-        self.log.close();
         match self.log.poisoned() {
             None => info!("server has stopped"),
             Some(cause) => error!(%cause, "server has stopped with a poisoned log; what was acknowledged is kept"),
@@ -244,28 +244,54 @@ fn readiness(log: Arc<Embedded>, stopping: Arc<AtomicBool>) -> impl Fn() -> Resu
     }
 }
 
-fn bind(what: &'static str, address: SocketAddr) -> Result<(SocketAddr, tokio::net::TcpListener), StartError> {
+/// Takes the address; who connects is refused until [`listen`].
+fn bind(what: &'static str, address: SocketAddr) -> Result<TcpSocket, StartError> {
     let bind = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok((listener.local_addr()?, tokio::net::TcpListener::from_std(listener)?))
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
     };
     bind().map_err(|source| StartError::Listen { what, address, source })
 }
 
-async fn cancel_on_signal(token: CancellationToken) {
+fn listen(
+    what: &'static str,
+    address: SocketAddr,
+    socket: TcpSocket,
+) -> Result<(SocketAddr, tokio::net::TcpListener), StartError> {
+    let listen = || {
+        let listener = socket.listen(BACKLOG)?;
+        Ok((listener.local_addr()?, listener))
+    };
+    listen().map_err(|source| StartError::Listen { what, address, source })
+}
+
+/// Takes over SIGTERM and SIGINT: the first one cancels the token, a second one ends the process, which is safe.
+fn signals() -> CancellationToken {
     use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        // Without handlers a signal ends the process at once, which is safe.
-        return;
+        warn!("signals cannot be taken over: they end the process at once, which is safe but tells no client");
+        return token;
     };
-    let signal = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    info!(signal, "server stops");
-    token.cancel();
+    let first = token.clone();
+    tokio::spawn(async move {
+        loop {
+            let signal = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if first.is_cancelled() {
+                warn!(signal, "server ends at once, by a second signal");
+                std::process::exit(1);
+            }
+            info!(signal, "server stops");
+            first.cancel();
+        }
+    });
+    token
 }
 
 /// Merges histogram samples now and then, so that memory stays small while nobody asks for metrics.
@@ -276,5 +302,22 @@ async fn upkeep(metrics: &'static PrometheusHandle, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = interval.tick() => metrics.run_upkeep(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_is_not_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = floodplain_log::EmbeddedConfig::new(folder.path());
+        let (log, _) = Embedded::open(Arc::new(OsDisk), Arc::new(SystemClock), config).unwrap();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let ready = readiness(log, Arc::clone(&stopping));
+        assert_eq!(ready(), Ok(()));
+        stopping.store(true, Ordering::Relaxed);
+        assert_eq!(ready(), Err("the server is stopping".to_owned()));
     }
 }

@@ -3,6 +3,7 @@
 use crate::units;
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -58,6 +59,18 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The value as a number, to compare it with the limits.
+    fn measure(self, value: &str) -> Option<u64> {
+        match self {
+            Self::Size | Self::SizeOrAuto => units::parse_size(value),
+            Self::Duration => units::parse_duration(value).and_then(|time| time.as_millis().try_into().ok()),
+            Self::Count => value.parse::<u32>().ok().map(u64::from),
+            Self::Text | Self::Path | Self::Address | Self::OneOf(_) => None,
+        }
+    }
+}
+
 fn parse_address(value: &str) -> Option<SocketAddr> {
     match value.strip_prefix("localhost:") {
         Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
@@ -71,6 +84,8 @@ pub struct Key {
     /// `section.key`, or the bare key at the top of the file.
     pub name: &'static str,
     pub kind: Kind,
+    /// Least and greatest value; outside of them a server would not work.
+    pub limits: Option<(&'static str, &'static str)>,
     pub default: &'static str,
     /// One line for people.
     pub help: &'static str,
@@ -81,6 +96,20 @@ impl Key {
     #[must_use]
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.name.replace('.', "__").to_uppercase())
+    }
+
+    fn expected(&self) -> String {
+        let kind = self.kind.expected();
+        self.limits.map_or(kind.clone(), |(min, max)| format!("{kind}, from {min} to {max}"))
+    }
+
+    fn accepts(&self, value: &str) -> bool {
+        let within = |(min, max)| {
+            let [min, value, max] = [min, value, max].map(|value| self.kind.measure(value));
+            // What has no measure is a word such as `auto`.
+            value.is_none() || (min <= value && value <= max)
+        };
+        self.kind.accepts(value) && self.limits.is_none_or(within)
     }
 }
 
@@ -131,7 +160,8 @@ pub enum ConfigError {
 const PREFIX: &str = "FLOODPLAIN_";
 
 /// Variables with our prefix that are not keys: the path of the file, and what belongs to the tests.
-const RESERVED: [&str; 2] = ["FLOODPLAIN_CONFIG", "FLOODPLAIN_TEST_"];
+const FILE: &str = "FLOODPLAIN_CONFIG";
+const TESTS: &str = "FLOODPLAIN_TEST_";
 
 /// What to read besides the defaults, weakest first.
 #[derive(Debug, Default)]
@@ -139,7 +169,7 @@ pub struct Sources {
     /// The file that the caller asks for, which must exist.
     pub file: Option<PathBuf>,
     /// The environment; variables without our prefix are skipped.
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(OsString, OsString)>,
     /// Name of the flag, key, value.
     pub flags: Vec<(String, String, String)>,
 }
@@ -164,16 +194,20 @@ impl Settings {
             settings.read_file(keys, path)?;
         }
         for (name, value) in &sources.environment {
-            let ours = name.starts_with(PREFIX) && !RESERVED.iter().any(|reserved| name.starts_with(reserved));
-            if !ours {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with(PREFIX) || name == FILE || name.starts_with(TESTS) {
                 continue;
             }
             let origin = Origin::Environment(name.clone());
-            let Some(key) = keys.iter().find(|key| key.variable() == *name) else {
-                let nearest = nearest(name, keys.iter().map(Key::variable));
-                return Err(ConfigError::UnknownKey { name: name.clone(), origin, nearest });
+            let Some(key) = keys.iter().find(|key| key.variable() == name) else {
+                let nearest = nearest(&name, keys.iter().map(Key::variable));
+                return Err(ConfigError::UnknownKey { name, origin, nearest });
             };
-            settings.set(key, value.clone(), origin)?;
+            let Some(value) = value.to_str() else {
+                let (value, expected) = (value.to_string_lossy().into_owned(), "UTF-8".to_owned());
+                return Err(ConfigError::BadValue { key: key.name, value, origin, expected });
+            };
+            settings.set(key, value.to_owned(), origin)?;
         }
         for (flag, name, value) in &sources.flags {
             settings.set_named(keys, name, value.clone(), Origin::Flag(flag.clone()))?;
@@ -224,8 +258,8 @@ impl Settings {
     }
 
     fn set(&mut self, key: &'static Key, value: String, origin: Origin) -> Result<(), ConfigError> {
-        if !key.kind.accepts(&value) {
-            return Err(ConfigError::BadValue { key: key.name, value, origin, expected: key.kind.expected() });
+        if !key.accepts(&value) {
+            return Err(ConfigError::BadValue { key: key.name, value, origin, expected: key.expected() });
         }
         self.values.insert(key.name, Setting { key, value, origin });
         Ok(())
@@ -299,13 +333,13 @@ mod tests {
     use super::*;
 
     static KEYS: [Key; 3] = [
-        Key { name: "data_dir", kind: Kind::Path, default: "data", help: "" },
-        Key { name: "mqtt.address", kind: Kind::Address, default: "127.0.0.1:1883", help: "" },
-        Key { name: "log.retention", kind: Kind::Duration, default: "7d", help: "" },
+        Key { name: "data_dir", kind: Kind::Path, limits: None, default: "data", help: "" },
+        Key { name: "mqtt.address", kind: Kind::Address, limits: None, default: "127.0.0.1:1883", help: "" },
+        Key { name: "log.retention", kind: Kind::Duration, limits: None, default: "7d", help: "" },
     ];
 
-    fn env(name: &str, value: &str) -> Vec<(String, String)> {
-        vec![(name.to_owned(), value.to_owned())]
+    fn env(name: &str, value: &str) -> Vec<(OsString, OsString)> {
+        vec![(name.into(), value.into())]
     }
 
     fn flag(key: &str, value: &str) -> Vec<(String, String, String)> {
@@ -376,6 +410,21 @@ mod tests {
         let settings =
             Settings::load(&KEYS, &Sources { environment: env("FLOODPLAIN_DATA_DIR", "/x"), ..Sources::default() });
         assert_eq!(settings.unwrap().get("data_dir").value, "/x");
+    }
+
+    #[test]
+    fn a_name_that_only_starts_like_a_reserved_one_is_unknown() {
+        let environment = env("FLOODPLAIN_CONFIG_FILE", "x");
+        let error = Settings::load(&KEYS, &Sources { environment, ..Sources::default() }).unwrap_err();
+        assert!(matches!(error, ConfigError::UnknownKey { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_not_left_out() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let environment = vec![("FLOODPLAIN_DATA_DIR".into(), OsString::from_vec(b"/data/\xff".to_vec()))];
+        let error = Settings::load(&KEYS, &Sources { environment, ..Sources::default() }).unwrap_err().to_string();
+        assert!(error.starts_with("data_dir = ") && error.ends_with("must be UTF-8"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Logs to standard error, metrics for Prometheus.
 
-use crate::Config;
+use crate::{Config, StartError};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{io::IsTerminal, sync::OnceLock};
 use tracing_subscriber::EnvFilter;
@@ -29,6 +29,21 @@ pub fn start_logs(config: &Config) {
     };
     // Another server in this process has started them: theirs serve both.
     drop(started);
+}
+
+/// Logs why a server did not start, where logs are read by programs; whether that was done.
+pub fn log_start_error(config: &Config, error: &StartError) -> bool {
+    use std::error::Error as _;
+    let is_json = config.tracing_format == "json";
+    if is_json {
+        let (mut text, mut cause) = (error.to_string(), error.source());
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        tracing::error!(error = text, "server did not start");
+    }
+    is_json
 }
 
 /// The recorder behind the `metrics` facade of this process, installed on first use.

@@ -301,7 +301,7 @@ fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
     options.execution.time_zone = Some("UTC".to_owned());
     let mut state =
         SessionStateBuilder::new().with_config(session).with_runtime_env(runtime).with_default_features().build();
-    functions::register(&mut state)?;
+    functions::register(&mut state, config.memory_max_bytes)?;
     let context = SessionContext::new_with_state(state);
     context.register_table("records", Arc::new(RecordsTable::new(log, config.tenant.clone())))?;
     Ok(context.state())

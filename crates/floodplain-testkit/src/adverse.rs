@@ -245,7 +245,9 @@ impl AdverseLog {
     fn censor(read: Read, from: Position, visible: Position) -> Read {
         let next = read.next.min(visible).max(from);
         let batches = read.batches.into_iter().filter(|b| b.base < visible && !is_marker(&b.batch)).collect();
-        Read { batches, next }
+        let mut damaged = read.damaged;
+        damaged.retain(|range| range.end <= next);
+        Read { batches, next, damaged }
     }
 }
 

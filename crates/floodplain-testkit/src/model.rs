@@ -181,7 +181,7 @@ impl Log for ModelLog {
             }
             batches.push(batch.clone());
         }
-        Ok(Read { batches, next })
+        Ok(Read { batches, next, damaged: Vec::new() })
     }
 
     fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {

@@ -10,13 +10,15 @@ mod grid;
 mod idle;
 mod process;
 
-use crate::output::{Output, OutputArgs, write_table};
+use crate::numbers;
+use crate::output::{self, Output, OutputArgs, write_table};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use floodplain_mqtt::{QoS, Version};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::{
+    io::Write as _,
     net::{SocketAddr, ToSocketAddrs},
     time::Duration,
 };
@@ -34,10 +36,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pid: Option<u32>,
     /// Seconds before measuring
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = numbers::seconds)]
     warm_up: f64,
     /// Seconds of measuring
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 4.0, value_parser = numbers::some_seconds)]
     seconds: f64,
     /// Speak version 5 instead of 3.1.1
     #[arg(long)]
@@ -52,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10_000, value_name = "COUNT")]
     connections: usize,
     /// Messages per second of shape l
-    #[arg(long, default_value_t = 5_000, value_name = "PER_SECOND")]
+    #[arg(long, default_value_t = 5_000, value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     rate: u64,
     #[command(flatten)]
     grid: grid::GridArgs,
@@ -214,15 +216,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let address = args.address.to_socket_addrs().with_context(|| format!("resolve {}", args.address))?.next();
     let address = address.with_context(|| format!("{} has no address", args.address))?;
     let report = measure(args, args.shape, address, args.pid)?;
-    match args.output.output {
-        Output::Json => println!("{}", report.json()),
+    let printed = match args.output.output {
+        Output::Json => writeln!(output::stdout(), "{}", report.json()),
         Output::Table => {
             let rows: Vec<Vec<String>> = report.table().into_iter().map(|(n, v)| vec![n.to_owned(), v]).collect();
-            write_table(&mut std::io::stdout().lock(), &["measure".to_owned(), "value".to_owned()], &rows)?;
+            write_table(&mut output::stdout(), &["measure".to_owned(), "value".to_owned()], &rows)
         }
-    }
+    };
     ensure!(report.lost == 0, "{} {} were lost", report.lost, report.unit);
-    Ok(())
+    Ok(printed?)
 }
 
 /// One run of one shape on one broker.

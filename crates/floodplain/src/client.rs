@@ -22,6 +22,7 @@ use std::{
     hash::BuildHasher,
     io::{ErrorKind, Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -283,6 +284,16 @@ impl Client {
         }
     }
 
+    /// The socket, to wait for it together with something else, and how long that may take before a ping is due.
+    fn socket(&self) -> (BorrowedFd<'_>, Option<Duration>) {
+        let ping_in = self.ping_at().map(|at| at.saturating_duration_since(now()));
+        (self.stream.as_fd(), ping_in)
+    }
+
+    fn ping_at(&self) -> Option<Instant> {
+        self.keep_alive.map(|interval| self.last_sent + interval.mul_f32(0.9))
+    }
+
     /// The next event, or `None` if none came until `deadline`. Sends what was queued, and pings.
     ///
     /// Messages are not acknowledged here: the caller does that with [`Self::accept`] when it is
@@ -311,8 +322,7 @@ impl Client {
                 continue;
             }
             self.flush()?;
-            let ping_at = self.keep_alive.map(|interval| self.last_sent + interval.mul_f32(0.9));
-            let until = ping_at.map_or(deadline, |at| at.min(deadline));
+            let until = self.ping_at().map_or(deadline, |at| at.min(deadline));
             if !self.fill(until)? {
                 if now() >= deadline {
                     return Ok(None);

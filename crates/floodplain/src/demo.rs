@@ -3,14 +3,15 @@
 
 use crate::{
     client::now,
+    doctor, numbers, output,
     sim::{Counts, Fleet},
     sql,
 };
 use anyhow::{Context as _, Result, bail};
-use floodplain_server::{Addresses, Config, Server, Sources, parse_duration, start_logs};
+use floodplain_server::{Addresses, Config, KEYS, Server, Sources, parse_duration, start_logs};
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,13 @@ use std::{
 const TURN: Duration = Duration::from_secs(1);
 /// Every how many turns SQL is asked: a query of the whole log is no thing for every second.
 const TURNS_PER_QUERY: u64 = 3;
-const QUERY: &str = "SELECT count(*) AS n, count(DISTINCT device) AS devices FROM records WHERE stream = 'telemetry'";
+/// The newest ones: a query of the whole log would take longer each time.
+const RECENT: &str = "SELECT count(*) AS n, count(DISTINCT device) AS devices FROM records \
+                      WHERE stream = 'telemetry' AND received > now() - INTERVAL '10 seconds'";
+/// All of them. A device is in one partition; one that does not start at 0 has lost its oldest to retention.
+const ALL: &str = "SELECT coalesce(sum(n), 0) AS n, coalesce(sum(devices), 0) AS devices, coalesce(max(first), 0) AS first \
+                   FROM (SELECT count(*) AS n, count(DISTINCT device) AS devices, min(\"offset\") AS first \
+                   FROM records WHERE stream = 'telemetry' GROUP BY \"partition\")";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -26,10 +33,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 200, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     devices: u32,
     /// Readings per second of all devices together
-    #[arg(long, default_value_t = 1_000.0, value_name = "PER_SECOND")]
+    #[arg(long, default_value_t = 1_000.0, value_name = "PER_SECOND", value_parser = numbers::rate)]
     rate: f64,
     /// Share of devices with a fault: drop-out, drift, wrong clock or bad payload
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE", value_parser = numbers::share)]
     faults: f64,
     /// What the fleet does follows from this number
     #[arg(long, default_value_t = 1)]
@@ -37,15 +44,15 @@ pub(crate) struct Args {
     /// End after this time, such as 30s; run until Ctrl-C if left out
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
-    /// Keep the data in this folder; a temporary one, removed at the end, if left out
+    /// Keep the data in this folder; a temporary one, removed at the end, if left out: never that of the configuration
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
-    /// Listener for MQTT; port 0 takes a free port
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
-    mqtt_address: String,
-    /// Listener for HTTP; port 0 takes a free port
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
-    http_address: String,
+    /// Listener for MQTT; a free port if neither this nor FLOODPLAIN_MQTT__ADDRESS names one
+    #[arg(long, value_name = "ADDRESS")]
+    mqtt_address: Option<String>,
+    /// Listener for HTTP; a free port if neither this nor FLOODPLAIN_HTTP__ADDRESS names one
+    #[arg(long, value_name = "ADDRESS")]
+    http_address: Option<String>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -53,7 +60,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    anyhow::ensure!((0.0..=1.0).contains(&args.faults), "--faults must be between 0 and 1");
     let temporary = match args.data_dir {
         None => Some(tempfile::Builder::new().prefix("floodplain-demo-").tempdir().context("no temporary folder")?),
         Some(_) => None,
@@ -63,27 +69,32 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, Some(folder)) => folder.path().to_owned(),
         (None, None) => unreachable!("one of the two is there"),
     };
-    let flag = |name: &str, key: &str, value: &str| (name.to_owned(), key.to_owned(), value.to_owned());
-    let config = Config::load(&Sources {
-        flags: vec![
-            flag("--data-dir", "data_dir", &data_dir.to_string_lossy()),
-            flag("--mqtt-address", "mqtt.address", &args.mqtt_address),
-            flag("--http-address", "http.address", &args.http_address),
-            flag("demo", "postgres.address", "127.0.0.1:0"),
-            // What is odd is still said; the table is for the rest.
-            flag("demo", "tracing.level", "warn"),
-        ],
-        ..Sources::default()
-    })?;
+    let any_port = "127.0.0.1:0";
+    let flags = [
+        ("--data-dir", "data_dir", Some(data_dir.to_string_lossy().into_owned()), ""),
+        ("--mqtt-address", "mqtt.address", args.mqtt_address.clone(), any_port),
+        ("--http-address", "http.address", args.http_address.clone(), any_port),
+        ("demo", "postgres.address", None, any_port),
+        // What is odd is still said; the table is for the rest.
+        ("demo", "tracing.level", None, "warn"),
+    ];
+    // The environment beats what only the demo wants.
+    let is_set = |name: &str| KEYS.iter().any(|key| key.name == name && std::env::var_os(key.variable()).is_some());
+    let flags = flags.into_iter().filter_map(|(flag, key, value, default)| {
+        let value = value.or_else(|| (!is_set(key)).then(|| default.to_owned()))?;
+        Some((flag.to_owned(), key.to_owned(), value))
+    });
+    let config =
+        Config::load(&Sources { file: None, environment: std::env::vars_os().collect(), flags: flags.collect() })?;
     start_logs(&config);
     let server = Server::start(&config)?;
-    let result = show(args, &server, &data_dir.to_string_lossy());
+    let result = show(args, &server, &data_dir);
     server.stop();
     result
 }
 
 /// Runs the fleet and shows what it does, until the time is over or a signal comes.
-fn show(args: &Args, server: &Server, data_dir: &str) -> Result<()> {
+fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
     let addresses = server.addresses();
     let url = format!("http://{}", addresses.http);
     let fleet = Fleet {
@@ -100,13 +111,14 @@ fn show(args: &Args, server: &Server, data_dir: &str) -> Result<()> {
     print_heading(&addresses, data_dir)?;
     let started = now();
     let mut before = (started, 0);
-    let mut answer = Answer::default();
+    let mut answer = Ok(Answer::default());
     for turn in 1.. {
         let left = args.duration.map_or(TURN, |limit| limit.saturating_sub(started.elapsed()).min(TURN));
         let signalled = server.wait_for_signal(Some(left));
         let counts = fleet.counts();
         if turn % TURNS_PER_QUERY == 0 {
-            answer = Answer::ask(&url)?;
+            // The fleet goes on, whatever a query ends in.
+            answer = Answer::ask(&url, RECENT);
         }
         let seconds = before.0.elapsed().as_secs_f64();
         let rate = (counts.acked - before.1) as f64 / seconds.max(1e-3);
@@ -121,18 +133,26 @@ fn show(args: &Args, server: &Server, data_dir: &str) -> Result<()> {
         }
     }
     let counts = fleet.stop()?;
-    let answer = Answer::ask(&url)?;
-    println!("\nacknowledged {}, SQL counts {} messages of {} devices", counts.acked, answer.messages, answer.devices);
-    if answer.messages < counts.acked {
+    let answer = Answer::ask(&url, ALL)?;
+    let mut out = output::stdout();
+    if answer.first > 0 {
+        writeln!(out, "\nretention has removed the oldest messages; what is left is not compared")?;
+    }
+    let (acked, messages, devices) = (counts.acked, answer.messages, answer.devices);
+    writeln!(out, "\nacknowledged {acked}, SQL counts {messages} messages of {devices} devices")?;
+    if answer.first == 0 && answer.messages < counts.acked {
         bail!("{} acknowledged messages are missing", counts.acked - answer.messages);
     }
     Ok(())
 }
 
-fn print_heading(addresses: &Addresses, data_dir: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn print_heading(addresses: &Addresses, data_dir: &Path) -> io::Result<()> {
+    let mut out = output::stdout();
     let (mqtt, http) = (addresses.mqtt, addresses.http);
-    writeln!(out, "Floodplain demo: MQTT {mqtt}, HTTP {http}, data in {data_dir}")?;
+    writeln!(out, "Floodplain demo: MQTT {mqtt}, HTTP {http}, data in {}", data_dir.display())?;
+    if doctor::is_memory(data_dir) {
+        writeln!(out, "That is memory, where a sync costs nothing; --data-dir FOLDER takes a disk.")?;
+    }
     writeln!(out, "Watch it from another terminal:")?;
     writeln!(out, "  mosquitto_sub -p {} -t '#' -v", mqtt.port())?;
     writeln!(out, "  floodplain sql --url http://{http} \"SELECT device, topic, payload FROM records LIMIT 5\"")?;
@@ -144,19 +164,26 @@ fn print_heading(addresses: &Addresses, data_dir: &str) -> io::Result<()> {
 struct Answer {
     messages: u64,
     devices: u64,
+    /// The greatest first offset of a partition.
+    first: u64,
     took: Duration,
 }
 
 impl Answer {
-    fn ask(url: &str) -> Result<Self> {
+    fn ask(url: &str, query: &str) -> Result<Self> {
         let asked = now();
-        let row = sql::first_row(url, QUERY)?;
+        let row = sql::first_row(url, query)?;
         let number = |name: &str| row[name].as_u64().with_context(|| format!("{name} is no number in {row}"));
-        Ok(Self { messages: number("n")?, devices: number("devices")?, took: asked.elapsed() })
+        Ok(Self {
+            messages: number("n")?,
+            devices: number("devices")?,
+            first: row["first"].as_u64().unwrap_or(0),
+            took: asked.elapsed(),
+        })
     }
 }
 
-fn lines(counts: &Counts, rate: f64, answer: &Answer, started: Instant) -> Vec<(&'static str, String)> {
+fn lines(counts: &Counts, rate: f64, answer: &Result<Answer>, started: Instant) -> Vec<(&'static str, String)> {
     let (p50, p99) = (counts.latency_ms(0.5), counts.latency_ms(0.99));
     vec![
         ("running for", format!("{} s", started.elapsed().as_secs())),
@@ -166,13 +193,16 @@ fn lines(counts: &Counts, rate: f64, answer: &Answer, started: Instant) -> Vec<(
         ("refused, skipped", format!("{}, {}", grouped(counts.refused), grouped(counts.skipped))),
         ("PUBACK p50, p99", format!("{p50:.1} ms, {p99:.1} ms")),
         (
-            "in SQL",
-            format!(
-                "{} messages of {} devices, asked in {} ms",
-                grouped(answer.messages),
-                grouped(answer.devices),
-                answer.took.as_millis()
-            ),
+            "in SQL, last 10 s",
+            match answer {
+                Ok(answer) => format!(
+                    "{} messages of {} devices, asked in {} ms",
+                    grouped(answer.messages),
+                    grouped(answer.devices),
+                    answer.took.as_millis()
+                ),
+                Err(error) => format!("{error:#}"),
+            },
         ),
     ]
 }
@@ -219,7 +249,7 @@ impl Screen {
             text.push_str(&parts.join("; "));
             text.push('\n');
         }
-        let mut out = io::stdout().lock();
+        let mut out = output::stdout();
         out.write_all(text.as_bytes())?;
         out.flush()
     }

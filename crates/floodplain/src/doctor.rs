@@ -2,11 +2,11 @@
 
 use crate::{
     clock,
-    output::{Output, OutputArgs, write_table},
+    output::{self, Output, OutputArgs, write_table},
     settings::ConfigArgs,
 };
 use anyhow::{Context as _, Result, bail};
-use floodplain_server::{Config, format_size};
+use floodplain_server::{Class, Config, format_size};
 use std::{
     fs,
     io::{self, Write as _},
@@ -68,16 +68,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot create the data folder {}", config.data_dir.display()))?;
     let findings = examine(&config)?;
-    print(&findings, args.output.output)?;
+    let printed = print(&findings, args.output.output);
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count();
     if failed > 0 {
         bail!("{failed} of {} checks failed", findings.len());
     }
-    Ok(())
+    printed
 }
 
 fn examine(config: &Config) -> Result<Vec<Finding>> {
-    let mut findings = vec![sync(&config.data_dir)?, file_system(&config.data_dir)?, space(&config.data_dir)?];
+    let sync = sync(&config.data_dir)?;
+    let promise = acknowledgement(config.broker.ack_class, sync.verdict);
+    let mut findings = vec![sync, promise, file_system(&config.data_dir)?, space(&config.data_dir)?];
     findings.push(file_limit()?);
     findings.push(clock());
     for (check, address) in [
@@ -98,7 +100,7 @@ fn print(findings: &[Finding], output: Output) -> Result<()> {
                 .iter()
                 .map(|finding| vec![finding.check.to_owned(), finding.verdict.word().to_owned(), finding.text.clone()])
                 .collect();
-            write_table(&mut io::stdout(), &header, &rows)?;
+            write_table(&mut output::stdout(), &header, &rows)?;
         }
         Output::Json => {
             let rows: Vec<serde_json::Value> = findings
@@ -112,7 +114,7 @@ fn print(findings: &[Finding], output: Output) -> Result<()> {
                     })
                 })
                 .collect();
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            writeln!(output::stdout(), "{}", serde_json::to_string_pretty(&rows)?)?;
         }
     }
     Ok(())
@@ -158,6 +160,28 @@ fn judge_sync(p50: Duration) -> (Verdict, String) {
         let per_second = 1_000_000 / p50.as_micros().max(1);
         (Verdict::Ok, format!("plausible, about {per_second} commit groups per second"))
     }
+}
+
+/// What a client may take from a PUBACK here.
+fn acknowledgement(class: Class, sync: Verdict) -> Finding {
+    let (verdict, text) = match (class, sync) {
+        (Class::All, Verdict::Failed) => (
+            Verdict::Failed,
+            "sent after the sync, which cannot be trusted here (see above): survives kill -9, maybe no power cut",
+        ),
+        (Class::All, _) => (Verdict::Ok, "sent when the disk has the message: survives kill -9 and a power cut"),
+        _ => (
+            Verdict::Warning,
+            "mqtt.ack_class is leader: sent before the disk has the message; survives a crash of the process, no power cut",
+        ),
+    };
+    let class = if class == Class::All { "all" } else { "leader" };
+    Finding { check: "acknowledgement", verdict, text: text.to_owned(), data: serde_json::json!({ "class": class }) }
+}
+
+/// Whether the folder, which exists, is in memory only.
+pub(crate) fn is_memory(folder: &Path) -> bool {
+    file_system(folder).is_ok_and(|finding| finding.verdict == Verdict::Failed && finding.text.contains("memory"))
 }
 
 fn file_system(folder: &Path) -> Result<Finding> {
@@ -261,6 +285,18 @@ mod tests {
             (60_000, Verdict::Warning),
         ] {
             assert_eq!(judge_sync(Duration::from_micros(us)).0, verdict, "{us} µs");
+        }
+    }
+
+    #[test]
+    fn what_an_acknowledgement_means_depends_on_class_and_sync() {
+        for (class, sync, verdict, text) in [
+            (Class::All, Verdict::Ok, Verdict::Ok, "kill -9 and a power cut"),
+            (Class::All, Verdict::Failed, Verdict::Failed, "cannot be trusted"),
+            (Class::Leader, Verdict::Ok, Verdict::Warning, "no power cut"),
+        ] {
+            let finding = acknowledgement(class, sync);
+            assert!(finding.verdict == verdict && finding.text.contains(text), "{finding:?}");
         }
     }
 

@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod demo;
 mod doctor;
+mod numbers;
 mod output;
 mod serve;
 mod settings;
@@ -15,7 +16,7 @@ mod sim;
 mod sql;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 /// The data platform for fleets of connected devices.
 #[derive(Debug, Parser)]
@@ -74,28 +75,22 @@ fn main() -> ExitCode {
         Command::Config(command) => settings::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "floodplain", &mut std::io::stdout());
-            Ok(())
+            // Into memory first: the generator panics if it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "floodplain", &mut script);
+            output::stdout().write_all(&script).map_err(Into::into)
         }
-        Command::Version => {
-            println!("floodplain {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
+        Command::Version => writeln!(output::stdout(), "floodplain {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
     };
     match result {
         // A reader such as `head` that has seen enough is no failure.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if output::Closed::is_cause_of(&error) => ExitCode::SUCCESS,
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<serve::Logged>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("floodplain: {error:#}");
             // A wrong configuration is misuse, like a wrong flag.
             if error.is::<floodplain_server::ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let of =
-        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    error.chain().any(|cause| of(cause) == Some(std::io::ErrorKind::BrokenPipe))
 }

@@ -1,6 +1,54 @@
 //! How results are printed: a table for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
+/// Standard output for results. When its reader has gone, writing fails with [`Closed`] in the error.
+#[derive(Debug)]
+pub(crate) struct Stdout(io::StdoutLock<'static>);
+
+pub(crate) fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(closed)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(closed)
+    }
+}
+
+fn closed(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe { io::Error::new(error.kind(), Closed) } else { error }
+}
+
+/// A reader such as `head` has seen enough of our standard output. A socket that breaks is no such thing.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads standard output any more")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+impl Closed {
+    /// Whether this is why a command ended.
+    pub(crate) fn is_cause_of(error: &anyhow::Error) -> bool {
+        let io = |cause: &'_ (dyn std::error::Error + 'static)| {
+            let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            inner.is_some_and(|inner| inner.is::<Self>())
+        };
+        error.chain().any(io)
+    }
+}
 
 /// Form of a result on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -2,12 +2,12 @@
 
 use crate::settings::ConfigArgs;
 use anyhow::{Context as _, Result};
-use floodplain_server::{Server, start_logs};
+use floodplain_server::{Server, log_start_error, start_logs};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Write the addresses to this file, as JSON, once traffic is accepted
+    /// Write the addresses to this file, as JSON, once traffic is accepted; it is removed when stopping begins
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
     #[command(flatten)]
@@ -26,11 +26,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             _ => {}
         }
     }
-    let server = Server::start(&config)?;
+    let server = Server::start(&config).map_err(|error| {
+        let is_logged = log_start_error(&config, &error);
+        if is_logged { anyhow::Error::new(Logged) } else { error.into() }
+    })?;
     if let Some(path) = &args.ready_file {
         server.write_ready_file(path)?;
     }
     server.wait_for_signal(None);
+    if let Some(path) = &args.ready_file {
+        // It may have been taken away already; the server stops either way.
+        std::fs::remove_file(path).unwrap_or_default();
+    }
     server.stop();
     Ok(())
 }
+
+/// A failure that the logs have told; nothing is left to print.
+#[derive(Debug)]
+pub(crate) struct Logged;
+
+impl std::fmt::Display for Logged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("see the logs")
+    }
+}
+
+impl std::error::Error for Logged {}

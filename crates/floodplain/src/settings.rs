@@ -1,10 +1,10 @@
 //! Flags that override the configuration, and `floodplain config`.
 
-use crate::output::{Output, OutputArgs, write_table};
+use crate::output::{self, Output, OutputArgs, write_table};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use floodplain_server::{Config, ConfigError, Sources};
-use std::{io, path::PathBuf};
+use std::{io::Write as _, path::PathBuf};
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "floodplain.toml";
@@ -53,9 +53,7 @@ impl ConfigArgs {
         let set = self.set.iter().map(|(key, value)| ("--set", key.clone(), value.clone()));
         Config::load(&Sources {
             file: named.or_else(found),
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
+            environment: std::env::vars_os().collect(),
             flags: flags.chain(set).map(|(flag, key, value)| (flag.to_owned(), key, value)).collect(),
         })
     }
@@ -84,9 +82,10 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check { config } => {
             let config = config.load()?;
+            let mut out = output::stdout();
             match config.file() {
-                Some(path) => println!("the configuration is valid ({})", path.display()),
-                None => println!("the configuration is valid (no file)"),
+                Some(path) => writeln!(out, "the configuration is valid ({})", path.display())?,
+                None => writeln!(out, "the configuration is valid (no file)")?,
             }
         }
         ConfigCommand::Show { origin, output, config } => show(&config.load()?, *origin, output.output)?,
@@ -103,7 +102,7 @@ fn show(config: &Config, origin: bool, output: Output) -> Result<()> {
                 .settings()
                 .map(|setting| vec![setting.key.name.to_owned(), setting.value.clone(), setting.origin.to_string()])
                 .collect();
-            write_table(&mut io::stdout(), &header, &rows)?;
+            write_table(&mut output::stdout(), &header, &rows)?;
         }
         Output::Json => {
             let settings: serde_json::Map<_, _> = config
@@ -116,7 +115,7 @@ fn show(config: &Config, origin: bool, output: Output) -> Result<()> {
                     (setting.key.name.to_owned(), entry)
                 })
                 .collect();
-            println!("{}", serde_json::to_string_pretty(&settings)?);
+            writeln!(output::stdout(), "{}", serde_json::to_string_pretty(&settings)?)?;
         }
     }
     Ok(())

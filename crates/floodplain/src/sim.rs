@@ -11,10 +11,11 @@ pub(crate) use fleet::{Counts, Fleet};
 
 use crate::{
     client::now,
-    output::{Output, OutputArgs, write_table},
+    numbers,
+    output::{self, Output, OutputArgs, write_table},
 };
 use anyhow::Result;
-use std::{net::ToSocketAddrs, time::Duration};
+use std::{io::Write as _, net::ToSocketAddrs, time::Duration};
 
 /// Arguments of `floodplain sim`.
 #[derive(Debug, clap::Args)]
@@ -26,10 +27,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     devices: u32,
     /// Readings per second of all devices together; one per device if left out
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = numbers::rate)]
     rate: Option<f64>,
     /// End after so many seconds; run until stopped if left out
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::seconds)]
     seconds: Option<f64>,
     /// End after so many readings
     #[arg(long, value_name = "COUNT")]
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Share of devices with a fault: drop-out, drift, wrong clock or bad payload
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE", value_parser = numbers::share)]
     faults: f64,
     /// Threads that drive the devices
     #[arg(long, default_value_t = 2, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -52,7 +53,6 @@ pub(crate) struct Args {
 /// # Errors
 /// A server that cannot be reached at the start; later the fleet connects again by itself.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    anyhow::ensure!((0.0..=1.0).contains(&args.faults), "--faults must be between 0 and 1");
     let address = args.address.to_socket_addrs()?.next();
     let address = address.ok_or_else(|| anyhow::anyhow!("{} has no address", args.address))?;
     let running = Fleet {
@@ -79,11 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let counts = running.stop()?;
     match args.output.output {
-        Output::Json => println!("{}", counts.json()),
+        Output::Json => writeln!(output::stdout(), "{}", counts.json())?,
         Output::Table => {
             let rows: Vec<Vec<String>> =
                 counts.table().into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-            write_table(&mut std::io::stdout().lock(), &["measure".to_owned(), "value".to_owned()], &rows)?;
+            write_table(&mut output::stdout(), &["measure".to_owned(), "value".to_owned()], &rows)?;
         }
     }
     Ok(())

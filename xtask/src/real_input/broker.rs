@@ -14,10 +14,18 @@ use std::{
     time::Duration,
 };
 
-/// The release binary of this workspace.
-fn binary() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| run::root().join("target"), PathBuf::from);
-    target.join("release/floodplain")
+/// The client identifier of the subscriber.
+const SUBSCRIBER: &str = "real-input-subscriber";
+
+/// The release binary of this workspace, whatever the shell says of its configuration.
+fn floodplain() -> Command {
+    let mut command = Command::new(run::target().join("release/floodplain"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLOODPLAIN_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Our server on one data folder, always on the same addresses.
@@ -73,7 +81,7 @@ impl Broker {
                      json_get_float(payload, 'value') AS value, encode(payload, 'hex') AS hex FROM records \
                      WHERE stream = 'telemetry' AND topic_matches(topic, 'traffic/#') \
                      ORDER BY \"partition\", generation, \"offset\"";
-        let output = Command::new(binary())
+        let output = floodplain()
             .args(["sql", "--output", "csv", "--url", &format!("http://{}", self.addresses[1]), query])
             .stderr(Stdio::inherit())
             .output()?;
@@ -97,7 +105,7 @@ fn spawn(folder: &Path, addresses: &[String; 3]) -> Result<(Child, [String; 3])>
         fs::remove_file(&ready)?;
     }
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("server.log"))?;
-    let mut child = Command::new(binary())
+    let mut child = floodplain()
         .args(["serve", "--ready-file"])
         .arg(&ready)
         .env("FLOODPLAIN_DATA_DIR", folder.join("data"))
@@ -164,14 +172,8 @@ impl LogRow {
 pub(super) struct Delivery {
     pub(super) topic: String,
     pub(super) payload: String,
-    /// How many kills had been before it came.
-    pub(super) after_kills: usize,
-}
-
-#[derive(Debug, Default)]
-struct Received {
-    deliveries: Vec<Delivery>,
-    kills: usize,
+    /// The connection that it came on, from 1 on. Each ends with a life of the server.
+    pub(super) connection: usize,
 }
 
 /// `mosquitto_sub` with a session that lasts; it connects again by itself.
@@ -179,8 +181,8 @@ struct Received {
 pub(super) struct Subscriber {
     child: Child,
     /// Shared with the thread that reads its output.
-    received: Arc<Mutex<Received>>,
-    reader: JoinHandle<Result<()>>,
+    received: Arc<Mutex<Vec<Delivery>>>,
+    reader: Option<JoinHandle<Result<()>>>,
 }
 
 impl Subscriber {
@@ -189,44 +191,46 @@ impl Subscriber {
         let command = || {
             let mut command = Command::new("mosquitto_sub");
             command.args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()]);
-            command.args(["-i", "real-input-subscriber", "-c", "-q", "1", "-v", "-t", "traffic/#"]);
+            command.args(["-i", SUBSCRIBER, "-c", "-q", "1", "-v", "-t", "traffic/#"]);
             command.stdin(Stdio::null());
             command
         };
         run::run(command().arg("-E"))?;
         let log = fs::File::create(folder.join("mosquitto_sub.log"))?;
-        let mut child = command().stdout(Stdio::piped()).stderr(log).spawn().context("start mosquitto_sub")?;
+        // It also says when it connects: in one stream with the messages, so nothing can come late.
+        let mut child =
+            command().arg("-d").stdout(Stdio::piped()).stderr(log).spawn().context("start mosquitto_sub")?;
         let output = child.stdout.take().context("output of mosquitto_sub")?;
-        let received = Arc::new(Mutex::new(Received::default()));
+        let received = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&received);
         let reader = std::thread::spawn(move || -> Result<()> {
+            let mut connection = 0;
             for line in BufReader::new(output).lines() {
                 let line = line?;
+                if let Some(event) = line.strip_prefix("Client ") {
+                    connection += usize::from(event.ends_with("received CONNACK (0)"));
+                    continue;
+                }
+                if !line.starts_with("traffic/") {
+                    // The answer to its SUBSCRIBE.
+                    continue;
+                }
                 let (topic, payload) = line.split_once(' ').with_context(|| format!("mosquitto_sub wrote {line:?}"))?;
+                let (topic, payload) = (topic.to_owned(), payload.to_owned());
                 let mut received = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                let after_kills = received.kills;
-                received.deliveries.push(Delivery {
-                    topic: topic.to_owned(),
-                    payload: payload.to_owned(),
-                    after_kills,
-                });
+                received.push(Delivery { topic, payload, connection });
             }
             Ok(())
         });
-        Ok(Self { child, received, reader })
+        Ok(Self { child, received, reader: Some(reader) })
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Received) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut Vec<Delivery>) -> T) -> T {
         look(&mut self.received.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn received(&self) -> usize {
-        self.with(|received| received.deliveries.len())
-    }
-
-    /// The server is dead; what comes from now on comes after a kill.
-    pub(super) fn mark_kill(&self) {
-        self.with(|received| received.kills += 1);
+        self.with(|received| received.len())
     }
 
     pub(super) fn wait_until(&mut self, reached: impl Fn(usize) -> bool, patience: Duration) -> Result<()> {
@@ -246,7 +250,7 @@ impl Subscriber {
         let deadline = now() + patience;
         loop {
             let distinct = self.with(|received| {
-                let keys = received.deliveries.iter().map(|d| (d.topic.as_str(), d.payload.as_str()));
+                let keys = received.iter().map(|d| (d.topic.as_str(), d.payload.as_str()));
                 keys.collect::<std::collections::BTreeSet<_>>().len()
             });
             if distinct >= count || now() > deadline {
@@ -259,7 +263,7 @@ impl Subscriber {
     pub(super) fn stop(mut self) -> Result<Vec<Delivery>> {
         self.child.kill()?;
         self.child.wait()?;
-        self.reader.join().expect("the reader does not panic")?;
-        Ok(std::mem::take(&mut self.received.lock().unwrap_or_else(PoisonError::into_inner).deliveries))
+        self.reader.take().map_or(Ok(()), |reader| reader.join().expect("the reader does not panic"))?;
+        Ok(self.with(std::mem::take))
     }
 }

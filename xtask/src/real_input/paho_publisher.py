@@ -1,7 +1,7 @@
 """Publishes the lines of standard input at QoS 1: HOST PORT TOPIC.
 
-paho connects again by itself and repeats what was not acknowledged; for each message that was
-sent and not acknowledged when a connection broke, "resent N" is written to standard output.
+paho connects again by itself and repeats what was not acknowledged; for each message that may have
+been sent and was not acknowledged when a connection broke, "resent N" is written to standard output.
 """
 
 import sys
@@ -15,6 +15,8 @@ client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho-" + TOPIC
 lock = threading.Lock()
 open_messages = {}
 early = set()
+# The line that is being given to paho, which may have sent it already.
+pending = None
 room = threading.Semaphore(20)
 
 
@@ -27,7 +29,7 @@ def on_publish(client, userdata, mid, code, properties):
 
 def on_disconnect(client, userdata, flags, code, properties):
     with lock:
-        for n in open_messages.values():
+        for n in list(open_messages.values()) + ([] if pending is None else [pending]):
             print(f"resent {n}", flush=True)
 
 
@@ -37,8 +39,12 @@ client.connect(HOST, PORT, keepalive=30)
 client.loop_start()
 for n, line in enumerate(sys.stdin, 1):
     room.acquire()
+    with lock:
+        pending = n
+    # Not under the lock: paho calls on_publish under a lock of its own, which this takes, too.
     info = client.publish(TOPIC, line.rstrip("\n"), 1)
     with lock:
+        pending = None
         # The answer may be faster than this line.
         if info.mid in early:
             early.remove(info.mid)

@@ -13,6 +13,9 @@ use std::{
     time::Duration,
 };
 
+/// Lines for one run of `mosquitto_pub`: its packet identifiers, by which lines are counted, start again behind 65,535.
+const LINES_MAX: usize = 60_000;
+
 /// One publisher of one file.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -30,7 +33,8 @@ impl Publisher {
             let mut sends = BTreeMap::new();
             let mut first = 0;
             while first < payloads.len() {
-                let acked = mosquitto_once(&topic, &payloads[first..], first, address, &mut sends)?;
+                let some = &payloads[first..payloads.len().min(first + LINES_MAX)];
+                let acked = mosquitto_once(&topic, some, first, address, &mut sends)?;
                 if acked == 0 {
                     // The server is down.
                     std::thread::sleep(Duration::from_millis(100));
@@ -77,6 +81,11 @@ impl Publisher {
         Ok(Self { client, thread: Some(thread), done })
     }
 
+    /// Whether every line is acknowledged.
+    pub(super) fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     pub(super) fn client(&self) -> &'static str {
         self.client
     }
@@ -101,7 +110,6 @@ fn mosquitto_once(
     address: SocketAddr,
     sends: &mut BTreeMap<usize, u32>,
 ) -> Result<usize> {
-    ensure!(payloads.len() < usize::from(u16::MAX), "too many lines for one run of mosquitto_pub");
     let mut child = Command::new("mosquitto_pub")
         .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
         // The same name each time: a device's records are in order in one partition.

@@ -1,6 +1,6 @@
 //! A server over a small log, and a client that says exactly what it is told.
 
-use floodplain_api::{Api, serve};
+use floodplain_api::{Api, Limits, serve};
 use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef};
 use floodplain_sql::{Config, Sql};
 use floodplain_testkit::ModelLog;
@@ -37,6 +37,10 @@ impl Server {
     }
 
     pub(crate) async fn with(config: Config) -> Self {
+        Self::limited(config, Limits::default()).await
+    }
+
+    pub(crate) async fn limited(config: Config, limits: Limits) -> Self {
         // Before anything takes its counters.
         let metrics = recorder();
         let now = Timestamp::from_millis(1_795_251_600_000);
@@ -60,6 +64,7 @@ impl Server {
             sql: sql.clone(),
             metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
+            limits,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,9 +1,13 @@
 //! `POST /api/v1/sql`.
 
 use crate::client::{ENDLESS, Server};
+use floodplain_api::Limits;
 use floodplain_sql::Config;
 use std::time::Duration;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 const QUERY: &str = "SELECT device, json_get_int(payload, 'n') AS n FROM records ORDER BY n";
 const CSV: &str = "device,n\r\nd-1,1\r\nd-2,2\r\nd-3,3\r\n";
@@ -82,8 +86,9 @@ async fn malformed_requests_are_refused() {
 #[tokio::test]
 async fn limits_have_codes() {
     let limit = Duration::from_millis(200);
-    let server = Server::with(Config { rows_max: 2, time_max: limit, ..Config::default() }).await;
+    let server = Server::with(Config { rows_max: 2, ..Config::default() }).await;
     server.query(QUERY).await.assert_problem(422, "sql_row_limit");
+    let server = Server::with(Config { time_max: limit, ..Config::default() }).await;
     server.query(ENDLESS).await.assert_problem(504, "sql_time_limit");
     let server = Server::with(Config { memory_max_bytes: 1 << 20, ..Config::default() }).await;
     let large = "SELECT value, count(*) FROM generate_series(1, 3000000) GROUP BY value";
@@ -140,4 +145,53 @@ async fn a_client_that_stops_reading_holds_one_query_and_no_more() {
     assert_eq!(server.sql.running(), 1);
     drop(stream);
     server.running_becomes(0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_loses_its_place() {
+    let limits = Limits { connections_max: 1, stall_time_max: Duration::from_millis(200), ..Limits::default() };
+    let server = Server::limited(Config::default(), limits).await;
+    let query = "SELECT value, repeat('x', 1000) AS text FROM generate_series(1, 900000)";
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let length = query.len();
+    let request = format!("POST /api/v1/sql HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{query}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    server.running_becomes(1).await;
+    // There is one place: the next one is served when it is free.
+    assert_eq!(server.query("SELECT 1 AS one").await.json()["rows"][0]["one"], 1);
+    server.running_becomes(0).await;
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_keeps_its_place() {
+    let limits = Limits { stall_time_max: Duration::from_millis(500), ..Limits::default() };
+    let server = Server::limited(Config::default(), limits).await;
+    let query = "SELECT value, repeat('x', 1000) AS text FROM generate_series(1, 30000)";
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let (length, close) = (query.len(), "Host: localhost\r\nConnection: close");
+    let request = format!("POST /api/v1/sql HTTP/1.1\r\n{close}\r\nContent-Length: {length}\r\n\r\n{query}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut total, mut chunk, started) = (0, vec![0; 4 << 20], tokio::time::Instant::now());
+    loop {
+        match stream.read(&mut chunk).await.unwrap() {
+            0 => break,
+            length => total += length,
+        }
+        if started.elapsed() < Duration::from_secs(2) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(total > 30_000_000, "{total} bytes came");
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_ends() {
+    let time = Duration::from_millis(200);
+    let limits = Limits { head_time_max: time, ..Limits::default() };
+    let answer = Server::limited(Config::default(), limits).await.raw(b"POST /api/v1/sql HT").await;
+    assert!([0, 408].contains(&answer.status), "{answer:?}");
+    let limits = Limits { body_time_max: time, ..Limits::default() };
+    let head = b"POST /api/v1/sql HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9\r\n\r\nSELE";
+    Server::limited(Config::default(), limits).await.raw(head).await.assert_problem(408, "slow_body");
 }

@@ -64,10 +64,11 @@ async fn noise_is_refused_and_the_next_one_served() {
     let server = Server::start().await;
     for noise in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"\x10\x0c\x00\x04MQTT\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"] {
         let answer = server.raw(&[noise, &[b'\n'; 4]].concat()).await;
-        assert!(answer.status == 400 || answer.status == 0 || answer.status == 505, "{answer:?}");
+        assert!([400, 505].contains(&answer.status), "{answer:?}");
     }
     let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(1 << 20));
     let answer = server.raw(long.as_bytes()).await;
+    // Silence is right here only: closing before all was read may reset the connection, and the answer with it.
     assert!([0, 414, 431].contains(&answer.status), "{answer:?}");
     assert_eq!(server.get("/healthz").await.status, 200);
 }

@@ -158,13 +158,9 @@ impl Session {
             self.forget_done();
         }
         for (packet_id, state) in &progress.outbound {
-            let known = self.outbound.iter().position(|(id, _)| id == packet_id);
-            match (known, state) {
-                (Some(at), Some(state)) => self.outbound[at].1 = *state,
-                (Some(at), None) => drop(self.outbound.remove(at)),
-                (None, Some(state)) => self.outbound.push((*packet_id, *state)),
-                (None, None) => {}
-            }
+            // What is named last was sent last: PUBLISH in the order of sending, PUBREL in that of the PUBRECs.
+            self.outbound.retain(|(id, _)| id != packet_id);
+            self.outbound.extend(state.map(|state| (*packet_id, state)));
         }
     }
 }

@@ -350,10 +350,12 @@ impl WaitingIndex {
         let mut lists = Vec::new();
         self.trie.matches(topic, &mut |idx| lists.push(*idx));
         let lists: Arc<[u32]> = lists.into();
-        if self.cache.len() >= CACHED_TOPICS_MAX {
-            self.cache.clear();
+        if topic.len() <= crate::router::CACHED_TOPIC_BYTES_MAX {
+            if self.cache.len() >= CACHED_TOPICS_MAX {
+                self.cache.clear();
+            }
+            self.cache.insert(topic.into(), lists.clone());
         }
-        self.cache.insert(topic.into(), lists.clone());
         lists
     }
 

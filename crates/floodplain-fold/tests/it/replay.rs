@@ -138,6 +138,26 @@ fn retention_that_passes_a_fold_is_reported() {
 }
 
 #[test]
+fn damage_of_the_log_is_passed() {
+    let log = model();
+    let streams = Streams::open(&log);
+    let input = streams.input.partition(0);
+    let adds: Vec<_> = (0..9).map(|n| (n, Ask::Add(1), 1)).collect();
+    write(&log, input, &adds);
+    let mut runner = streams.runner(&log, &disk());
+    let mut worker = Worker::new();
+    while !runner.takes_input() {
+        worker.step(&log, &mut runner).unwrap();
+    }
+    let (file, reason, next) = ("segment-7".to_owned(), "checksum".to_owned(), Position::new(0, 6));
+    let error = ReadError::Corrupt { file, at: 4096, reason, next };
+    runner.on_read(&log, input, Position::ZERO, Err(error)).unwrap();
+    assert_eq!(runner.position(), next);
+    worker.run(&log, &mut runner);
+    assert_eq!(runner.position(), Position::new(0, 9), "the rest is folded");
+}
+
+#[test]
 fn reads_that_do_not_continue_change_nothing() {
     let log = model();
     let streams = Streams::open(&log);

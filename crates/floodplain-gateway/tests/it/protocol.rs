@@ -100,18 +100,18 @@ fn packets_of_5_0_are_checked() {
             Closes(b"\xe0\x01\x82"),
         ),
         (
-            "topic over the limit",
-            packet(0x32, &[&text(&"x".repeat(1025))[..], b"\x00\x05\x00"].concat()),
+            "topic of too many levels",
+            packet(0x32, &[&text(&"/".repeat(256))[..], b"\x00\x05\x00"].concat()),
             Answers(b"\x40\x03\x00\x05\x90"),
         ),
         (
             "topic of too many levels, QoS 2",
-            packet(0x34, &[&text(&"/".repeat(128))[..], b"\x00\x05\x00"].concat()),
+            packet(0x34, &[&text(&"/".repeat(256))[..], b"\x00\x05\x00"].concat()),
             Answers(b"\x50\x03\x00\x05\x90"),
         ),
         (
-            "topic over the limit, QoS 0",
-            packet(0x30, &[&text(&"x".repeat(1025))[..], b"\x00"].concat()),
+            "topic of too many levels, QoS 0",
+            packet(0x30, &[&text(&"/".repeat(256))[..], b"\x00"].concat()),
             Closes(b"\xe0\x01\x90"),
         ),
         ("packet over the limit", b"\x30\xff\xff\xff\x7f".to_vec(), Closes(b"\xe0\x01\x95")),

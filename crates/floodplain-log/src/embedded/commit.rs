@@ -1,12 +1,14 @@
 //! The commit thread: takes all that is queued, writes one group, syncs once, tells everyone.
 
-use super::{GROUP_TARGET_BYTES, Inner, JOURNAL_FRAMES_MAX, Pending, lock, read, stopwatch, write};
+use super::{
+    GROUP_TARGET_BYTES, Inner, JOURNAL_FRAMES_MAX, JOURNAL_STUCK_FACTOR, Pending, lock, read, stopwatch, write,
+};
 use crate::{
     Completion, CompletionSink, FastMap, Outcome, Partition, Refusal,
     disk::DiskFile,
     files::{DataFile, write_all_at},
     frame::{FRAME_HEADER, Frame, GROUP_HEADER, Group, JournalPos},
-    journal::{FrameAt, Journal},
+    journal::{self, FrameAt, Journal},
 };
 use bytes::Bytes;
 use floodplain_types::{Class, Position};
@@ -21,6 +23,8 @@ use std::{
 pub(super) struct Writer {
     pub file: Arc<dyn DiskFile>,
     pub seq: u64,
+    /// Of the log, for the checksums of groups.
+    pub salt: u32,
     pub len: u64,
     pub frame_count: usize,
     pub next_group: u64,
@@ -43,6 +47,8 @@ pub(super) struct Committer {
     writer: Writer,
     ends: FastMap<Partition, End>,
     backlog: VecDeque<Pending>,
+    /// The next journal could not be created when it was last tried; said once.
+    is_stuck: bool,
 }
 
 /// A group that is encoded and not yet written.
@@ -62,7 +68,7 @@ impl Committer {
             .iter()
             .map(|(partition, bounds)| (*partition, End { offset: bounds.end, at: bounds.end_at, moved: (0, 0) }))
             .collect();
-        Self { inner, writer, ends, backlog: VecDeque::new() }
+        Self { inner, writer, ends, backlog: VecDeque::new(), is_stuck: false }
     }
 
     pub(super) fn run(mut self) {
@@ -77,12 +83,19 @@ impl Committer {
 
     /// Waits for work; false when the log is closing and nothing is left.
     fn take_queue(&mut self) -> bool {
-        let mut queue = lock(&self.inner.queue);
+        let inner = Arc::clone(&self.inner);
+        let mut queue = lock(&inner.queue);
         while self.backlog.is_empty() && queue.pending.is_empty() {
             if queue.closing {
                 return false;
             }
-            queue = self.inner.queued.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+            if std::mem::take(&mut queue.rotate) {
+                drop(queue);
+                self.rotate_if_old();
+                queue = lock(&inner.queue);
+                continue;
+            }
+            queue = inner.queued.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         if self.backlog.is_empty() {
             std::mem::swap(&mut self.backlog, &mut queue.pending);
@@ -120,11 +133,19 @@ impl Committer {
             self.refuse(units, &refusal);
             return Ok(());
         }
-        if let Err(error) = self.rotate_if_full(bytes) {
-            let cause = format!("cannot start a journal: {error}");
-            self.release(bytes);
-            self.refuse(units, &Refusal::Poisoned { cause: cause.as_str().into() });
-            return Err(cause);
+        match self.rotate_if_full(bytes) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => {
+                self.release(bytes);
+                self.refuse(units, &refusal);
+                return Ok(());
+            }
+            Err(error) => {
+                let cause = format!("cannot start a journal: {error}");
+                self.release(bytes);
+                self.refuse(units, &Refusal::Poisoned { cause: cause.as_str().into() });
+                return Err(cause);
+            }
         }
         let inner = Arc::clone(&self.inner);
         let built = self.build(&units, bytes);
@@ -185,7 +206,19 @@ impl Committer {
         Ok(())
     }
 
-    fn refuse(&self, units: Vec<Pending>, refusal: &Refusal) {
+    /// Refuses `units`, and everything that is queued behind them: what is smaller and might still fit
+    /// must not be committed before what was refused.
+    fn refuse(&mut self, mut units: Vec<Pending>, refusal: &Refusal) {
+        let behind_bytes = {
+            let mut queue = lock(&self.inner.queue);
+            let taken = units.len();
+            units.extend(self.backlog.drain(..));
+            units.extend(queue.pending.drain(..));
+            // In the same breath: what is submitted from now on is measured by it.
+            units.iter().for_each(|unit| queue.count_refused(unit.submitter));
+            units[taken..].iter().map(|unit| unit.bytes).sum::<u64>()
+        };
+        self.release(behind_bytes + GROUP_HEADER as u64);
         self.inner.metrics.refused.increment(units.len() as u64);
         let mut answers = Answers::default();
         units.into_iter().for_each(|unit| answers.add(unit, Outcome::Refused(refusal.clone())));
@@ -205,6 +238,7 @@ impl Committer {
         };
         let number = self.writer.next_group;
         let ingest_ms = self.inner.clock.now().as_millis();
+        self.inner.active_since_ms.fetch_min(ingest_ms, Ordering::Relaxed);
         let inner = Arc::clone(&self.inner);
         let streams = read(&inner.streams);
         for unit in units {
@@ -244,7 +278,7 @@ impl Committer {
             frame_count: built.frames.len() as u32,
             synced: self.writer.synced,
         };
-        group.seal(&mut built.buf);
+        group.seal(&mut built.buf, self.writer.salt);
         built
     }
 
@@ -263,30 +297,63 @@ impl Committer {
         view.active.len = self.writer.len;
     }
 
-    /// Starts the next journal when this group would make the present one too long.
-    fn rotate_if_full(&mut self, bytes: u64) -> io::Result<()> {
-        let full =
-            self.writer.len + bytes > self.inner.config.journal_bytes || self.writer.frame_count > JOURNAL_FRAMES_MAX;
-        if self.writer.len == 0 || !full {
-            return Ok(());
+    /// Starts the next journal when this group would make the present one too long, or when that has
+    /// been written for long. Gives a refusal where there should be a new one and cannot be.
+    fn rotate_if_full(&mut self, bytes: u64) -> io::Result<Option<Refusal>> {
+        let (len, frame_count) = (self.writer.len + bytes, self.writer.frame_count);
+        let full = len > self.inner.config.journal_bytes || frame_count > JOURNAL_FRAMES_MAX;
+        if frame_count == 0 || !(full || self.inner.is_journal_old()) || self.rotate()? {
+            return Ok(None);
         }
+        // Nothing is torn by a file that is not there (too many open files, say): the present one
+        // grows meanwhile, and with it what it takes in memory, but not for ever.
+        let is_stuck = len > JOURNAL_STUCK_FACTOR * self.inner.config.journal_bytes
+            || frame_count as u64 > JOURNAL_STUCK_FACTOR * JOURNAL_FRAMES_MAX as u64;
+        Ok(is_stuck.then_some(Refusal::Behind { journals: 1, frames: frame_count as u64 }))
+    }
+
+    /// Ends the present journal where nothing else would, so that age retention can take it one day.
+    fn rotate_if_old(&mut self) {
+        if self.writer.frame_count == 0 || !self.inner.is_journal_old() || self.inner.poisoned.get().is_some() {
+            return;
+        }
+        if let Err(error) = self.rotate() {
+            self.inner.poison(format!("cannot start a journal: {error}"));
+        }
+    }
+
+    /// Starts the next journal; false if it cannot be created now.
+    fn rotate(&mut self) -> io::Result<bool> {
         let seq = self.writer.seq + 1;
         let path = self.inner.config.dir.join(DataFile::Journal { seq }.name());
-        let file = match self.inner.disk.create(&path) {
+        let create = || journal::create(&*self.inner.disk, &path, seq, self.writer.salt);
+        let created = create().or_else(|error| match error.kind() {
+            // Left by a creation that failed: nobody has ever written to it.
+            io::ErrorKind::AlreadyExists => {
+                self.inner.disk.remove(&path)?;
+                create()
+            }
+            _ => Err(error),
+        });
+        let file = match created {
             Ok(file) => file,
-            // Nothing is torn by a file that is not there (too many open files, say).
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "cannot create the next journal, going on with this one");
-                return Ok(());
+                self.inner.metrics.house_errors.increment(1);
+                if !std::mem::replace(&mut self.is_stuck, true) {
+                    tracing::warn!(%error, path = %path.display(), "cannot create the next journal, going on with this one");
+                }
+                return Ok(false);
             }
         };
         if !cfg!(floodplain_mutant = "no_folder_sync") {
             self.inner.disk.sync_dir(&self.inner.config.dir)?;
         }
+        self.is_stuck = false;
         self.writer.file = Arc::clone(&file);
         self.writer.seq = seq;
-        self.writer.len = 0;
+        self.writer.len = journal::HEADER as u64;
         self.writer.frame_count = 0;
+        self.inner.active_since_ms.store(i64::MAX, Ordering::Relaxed);
         {
             let mut view = write(&self.inner.view);
             let finished = std::mem::replace(&mut view.active, Journal::new(seq, file));
@@ -294,13 +361,13 @@ impl Committer {
             self.inner.count_sealed(&view.sealed);
         }
         self.inner.call_house();
-        Ok(())
+        Ok(true)
     }
 
     /// Writes an empty group that says how far the journal is synced, so that the next start
     /// finds nothing to doubt.
     fn seal(&mut self) {
-        if self.writer.len == 0 {
+        if self.writer.len == journal::HEADER as u64 {
             return;
         }
         let mut buf = vec![0; GROUP_HEADER];
@@ -311,7 +378,7 @@ impl Committer {
             frame_count: 0,
             synced: self.writer.synced,
         }
-        .seal(&mut buf);
+        .seal(&mut buf, self.writer.salt);
         let sealed = write_all_at(&*self.writer.file, &buf, self.writer.len).and_then(|()| self.writer.file.sync());
         if let Err(error) = sealed {
             // Everything acknowledged is synced; the next start copies the tail instead.

@@ -90,44 +90,60 @@ impl Inner {
 }
 
 impl House {
-    /// One round.
+    /// One round. What fails does not keep the other steps from their work; the first error is given.
     pub(super) fn keep(&mut self, inner: &Inner) -> io::Result<()> {
-        self.sweep(inner)?;
-        while let Some(run) = next_run(inner) {
-            if inner.closing() {
-                return Ok(());
-            }
-            self.journals_to_segment(inner, &run)?;
+        if inner.is_journal_old() {
+            lock(&inner.queue).rotate = true;
+            inner.queued.notify_one();
         }
-        let hurt: Vec<_> = std::mem::take(&mut *lock(&inner.hurt)).into_iter().collect();
-        for range in hurt {
-            heal(inner, range)?;
-        }
-        while let Some(run) = next_merge(inner) {
-            if inner.closing() {
-                return Ok(());
-            }
-            self.merge(inner, &run)?;
-        }
-        self.retention(inner)?;
+        let swept = self.sweep(inner);
+        let moved = self.move_journals(inner);
+        let healed = heal_all(inner);
+        let merged = self.merge_small(inner);
+        let retained = if inner.closing() { Ok(()) } else { self.retention(inner) };
         inner.metrics.segments.set(read(&inner.view).segments.len() as f64);
         inner.metrics.log_bytes.set(read(&inner.view).len_bytes() as f64);
-        Ok(())
+        swept.and(moved).and(healed).and(merged).and(retained)
     }
 
+    fn move_journals(&mut self, inner: &Inner) -> io::Result<()> {
+        let mut swept = Ok(());
+        while let Some(run) = next_run(inner).filter(|_| !inner.closing()) {
+            self.journals_to_segment(inner, &run)?;
+            swept = swept.and(self.sweep(inner));
+        }
+        swept
+    }
+
+    fn merge_small(&mut self, inner: &Inner) -> io::Result<()> {
+        let mut swept = Ok(());
+        while let Some(run) = next_merge(inner).filter(|_| !inner.closing()) {
+            self.merge(inner, &run)?;
+            swept = swept.and(self.sweep(inner));
+        }
+        swept
+    }
+
+    /// Removes what is doomed. What cannot be removed now is tried again in every round; until then
+    /// the start of its partitions, or a segment that covers it, keeps it from coming back.
     fn sweep(&mut self, inner: &Inner) -> io::Result<()> {
         if self.doomed.is_empty() {
             return Ok(());
         }
+        let mut result = Ok(());
+        let mut stuck = Vec::new();
         for path in &self.doomed {
             match inner.disk.remove(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    stuck.push(path.clone());
+                    result = result.and(Err(error));
+                }
                 _ => {}
             }
         }
         inner.disk.sync_dir(&inner.config.dir)?;
-        self.doomed.clear();
-        Ok(())
+        self.doomed = stuck;
+        result
     }
 
     fn journals_to_segment(&mut self, inner: &Inner, run: &[Arc<Journal>]) -> io::Result<()> {
@@ -141,7 +157,9 @@ impl House {
             })
             .collect();
         let range = (first.seq, last.seq);
-        let segment = repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources)?;
+        let segment = repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources, &|| {
+            store_checkpoint(inner)
+        })?;
         {
             let mut view = write(&inner.view);
             let view = &mut *view;
@@ -156,7 +174,7 @@ impl House {
         if let Err(error) = store_checkpoint(inner) {
             tracing::warn!(%error, "cannot write the checkpoint of the log");
         }
-        self.sweep(inner)
+        Ok(())
     }
 
     fn merge(&mut self, inner: &Inner, run: &[Arc<Segment>]) -> io::Result<()> {
@@ -169,14 +187,17 @@ impl House {
                 let name = segment.name();
                 tracing::error!(file = name, from = range.start, to = range.end, "segment is damaged");
                 repair::set_aside_range(&*inner.disk, &inner.config.dir, &inner.metrics, &name, &*file, &range)?;
+                store_checkpoint(inner)?;
             }
             sources.push(Source { name: segment.name(), file, frames });
         }
         let range = (first.first, last.last);
-        let merged = repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources)?;
+        let keep_ends = || store_checkpoint(inner);
+        let merged =
+            repair::make_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &sources, &keep_ends)?;
         replace_segments(inner, run, Some(merged));
         self.doomed.extend(run.iter().map(|segment| inner.config.dir.join(segment.name())));
-        self.sweep(inner)
+        Ok(())
     }
 
     fn retention(&mut self, inner: &Inner) -> io::Result<()> {
@@ -194,21 +215,23 @@ impl House {
             inner.starts_moved.store(true, Ordering::Relaxed);
             return Err(error);
         }
+        let mut swept = Ok(());
         loop {
-            let Some(oldest) = read(&inner.view).segments.first().cloned() else { return Ok(()) };
-            let Some(ends) = ends(inner, &oldest)? else { return Ok(()) };
+            let Some(oldest) = read(&inner.view).segments.first().cloned() else { return swept };
+            let Some(ends) = ends(inner, &oldest)? else { return swept };
             let is_passed = {
                 let view = read(&inner.view);
                 ends.iter().all(|(partition, end)| view.parts.get(partition).is_some_and(|b| b.start >= *end))
             };
             if !is_passed {
-                return Ok(());
+                return swept;
             }
             inner.metrics.retained_segments.increment(1);
             inner.metrics.retained_bytes.increment(oldest.len);
             self.doomed.push(inner.config.dir.join(oldest.name()));
             replace_segments(inner, &[oldest], None);
-            self.sweep(inner)?;
+            // Passed or not: the space of the next one may be needed all the more.
+            swept = swept.and(self.sweep(inner));
         }
     }
 }
@@ -251,13 +274,28 @@ fn next_merge(inner: &Inner) -> Option<Vec<Arc<Segment>>> {
     None
 }
 
+/// Makes all segments anew whose index was found damaged.
+fn heal_all(inner: &Inner) -> io::Result<()> {
+    let hurt: Vec<_> = std::mem::take(&mut *lock(&inner.hurt)).into_iter().collect();
+    let mut result = Ok(());
+    for range in hurt {
+        let healed = heal(inner, range);
+        if healed.is_err() {
+            lock(&inner.hurt).insert(range);
+        }
+        result = result.and(healed);
+    }
+    result
+}
+
 /// Makes a segment with a damaged index anew, under the same name.
 fn heal(inner: &Inner, range: (u64, u64)) -> io::Result<()> {
     let Some(old) = read(&inner.view).segments.iter().find(|s| (s.first, s.last) == range).cloned() else {
         return Ok(());
     };
     tracing::error!(file = old.name(), "segment has a damaged index and is made anew from its frames");
-    let new = repair::rebuild_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range)?;
+    let keep_ends = || store_checkpoint(inner);
+    let new = repair::rebuild_segment(&*inner.disk, &inner.config.dir, &inner.metrics, range, &keep_ends)?;
     replace_segments(inner, &[old], Some(new));
     Ok(())
 }

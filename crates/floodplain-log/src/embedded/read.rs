@@ -1,18 +1,21 @@
 //! Reading: memory first, then segments and journals.
 
+#[cfg(test)]
+mod tests;
+
 use super::{Inner, View, lock, read};
 use crate::{
-    Batch, BatchError, FetchedRecord, Locator, Partition, Read, ReadBatch, ReadError, Record, RecordRef,
+    Batch, BatchError, FetchedRecord, Locator, Partition, Read, ReadBatch, ReadError, RecordRef,
     checkpoint::Bounds,
     disk::DiskFile,
-    files::{DataFile, read_exact_at},
+    files::{DataFile, read_up_to},
     frame::{FRAME_HEADER, Frame},
     journal::FrameAt,
     segment::{PartEntry, Segment, SegmentError},
 };
 use bytes::Bytes;
 use floodplain_types::Position;
-use std::{cmp::Ordering, io, sync::Arc};
+use std::{cmp::Ordering, io, ops::Range, sync::Arc};
 
 /// Read beyond what was asked for, so that the last batch is usually whole.
 const READ_SLACK: u64 = 8 << 10;
@@ -26,8 +29,11 @@ struct Gathered {
     partition: Partition,
     generation: u32,
     batches: Vec<ReadBatch>,
+    damaged: Vec<Range<Position>>,
     /// The offset to go on from.
     from: u64,
+    /// Everything before it is in `batches` or in `damaged`.
+    told: u64,
     left: usize,
 }
 
@@ -40,14 +46,27 @@ impl Gathered {
     fn push(&mut self, base: u64, at: u64, batch: Batch) {
         let len = batch.as_bytes().len();
         self.left = self.left.saturating_sub(len);
+        self.lost_before(base);
         self.from = base + u64::from(batch.last_offset_delta()) + 1;
+        self.told = self.from;
         self.batches.push(ReadBatch { base: Position::new(self.generation, base), batch, at });
     }
 
-    fn answer(self, end: u64) -> Read {
+    /// This engine gives positions without gaps: one that is in no batch has been lost.
+    fn lost_before(&mut self, offset: u64) {
+        if self.told < offset {
+            let position = |offset| Position::new(self.generation, offset);
+            self.damaged.push(position(self.told)..position(offset));
+            self.told = offset;
+        }
+    }
+
+    fn answer(mut self, end: u64) -> Read {
         // Holes are passed when nothing is left behind them.
-        let offset = if self.batches.is_empty() { end } else { self.from };
-        Read { next: Position::new(self.generation, offset), batches: self.batches }
+        if self.batches.is_empty() {
+            self.lost_before(end);
+        }
+        Read { next: Position::new(self.generation, self.told), batches: self.batches, damaged: self.damaged }
     }
 }
 
@@ -76,14 +95,14 @@ impl Inner {
     fn from_memory(view: &View, generation: u32, partition: Partition, from: u64, max_bytes: usize) -> Option<Read> {
         let bounds = view.parts.get(&partition).copied().unwrap_or_default();
         if from >= bounds.end {
-            return Some(Read { batches: Vec::new(), next: Position::new(generation, bounds.end) });
+            return Some(Read { next: Position::new(generation, bounds.end), ..Read::default() });
         }
         if from < bounds.start {
             return None;
         }
         let batches = view.tail.read(partition, Position::new(generation, from), max_bytes)?;
         let last = batches.last().map(|last| last.base.offset + u64::from(last.batch.last_offset_delta()) + 1);
-        Some(Read { next: Position::new(generation, last.unwrap_or(bounds.end)), batches })
+        Some(Read { next: Position::new(generation, last.unwrap_or(bounds.end)), batches, damaged: Vec::new() })
     }
 
     pub(super) fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {
@@ -97,19 +116,31 @@ impl Inner {
     pub(super) fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, ReadError> {
         let generation = self.generation(partition)?;
         let offset = Self::offset(generation, from);
-        let mut out = Gathered { partition, generation, batches: Vec::new(), from: offset, left: max_bytes };
-        loop {
+        let mut out = Gathered {
+            partition,
+            generation,
+            batches: Vec::new(),
+            damaged: Vec::new(),
+            from: offset,
+            told: offset,
+            left: max_bytes,
+        };
+        'moved: loop {
             let (segments, epoch, bounds) = {
                 let view = read(&self.view);
                 let bounds = view.parts.get(&partition).copied().unwrap_or_default();
-                if offset < bounds.start && out.batches.is_empty() {
+                if out.told < bounds.start {
+                    if !out.batches.is_empty() {
+                        // What retention has taken meanwhile is not damage.
+                        return Ok(out.answer(bounds.end));
+                    }
                     drop(view);
                     let partition =
                         self.stream_partition_id(partition).ok_or(ReadError::UnknownPartition(partition))?;
                     let start = Position::new(generation, bounds.start);
                     return Err(ReadError::Trimmed { partition, from, start });
                 }
-                if out.batches.is_empty()
+                if out.from == offset
                     && let Some(answer) = Self::from_memory(&view, generation, partition, offset, max_bytes)
                 {
                     return Ok(Read { next: answer.next.max(from), ..answer });
@@ -125,20 +156,28 @@ impl Inner {
                 Err(error) if self.has_moved(&error, epoch) => continue,
                 Err(error) => return Err(error),
             }
-            let places = {
-                let view = read(&self.view);
-                if view.epoch != epoch {
-                    // What was in a journal may be in a segment now.
-                    continue;
+            loop {
+                let places = {
+                    let view = read(&self.view);
+                    if view.epoch != epoch {
+                        // What was in a journal may be in a segment now.
+                        continue 'moved;
+                    }
+                    in_journals(&view, &out)
+                };
+                if places.is_empty() {
+                    return Ok(out.answer(bounds.end));
                 }
-                in_journals(&view, &out)
-            };
-            for place in places {
-                if let Some(batch) = self.read_journal(partition, &place)? {
-                    out.push(place.frame.base, place.frame.at, batch);
+                for place in places {
+                    match self.read_journal(partition, &place)? {
+                        Some(batch) => out.push(place.frame.base, place.frame.at, batch),
+                        None => out.from = place.frame.last() + 1,
+                    }
+                }
+                if !out.batches.is_empty() {
+                    return Ok(out.answer(bounds.end));
                 }
             }
-            return Ok(out.answer(bounds.end));
         }
     }
 
@@ -151,20 +190,55 @@ impl Inner {
     /// Reads from segments; true when `out` is full.
     fn read_segments(&self, segments: &[Arc<Segment>], out: &mut Gathered) -> Result<bool, ReadError> {
         let from = out.from;
-        let (mut idx, mut entry) = match self.find_segment(segments, out.partition, |part| part.end <= from)? {
+        let (mut idx, mut entry) = match self.find_segment(segments, out.partition, |part| part.end() <= from)? {
             Some((idx, entry)) => (idx, Some(entry)),
             None => return Ok(false),
         };
         loop {
             if let Some(part) = entry
-                && self.read_segment(&segments[idx], &part, out)?
+                && self.read_segment(&segments[idx], part, out)?
             {
                 return Ok(true);
             }
             idx += 1;
             let Some(segment) = segments.get(idx) else { return Ok(false) };
-            entry = self.in_segment(segment, |file| segment.find(file, out.partition))?;
+            entry = self.find(segment, out.partition)?;
         }
+    }
+
+    /// What a segment holds of a partition.
+    fn find(&self, segment: &Segment, partition: Partition) -> Result<Option<Part>, ReadError> {
+        self.in_segment(segment, |file| match segment.find(file, partition) {
+            Ok(part) => Ok(part.map(Part::Indexed)),
+            Err(error) => self.without_index(segment, file, partition, error),
+        })
+    }
+
+    /// The frames of a partition in a segment whose index is damaged. They are looked for in all of
+    /// the file, each time: it is made anew soon.
+    fn without_index(
+        &self,
+        segment: &Segment,
+        file: &dyn DiskFile,
+        partition: Partition,
+        error: SegmentError,
+    ) -> Result<Option<Part>, SegmentError> {
+        let SegmentError::Damaged { at, reason } = error else { return Err(error) };
+        self.report_damage(&segment.name(), at, reason);
+        self.report_hurt(segment);
+        let (frames, _) =
+            Segment::scan(file, segment.frames_end()).map_err(|source| SegmentError::Io { at, source })?;
+        let mut frames: Vec<_> =
+            frames.into_iter().filter(|(of, _)| *of == partition).map(|(_, frame)| frame).collect();
+        // In order, unless bytes that only look like a frame came among them.
+        let mut end = 0;
+        frames.retain(|frame| {
+            frame.base >= end && {
+                end = frame.last().saturating_add(1);
+                true
+            }
+        });
+        Ok((!frames.is_empty()).then_some(Part::Scanned(frames)))
     }
 
     /// The first segment with a part of the partition that is not `before` what is looked for.
@@ -172,8 +246,8 @@ impl Inner {
         &self,
         segments: &[Arc<Segment>],
         partition: Partition,
-        before: impl Fn(&PartEntry) -> bool,
-    ) -> Result<Option<(usize, PartEntry)>, ReadError> {
+        before: impl Fn(&Part) -> bool,
+    ) -> Result<Option<(usize, Part)>, ReadError> {
         let (mut low, mut high) = (0, segments.len());
         let mut found = None;
         while low < high {
@@ -182,7 +256,7 @@ impl Inner {
             let mut probe = middle;
             let mut part = None;
             while probe < high && part.is_none() {
-                part = self.in_segment(&segments[probe], |file| segments[probe].find(file, partition))?;
+                part = self.find(&segments[probe], partition)?;
                 probe += 1;
             }
             match part {
@@ -198,50 +272,82 @@ impl Inner {
     }
 
     /// Reads the batches of one partition in one segment; true when `out` is full.
-    fn read_segment(&self, segment: &Segment, part: &PartEntry, out: &mut Gathered) -> Result<bool, ReadError> {
-        let from = out.from;
+    fn read_segment(&self, segment: &Segment, part: Part, out: &mut Gathered) -> Result<bool, ReadError> {
+        let partition = out.partition;
         self.in_segment(segment, |file| {
-            let mut pos = segment.block(file, part, |block| block.base <= from)?.pos;
-            while pos < part.end_pos {
-                let want = (out.left as u64).saturating_add(READ_SLACK).min(READ_MAX).min(part.end_pos - pos);
-                let piece = read_piece(file, pos, want as usize)?;
-                let mut done = 0;
-                while let Some(head) = piece.get(done..).filter(|rest| rest.len() >= FRAME_HEADER) {
-                    let at = pos + done as u64;
-                    let frame = Frame::parse(head)
-                        .filter(|frame| frame.partition == out.partition && at + frame.len() <= part.end_pos);
-                    let Some(frame) = frame else {
-                        self.report_damage(&segment.name(), at, "head of a frame");
-                        done = (segment.next_frame_pos(file, part, at)? - pos) as usize;
-                        continue;
-                    };
-                    if out.is_full_for(frame.batch_len as usize) {
-                        return Ok(true);
-                    }
-                    let end = done + frame.len() as usize;
-                    let bytes = if end <= piece.len() {
-                        piece.slice(done + FRAME_HEADER..end)
-                    } else if done == 0 {
-                        read_piece(file, at + FRAME_HEADER as u64, frame.batch_len as usize)?
-                    } else {
-                        break;
-                    };
-                    done = end;
-                    match Batch::parse(bytes) {
-                        Ok(batch) if frame.base_offset + u64::from(batch.last_offset_delta()) < from => {}
-                        Ok(batch) => out.push(frame.base_offset, frame.at, batch),
-                        Err(error) => self.report_damage(&segment.name(), at, &error.to_string()),
-                    }
+            let frames = match part {
+                Part::Indexed(part) => match self.read_part(segment, file, &part, out) {
+                    Err(error) => self.without_index(segment, file, partition, error)?,
+                    full => return full,
+                },
+                scanned @ Part::Scanned(_) => Some(scanned),
+            };
+            let Some(Part::Scanned(frames)) = frames else { return Ok(false) };
+            let first = frames.partition_point(|frame| frame.last() < out.from);
+            for frame in &frames[first..] {
+                if out.is_full_for(frame.batch_len as usize) {
+                    return Ok(true);
                 }
-                // Less than a head is left of the piece: it is read again with what follows.
-                if done == 0 {
-                    self.report_damage(&segment.name(), pos, "partition ends inside a frame");
-                    return Ok(false);
+                let pos = frame.pos + FRAME_HEADER as u64;
+                let bytes = read_piece(file, pos, frame.batch_len as usize).map_err(io_at(pos))?;
+                match Batch::parse(bytes) {
+                    Ok(batch) => out.push(frame.base, frame.at, batch),
+                    Err(error) => self.report_damage(&segment.name(), frame.pos, &error.to_string()),
                 }
-                pos += done as u64;
             }
             Ok(false)
         })
+    }
+
+    /// The same by the index.
+    fn read_part(
+        &self,
+        segment: &Segment,
+        file: &dyn DiskFile,
+        part: &PartEntry,
+        out: &mut Gathered,
+    ) -> Result<bool, SegmentError> {
+        let from = out.from;
+        let mut pos = segment.block(file, part, |block| block.base <= from)?.pos;
+        while pos < part.end_pos {
+            let want = (out.left as u64).saturating_add(READ_SLACK).min(READ_MAX).min(part.end_pos - pos);
+            let piece = read_piece(file, pos, want as usize).map_err(io_at(pos))?;
+            let mut done = 0;
+            while let Some(head) = piece.get(done..).filter(|rest| rest.len() >= FRAME_HEADER) {
+                let at = pos + done as u64;
+                let frame = Frame::parse(head)
+                    .filter(|frame| frame.partition == out.partition && at + frame.len() <= part.end_pos);
+                let Some(frame) = frame else {
+                    self.report_damage(&segment.name(), at, "head of a frame");
+                    done = (segment.next_frame_pos(file, part, at)? - pos) as usize;
+                    continue;
+                };
+                if out.is_full_for(frame.batch_len as usize) {
+                    return Ok(true);
+                }
+                let end = done + frame.len() as usize;
+                let bytes = if end <= piece.len() {
+                    piece.slice(done + FRAME_HEADER..end)
+                } else if done == 0 {
+                    read_piece(file, at + FRAME_HEADER as u64, frame.batch_len as usize).map_err(io_at(at))?
+                } else {
+                    break;
+                };
+                done = end;
+                match Batch::parse(bytes) {
+                    Ok(batch) if frame.base_offset + u64::from(batch.last_offset_delta()) < from => {}
+                    Ok(batch) => out.push(frame.base_offset, frame.at, batch),
+                    Err(error) => self.report_damage(&segment.name(), at, &error.to_string()),
+                }
+            }
+            // Less than a head is left of the piece: it is read again with what follows.
+            if done == 0 {
+                self.report_damage(&segment.name(), pos, "partition ends inside a frame");
+                return Ok(false);
+            }
+            pos += done as u64;
+        }
+        Ok(false)
     }
 
     /// Does something with the file of a segment, naming it in errors.
@@ -254,10 +360,8 @@ impl Inner {
         let result = file.and_then(|file| run(&*file));
         result.map_err(|error| match error {
             SegmentError::Io { at, source } => ReadError::Io { file: segment.name(), at, source },
-            SegmentError::Damaged { at, reason } => {
-                self.report_damage(&segment.name(), at, reason);
-                self.report_hurt(segment);
-                ReadError::Corrupt { file: segment.name(), at, reason: reason.to_owned() }
+            damaged @ SegmentError::Damaged { at, .. } => {
+                ReadError::Io { file: segment.name(), at, source: io::Error::new(io::ErrorKind::InvalidData, damaged) }
             }
         })
     }
@@ -277,13 +381,8 @@ impl Inner {
     fn read_journal(&self, partition: Partition, place: &InJournal) -> Result<Option<Batch>, ReadError> {
         let InJournal { seq, file, frame } = place;
         let name = || DataFile::Journal { seq: *seq }.name();
-        let mut bytes = vec![0; FRAME_HEADER + frame.batch_len as usize];
-        read_exact_at(&**file, &mut bytes, frame.pos).map_err(|source| ReadError::Io {
-            file: name(),
-            at: frame.pos,
-            source,
-        })?;
-        let bytes = Bytes::from(bytes);
+        let bytes = read_piece(&**file, frame.pos, FRAME_HEADER + frame.batch_len as usize)
+            .map_err(|source| ReadError::Io { file: name(), at: frame.pos, source })?;
         let is_it = Frame::parse(&bytes).is_some_and(|head| {
             (head.partition, head.base_offset, head.batch_len) == (partition, frame.base, frame.batch_len)
         });
@@ -301,16 +400,19 @@ impl Inner {
         // References come in runs: the segment of the last one is likely that of the next, and so is
         // its compressed batch, which is read and decompressed once.
         let mut near = None;
-        let mut unpacked: Option<Unpacked> = None;
+        let mut unpacked = Unpacked { locator: None, records: Vec::new() };
         for wanted in refs {
             let bytes = if !wanted.locator.is_whole_batch() {
                 self.fetch_bytes(partition, wanted, &mut near)?
             } else {
-                if unpacked.as_ref().is_none_or(|unpacked| unpacked.locator != wanted.locator) {
+                if unpacked.locator != Some(wanted.locator) {
                     let bytes = self.fetch_bytes(partition, wanted, &mut near)?;
-                    unpacked = bytes.map(|bytes| Unpacked::new(wanted, bytes)).transpose()?;
+                    unpacked = Unpacked::new(wanted.locator, bytes).unwrap_or_else(|error| {
+                        self.report_damage("batch", wanted.locator.at, &error.to_string());
+                        Unpacked { locator: Some(wanted.locator), records: Vec::new() }
+                    });
                 }
-                unpacked.as_ref().map(|unpacked| unpacked.record(wanted)).transpose()?
+                unpacked.record(wanted)
             };
             if let Some(bytes) = bytes {
                 let (position, base_timestamp_ms) = (wanted.position, wanted.base_timestamp_ms);
@@ -320,12 +422,13 @@ impl Inner {
         Ok(fetched)
     }
 
-    /// The bytes that a reference leads to, checked; `None` if retention has passed them.
+    /// The bytes that a reference leads to, checked; `None` if retention has passed them, or if they
+    /// are damaged, which is reported.
     fn fetch_bytes(
         &self,
         partition: Partition,
         wanted: &RecordRef,
-        near: &mut Option<(Arc<Segment>, PartEntry)>,
+        near: &mut Option<(Arc<Segment>, Part)>,
     ) -> Result<Option<Bytes>, ReadError> {
         let (at, len) = (wanted.locator.at, wanted.locator.len_bytes() as usize);
         let end_at = at.saturating_add(len as u64);
@@ -337,30 +440,25 @@ impl Inner {
                     return Ok(None);
                 }
                 if let Some(bytes) = view.tail.bytes_at(partition, at, len) {
-                    return checked(wanted, bytes, "memory", at).map(Some);
+                    return Ok(self.checked(wanted, bytes, "memory", at));
                 }
                 let in_journal = view.journals().find_map(|journal| {
                     let frames = journal.frames(partition);
                     let frame = frames.get(frames.partition_point(|frame| frame.at <= at).checked_sub(1)?)?;
-                    let pos = frame.pos + FRAME_HEADER as u64 + (at - frame.at);
-                    (end_at <= frame.end_at()).then(|| (journal.seq, Arc::clone(&journal.file), pos))
+                    Some((journal.seq, Arc::clone(&journal.file), pos_of(frame, at, end_at)?))
                 });
                 if let Some((seq, file, pos)) = in_journal {
                     drop(view);
                     let name = DataFile::Journal { seq }.name();
-                    let mut bytes = vec![0; len];
-                    read_exact_at(&*file, &mut bytes, pos).map_err(|source| ReadError::Io {
-                        file: name.clone(),
-                        at: pos,
-                        source,
-                    })?;
-                    return checked(wanted, bytes.into(), &name, pos).map(Some);
+                    return match read_piece(&*file, pos, len) {
+                        Ok(bytes) => Ok(self.checked(wanted, bytes, &name, pos)),
+                        Err(source) => Err(ReadError::Io { file: name, at: pos, source }),
+                    };
                 }
                 (Arc::clone(&view.segments), view.epoch)
             };
-            let holds = |part: &PartEntry| part.base_at <= at && end_at <= part.end_at;
-            if near.as_ref().is_none_or(|(_, part)| !holds(part)) {
-                let found = self.find_segment(&segments, partition, |part| part.end_at <= at);
+            if near.as_ref().is_none_or(|(_, part)| !part.holds(at, end_at)) {
+                let found = self.find_segment(&segments, partition, |part| part.end_at() <= at);
                 *near = match found {
                     Ok(found) => found.map(|(idx, part)| (Arc::clone(&segments[idx]), part)),
                     Err(error) if self.has_moved(&error, epoch) => continue,
@@ -368,19 +466,47 @@ impl Inner {
                 };
             }
             // What is in no file was damaged, or trimmed while we looked.
-            let Some((segment, part)) = near.as_ref().filter(|(_, part)| holds(part)) else { return Ok(None) };
+            let Some((segment, part)) = near.as_mut().filter(|(_, part)| part.holds(at, end_at)) else {
+                return Ok(None);
+            };
             let bytes = self.in_segment(segment, |file| {
-                let block = segment.block(file, part, |block| block.at <= at)?;
-                // In a block, byte positions and bytes of the file grow alike.
-                let pos = block.pos + FRAME_HEADER as u64 + (at - block.at);
-                Ok((read_piece(file, pos, len)?, pos))
+                if let Part::Indexed(entry) = part {
+                    match segment.block(file, entry, |block| block.at <= at) {
+                        // In a block, byte positions and bytes of the file grow alike.
+                        Ok(block) => {
+                            let pos = block.pos + FRAME_HEADER as u64 + (at - block.at);
+                            return Ok(Some((read_piece(file, pos, len).map_err(io_at(pos))?, pos)));
+                        }
+                        Err(error) => {
+                            let scanned = self.without_index(segment, file, partition, error)?;
+                            *part = scanned.unwrap_or(Part::Scanned(Vec::new()));
+                        }
+                    }
+                }
+                let Part::Scanned(frames) = part else { return Ok(None) };
+                let frame = frames.partition_point(|frame| frame.at <= at).checked_sub(1).map(|idx| &frames[idx]);
+                let Some(pos) = frame.and_then(|frame| pos_of(frame, at, end_at)) else { return Ok(None) };
+                Ok(Some((read_piece(file, pos, len).map_err(io_at(pos))?, pos)))
             });
             match bytes {
-                Ok((bytes, pos)) => return checked(wanted, bytes, &segment.name(), pos).map(Some),
+                Ok(None) => return Ok(None),
+                Ok(Some((bytes, pos))) => return Ok(self.checked(wanted, bytes, &segment.name(), pos)),
                 Err(error) if self.has_moved(&error, epoch) => *near = None,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Compares fetched bytes with the reference.
+    fn checked(&self, wanted: &RecordRef, bytes: Bytes, file: &str, at: u64) -> Option<Bytes> {
+        let locator = wanted.locator;
+        let found = crc32c::crc32c(if locator.is_whole_batch() { bytes.get(8..).unwrap_or_default() } else { &bytes });
+        if found == locator.crc {
+            return Some(bytes);
+        }
+        let reason = format!("record has checksum {found:08x}, its reference says {:08x}", locator.crc);
+        self.report_damage(file, at, &reason);
+        None
     }
 
     pub(super) fn position_at(&self, partition: Partition, time_ms: i64) -> Result<Position, ReadError> {
@@ -397,8 +523,15 @@ impl Inner {
             let mut gone = false;
             for segment in segments.iter().filter(|segment| segment.max_ingest_ms >= time_ms) {
                 let found = self.in_segment(segment, |file| {
-                    let part = segment.find(file, partition)?.filter(|part| part.max_ingest_ms >= time_ms);
-                    part.map(|part| segment.offset_at(file, &part, time_ms)).transpose()
+                    let by_index = segment.find(file, partition).and_then(|part| {
+                        let part = part.filter(|part| part.max_ingest_ms >= time_ms);
+                        part.map(|part| segment.offset_at(file, &part, time_ms)).transpose()
+                    });
+                    by_index.or_else(|error| {
+                        let part = self.without_index(segment, file, partition, error)?;
+                        let Some(Part::Scanned(frames)) = part else { return Ok(None) };
+                        Ok(frames.iter().find(|frame| frame.ingest_ms >= time_ms).map(|frame| frame.base))
+                    })
                 });
                 match found {
                     Ok(None) => {}
@@ -452,54 +585,78 @@ fn in_journals(view: &View, out: &Gathered) -> Vec<InJournal> {
     found
 }
 
-/// Reads exactly these bytes.
-fn read_piece(file: &dyn DiskFile, at: u64, len: usize) -> Result<Bytes, SegmentError> {
+/// What a segment has of a partition.
+enum Part {
+    Indexed(PartEntry),
+    /// Its index is damaged: the frames, in order, at least one.
+    Scanned(Vec<FrameAt>),
+}
+
+impl Part {
+    /// The offset after its last one.
+    fn end(&self) -> u64 {
+        match self {
+            Self::Indexed(part) => part.end,
+            Self::Scanned(frames) => frames.last().map_or(0, |frame| frame.last() + 1),
+        }
+    }
+
+    /// The byte position after its last batch.
+    fn end_at(&self) -> u64 {
+        match self {
+            Self::Indexed(part) => part.end_at,
+            Self::Scanned(frames) => frames.last().map_or(0, FrameAt::end_at),
+        }
+    }
+
+    /// Whether these byte positions lie between its first and its last.
+    fn holds(&self, at: u64, end_at: u64) -> bool {
+        let base_at = match self {
+            Self::Indexed(part) => part.base_at,
+            Self::Scanned(frames) => frames.first().map_or(u64::MAX, |frame| frame.at),
+        };
+        base_at <= at && end_at <= self.end_at()
+    }
+}
+
+/// The byte of the file that holds byte position `at`, if the frame has all of `at..end_at`.
+fn pos_of(frame: &FrameAt, at: u64, end_at: u64) -> Option<u64> {
+    (frame.at <= at && end_at <= frame.end_at()).then(|| frame.pos + FRAME_HEADER as u64 + (at - frame.at))
+}
+
+/// Reads these bytes; those behind the end of a file that has become shorter are zeros.
+fn read_piece(file: &dyn DiskFile, at: u64, len: usize) -> io::Result<Bytes> {
     let mut buf = vec![0; len];
-    read_exact_at(file, &mut buf, at).map_err(|source| SegmentError::Io { at, source })?;
+    read_up_to(file, &mut buf, at)?;
     Ok(buf.into())
 }
 
-/// Compares fetched bytes with the reference.
-fn checked(wanted: &RecordRef, bytes: Bytes, file: &str, at: u64) -> Result<Bytes, ReadError> {
-    let locator = wanted.locator;
-    let found = crc32c::crc32c(if locator.is_whole_batch() { bytes.get(8..).unwrap_or_default() } else { &bytes });
-    if found == locator.crc {
-        return Ok(bytes);
-    }
-    let reason = format!("record has checksum {found:08x}, its reference says {:08x}", locator.crc);
-    Err(ReadError::Corrupt { file: file.to_owned(), at, reason })
+fn io_at(at: u64) -> impl Fn(io::Error) -> SegmentError {
+    move |source| SegmentError::Io { at, source }
 }
 
 /// The records of a compressed batch.
 struct Unpacked {
-    locator: Locator,
+    locator: Option<Locator>,
     /// By offset.
     records: Vec<(u64, Bytes)>,
 }
 
 impl Unpacked {
-    fn new(wanted: &RecordRef, bytes: Bytes) -> Result<Self, ReadError> {
-        let unpack = || {
-            let batch = Batch::parse(bytes)?;
-            let records = batch.records()?;
-            let record = |record: Result<Record<'_>, BatchError>| {
-                let record = record?;
-                let offset = batch.base_offset() + u64::from(record.offset_delta);
-                Ok((offset, Bytes::copy_from_slice(record.bytes)))
-            };
-            records.iter().map(record).collect::<Result<Vec<_>, BatchError>>()
-        };
-        let records = unpack().map_err(|error| Self::corrupt(wanted, error.to_string()))?;
-        Ok(Self { locator: wanted.locator, records })
+    fn new(locator: Locator, bytes: Option<Bytes>) -> Result<Self, BatchError> {
+        let mut unpacked = Self { locator: Some(locator), records: Vec::new() };
+        let Some(bytes) = bytes else { return Ok(unpacked) };
+        let batch = Batch::parse(bytes)?;
+        for record in &batch.records()? {
+            let record = record?;
+            let offset = batch.base_offset() + u64::from(record.offset_delta);
+            unpacked.records.push((offset, Bytes::copy_from_slice(record.bytes)));
+        }
+        Ok(unpacked)
     }
 
-    fn record(&self, wanted: &RecordRef) -> Result<Bytes, ReadError> {
-        let found = self.records.binary_search_by_key(&wanted.position.offset, |(offset, _)| *offset);
-        let idx = found.map_err(|_| Self::corrupt(wanted, format!("no record {}", wanted.position)))?;
-        Ok(self.records[idx].1.clone())
-    }
-
-    fn corrupt(wanted: &RecordRef, reason: String) -> ReadError {
-        ReadError::Corrupt { file: "batch".to_owned(), at: wanted.locator.at, reason }
+    fn record(&self, wanted: &RecordRef) -> Option<Bytes> {
+        let idx = self.records.binary_search_by_key(&wanted.position.offset, |(offset, _)| *offset).ok()?;
+        Some(self.records[idx].1.clone())
     }
 }

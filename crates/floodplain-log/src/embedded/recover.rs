@@ -1,6 +1,8 @@
 //! Opening: brings the folder to a state in which nothing rests on unsynced bytes.
 
 mod journals;
+#[cfg(test)]
+mod tests;
 
 use super::{
     EmbeddedConfig, HouseCalls, Inner, LockGuard, Queue, Streams, View, commit::Writer, house::House,
@@ -11,22 +13,22 @@ use crate::{
     catalog::{self, CatalogWriter, Rest},
     checkpoint::{self, Bounds},
     disk::{Disk, DiskFile},
-    files::{DataFile, TMP_SUFFIX},
-    frame::JournalPos,
-    journal::Journal,
+    files::{self, DataFile, TMP_SUFFIX},
+    frame::{GROUP_MAGIC, JournalPos},
+    journal::{self, Journal},
     metrics::LogMetrics,
-    segment::{Segment, SegmentError},
+    segment::{self, Segment, SegmentError, Source},
     tail::Tail,
 };
 use floodplain_types::Clock;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, OnceLock, RwLock,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicI64, AtomicU64},
     },
     time::Duration,
 };
@@ -37,6 +39,9 @@ pub enum OpenError {
     /// Two processes must not write one log.
     #[error("another process has the log in {dir} open")]
     Locked { dir: PathBuf },
+    /// Another version of Floodplain has written it; nothing has been touched.
+    #[error("{path} has format {version}, which this version of floodplain does not know")]
+    OtherFormat { path: PathBuf, version: u8 },
     /// The disk failed while the log was looked at or repaired.
     #[error("cannot {action} {path}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
@@ -87,6 +92,8 @@ struct Recovery {
     dir: PathBuf,
     metrics: LogMetrics,
     report: RecoveryReport,
+    /// Known to nobody outside; in the checksums of groups.
+    salt: u32,
     /// Of all streams that the catalog knows.
     all_partitions: Vec<Partition>,
     parts: FastMap<Partition, Bounds>,
@@ -128,6 +135,7 @@ pub(super) fn open(
         dir: dir.clone(),
         metrics: LogMetrics::new(),
         report: RecoveryReport::default(),
+        salt: 0,
         all_partitions: Vec::new(),
         parts: FastMap::default(),
         covers: 0,
@@ -138,7 +146,8 @@ pub(super) fn open(
         next_group: 1,
         trusted: JournalPos::default(),
     };
-    let (streams, catalog) = recovery.catalog()?;
+    let salt = recovery.formats()?;
+    let (streams, catalog) = recovery.catalog(salt)?;
     recovery.checkpoint()?;
     let journals = recovery.segments()?;
     recovery.journals(journals)?;
@@ -169,6 +178,7 @@ pub(super) fn open(
         queued_bytes: AtomicU64::new(0),
         sealed_count: AtomicU64::new(0),
         sealed_frames: AtomicU64::new(0),
+        active_since_ms: AtomicI64::new(i64::MAX),
         view: RwLock::new(view),
         watchers: RwLock::default(),
         retention_watchers: RwLock::default(),
@@ -187,13 +197,54 @@ pub(super) fn open(
 }
 
 impl Recovery {
-    fn catalog(&mut self) -> Result<(Streams, CatalogWriter), OpenError> {
+    /// Sees to it that nothing of another format is touched. Gives the salt of the journals, if any.
+    fn formats(&self) -> Result<Option<u32>, OpenError> {
+        let mut salt = None;
+        for entry in self.disk.list(&self.dir).context("list", &self.dir)? {
+            let path = self.dir.join(&entry.name);
+            let name = entry.name.as_str();
+            let (magic, len) = match DataFile::parse(name) {
+                Some(DataFile::Journal { .. }) => (journal::MAGIC, journal::HEADER),
+                Some(DataFile::Segment { .. }) => (segment::FILE_MAGIC, segment::FILE_HEADER),
+                None if catalog::NAMES.contains(&name) => (catalog::FILE_MAGIC, catalog::FILE_HEADER),
+                None if checkpoint::NAMES.contains(&name) => {
+                    let bytes = files::read_whole(&*self.disk, &path, checkpoint::MAX_FILE).context("read", &path)?;
+                    if let Some(version) = bytes.as_deref().and_then(checkpoint::other_version) {
+                        return Err(OpenError::OtherFormat { path, version });
+                    }
+                    continue;
+                }
+                None => continue,
+            };
+            let file = self.disk.open(&path).context("open", &path)?;
+            let mut head = vec![0; len];
+            let read = files::read_up_to(&*file, &mut head, 0).context("read", &path)?;
+            if let Some(version) = files::other_version(&head[..read], magic) {
+                return Err(OpenError::OtherFormat { path, version });
+            }
+            if magic == journal::MAGIC {
+                if head.starts_with(&GROUP_MAGIC) {
+                    // Written before there was a header.
+                    return Err(OpenError::OtherFormat { path, version: 0 });
+                }
+                salt = salt.or(journal::salt_of(&head[..read]));
+            }
+        }
+        Ok(salt)
+    }
+
+    fn catalog(&mut self, salt: Option<u32>) -> Result<(Streams, CatalogWriter), OpenError> {
         let path = self.dir.join(catalog::NAMES[0]);
         let loaded = catalog::load(&*self.disk, &self.dir).context("read", &path)?;
         for (name, rest, bytes) in loaded.damaged {
             self.set_aside_bytes(name, &bytes, rest == Rest::Damaged)?;
         }
-        let writer = CatalogWriter::create(&*self.disk, &self.dir, &loaded.entries).context("write", &path)?;
+        self.salt = loaded.salt.or(salt).unwrap_or_else(|| {
+            // The only chance that is not passed in: it must differ from log to log, and decides nothing.
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &self.dir) as u32
+        });
+        let writer =
+            CatalogWriter::create(&*self.disk, &self.dir, self.salt, &loaded.entries).context("write", &path)?;
         let mut streams = Streams::default();
         for entry in loaded.entries.into_values() {
             let stream = streams.insert(entry);
@@ -238,26 +289,26 @@ impl Recovery {
             segments.iter().find(|other| **other != range && other.0 <= range.0 && range.1 <= other.1).copied()
         };
         let (mut kept, mut left) = (Vec::new(), Vec::new());
-        let (mut stale, mut named_again) = (Vec::new(), BTreeSet::new());
+        let mut stale = BTreeMap::<_, Vec<_>>::new();
         for range in &segments {
             match covering(*range) {
                 None => kept.push(*range),
-                Some(by) => stale.push((DataFile::Segment { first: range.0, last: range.1 }, by)),
+                Some(by) => stale.entry(by).or_default().push(DataFile::Segment { first: range.0, last: range.1 }),
             }
         }
         for seq in journals {
             let by = segments.iter().find(|(first, last)| (*first..=*last).contains(&seq));
             match by {
                 None => left.push(seq),
-                Some(by) => stale.push((DataFile::Journal { seq }, covering(*by).unwrap_or(*by))),
+                Some(by) => {
+                    let by = covering(*by).unwrap_or(*by);
+                    stale.entry(by).or_default().push(DataFile::Journal { seq });
+                }
             }
         }
-        for (file, (first, last)) in stale {
-            if named_again.insert((first, last)) {
-                let name = DataFile::Segment { first, last }.name();
-                repair::write_file_again(&*self.disk, &self.dir, &name).context("copy", &self.dir.join(&name))?;
-            }
-            self.remove(&file.name())?;
+        for (range, files) in stale {
+            self.take_over(range, &files)?;
+            files.iter().try_for_each(|file| self.remove(&file.name()))?;
         }
         kept.sort_unstable();
         for range in kept {
@@ -267,13 +318,48 @@ impl Recovery {
         Ok(left)
     }
 
+    /// Makes sure of a segment before the files go that it was made from.
+    ///
+    /// They may be there because its name was not durable, so that is given anew; and where its own
+    /// bytes are damaged, theirs are taken.
+    fn take_over(&mut self, (first, last): (u64, u64), files: &[DataFile]) -> Result<(), OpenError> {
+        let name = DataFile::Segment { first, last }.name();
+        let path = self.dir.join(&name);
+        let (disk, dir) = (&*self.disk, &self.dir);
+        let frames = repair::whole_frames(disk, dir, (first, last)).context("read", &path)?;
+        let frames = match frames {
+            (_, true) => return repair::write_file_again(disk, dir, &name).context("copy", &path),
+            (frames, false) => frames,
+        };
+        tracing::error!(file = name, "segment is damaged and is made anew from what it was made from");
+        let file = disk.open(&path).context("open", &path)?;
+        let len = file.len().context("read", &path)?;
+        repair::set_aside_range(disk, dir, &self.metrics, &name, &*file, &(0..len)).context("set aside", &path)?;
+        let mut sources = vec![Source { name: name.clone(), file, frames }];
+        for stale in files {
+            let path = dir.join(stale.name());
+            let file = disk.open(&path).context("open", &path)?;
+            let frames = match stale {
+                DataFile::Journal { seq } => journal::scan(&*file, *seq, self.salt).context("read", &path)?.frames,
+                DataFile::Segment { first, last } => {
+                    repair::whole_frames(disk, dir, (*first, *last)).context("read", &path)?.0
+                }
+            };
+            sources.push(Source { name: stale.name(), file, frames });
+        }
+        repair::leave_out_overlaps(&mut sources);
+        repair::make_segment(disk, dir, &self.metrics, (first, last), &sources, &|| Ok(())).context("write", &path)?;
+        self.report.rebuilt.push(name);
+        Ok(())
+    }
+
     fn segment(&mut self, (first, last): (u64, u64)) -> Result<(), OpenError> {
         let name = DataFile::Segment { first, last }.name();
         let path = self.dir.join(&name);
         let segment = match self.open_segment(&path, (first, last)) {
             Err(SegmentError::Damaged { at, reason }) => {
                 tracing::error!(file = name, at, reason, "segment is made anew from its frames");
-                repair::rebuild_segment(&*self.disk, &self.dir, &self.metrics, (first, last))
+                repair::rebuild_segment(&*self.disk, &self.dir, &self.metrics, (first, last), &|| Ok(()))
                     .context("rebuild", &path)?;
                 self.report.rebuilt.push(name);
                 self.open_segment(&path, (first, last))
@@ -309,14 +395,15 @@ impl Recovery {
     fn new_journal(&mut self) -> Result<(Writer, Journal), OpenError> {
         let seq = self.next_seq;
         let path = self.dir.join(DataFile::Journal { seq }.name());
-        let file = self.disk.create(&path).context("create", &path)?;
+        let file = journal::create(&*self.disk, &path, seq, self.salt).context("create", &path)?;
         if !cfg!(floodplain_mutant = "no_folder_sync") {
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
         }
         let writer = Writer {
             file: Arc::clone(&file),
             seq,
-            len: 0,
+            salt: self.salt,
+            len: journal::HEADER as u64,
             frame_count: 0,
             next_group: self.next_group,
             synced: self.trusted,

@@ -1,12 +1,13 @@
 //! Keeping what is damaged, and making a segment anew from the frames that are whole.
 
 use crate::{
+    Partition,
     disk::{Disk, DiskFile},
     files::{self, DataFile, SET_ASIDE, read_up_to, write_all_at},
     metrics::LogMetrics,
-    segment::{Segment, Source, write_segment},
+    segment::{FrameList, Segment, SegmentError, Source, is_whole_at, write_segment},
 };
-use std::{io, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
 /// Copies a range of a file into `set-aside/`, durably. The same range is kept once.
 pub(super) fn set_aside_range(
@@ -72,13 +73,15 @@ fn set_aside(
 
 /// Writes a segment under a passing name, syncs it, and gives it its lasting one.
 ///
-/// Damaged frames are set aside and left out.
+/// Damaged frames are set aside and left out. Before the segment gets its name, `keep_ends` makes
+/// durable where partitions end: a frame that is left out may have been the last of its own.
 pub(super) fn make_segment(
     disk: &dyn Disk,
     dir: &Path,
     metrics: &LogMetrics,
     (first, last): (u64, u64),
     sources: &[Source],
+    keep_ends: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Segment> {
     let path = dir.join(DataFile::Segment { first, last }.name());
     let tmp = files::tmp(&path);
@@ -97,6 +100,9 @@ pub(super) fn make_segment(
         let Source { name, file, .. } = &sources[*source];
         tracing::error!(file = name, from = range.start, to = range.end, "frame is damaged, its records are a hole");
         set_aside_range(disk, dir, metrics, name, &**file, range)?;
+    }
+    if !written.damaged.is_empty() {
+        keep_ends()?;
     }
     disk.rename(&tmp, &path)?;
     disk.sync_dir(dir)?;
@@ -134,6 +140,7 @@ pub(super) fn rebuild_segment(
     dir: &Path,
     metrics: &LogMetrics,
     (first, last): (u64, u64),
+    keep_ends: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Segment> {
     let name = DataFile::Segment { first, last }.name();
     let file: Arc<dyn DiskFile> = disk.open(&dir.join(&name))?;
@@ -143,5 +150,47 @@ pub(super) fn rebuild_segment(
     // footer simply hold no frames.
     let (frames, _) = Segment::scan(&*file, len)?;
     let source = Source { name, file, frames };
-    make_segment(disk, dir, metrics, (first, last), &[source])
+    keep_ends()?;
+    make_segment(disk, dir, metrics, (first, last), &[source], keep_ends)
+}
+
+/// The whole frames of a segment, and whether there is no damage in it.
+pub(super) fn whole_frames(disk: &dyn Disk, dir: &Path, (first, last): (u64, u64)) -> io::Result<(FrameList, bool)> {
+    let file = disk.open(&dir.join(DataFile::Segment { first, last }.name()))?;
+    let index = Segment::open(&*file, first, last).and_then(|segment| {
+        segment.each_part(&*file, |_| ())?;
+        Ok(segment.frames_end())
+    });
+    let end = match index {
+        Err(SegmentError::Io { source, .. }) => return Err(source),
+        Err(SegmentError::Damaged { .. }) => None,
+        Ok(end) => Some(end),
+    };
+    let (mut frames, bad) = Segment::scan(&*file, end.map_or_else(|| file.len(), Ok)?)?;
+    let found = frames.len();
+    let mut result = Ok(());
+    frames.retain(|(partition, frame)| {
+        is_whole_at(&*file, *partition, frame).unwrap_or_else(|error| {
+            result = Err(error);
+            false
+        })
+    });
+    result?;
+    let is_whole = end.is_some() && bad.is_empty() && frames.len() == found;
+    Ok((frames, is_whole))
+}
+
+/// Of frames with the same offsets those of the first source stay.
+pub(super) fn leave_out_overlaps(sources: &mut [Source]) {
+    let mut taken = BTreeMap::<(Partition, u64), u64>::new();
+    for source in sources {
+        source.frames.retain(|(partition, frame)| {
+            let before = taken.range(..=(*partition, frame.last())).next_back();
+            let is_free = before.is_none_or(|((of, _), last)| of != partition || *last < frame.base);
+            if is_free {
+                taken.insert((*partition, frame.base), frame.last());
+            }
+            is_free
+        });
+    }
 }

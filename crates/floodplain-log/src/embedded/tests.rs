@@ -370,13 +370,13 @@ fn damage_below_the_synced_position_is_a_hole() {
     drop(log);
     let journal = bed.files("journal-")[0].clone();
     let mut bytes = std::fs::read(&journal).unwrap();
-    let group = (bytes.len() - 52) / 5;
-    bytes[group * 2 + 100] ^= 4;
+    let group = (bytes.len() - 32 - 56) / 5;
+    bytes[32 + group * 2 + 100] ^= 4;
     std::fs::write(&journal, bytes).unwrap();
 
     let (log, report) = bed.open();
     let file = DataFile::parse(journal.file_name().unwrap().to_str().unwrap()).unwrap().name();
-    let range = group as u64 * 2..group as u64 * 3;
+    let range = 32 + group as u64 * 2..32 + group as u64 * 3;
     assert_eq!((report.torn, report.corrupt), (vec![], vec![DamagedRange { file, bytes: range }]));
     let mut expected = numbered(0..5);
     expected.remove(2);
@@ -648,10 +648,6 @@ fn a_flipped_byte_in_a_segment_loses_one_batch_at_most() {
             }
             found
         };
-        // A damaged index page answers with an error until it has been made anew.
-        if log.read(p, Position::ZERO, 1).is_err() {
-            log.maintain().unwrap();
-        }
         let found = read(&log);
         assert!(found.len() + 1 >= expected.len(), "byte {at}: {found:?}");
         assert!(found.iter().all(|value| expected.contains(value)), "byte {at}: {found:?}");

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     Batch, Partition,
     disk::DiskFile,
-    files::{read_exact_at, write_all_at},
+    files::{read_up_to, write_all_at},
     frame::{FRAME_HEADER, Frame},
     journal::FrameAt,
 };
@@ -60,8 +60,8 @@ pub(crate) fn write_segment(out: &dyn DiskFile, first: u64, last: u64, sources: 
     let mut bytes = Vec::new();
     for (partition, frame, source) in order {
         bytes.resize(FRAME_HEADER + frame.batch_len as usize, 0);
-        read_exact_at(&*sources[source].file, &mut bytes, frame.pos)?;
-        if !is_whole(&bytes, partition, &frame) {
+        let read = read_up_to(&*sources[source].file, &mut bytes, frame.pos)?;
+        if !is_whole(&bytes[..read], partition, &frame) {
             written.damaged.push((source, frame.pos..frame.pos + bytes.len() as u64));
             continue;
         }
@@ -102,6 +102,13 @@ pub(crate) fn write_segment(out: &dyn DiskFile, first: u64, last: u64, sources: 
     writer.flush()?;
     written.bytes = writer.pos;
     Ok(written)
+}
+
+/// Whether a whole frame is there, down to the checksum of its batch.
+pub(crate) fn is_whole_at(file: &dyn DiskFile, partition: Partition, frame: &FrameAt) -> io::Result<bool> {
+    let mut bytes = vec![0; FRAME_HEADER + frame.batch_len as usize];
+    let read = read_up_to(file, &mut bytes, frame.pos)?;
+    Ok(is_whole(&bytes[..read], partition, frame))
 }
 
 /// Whether the bytes are the frame that was looked for, down to the checksum of its batch.

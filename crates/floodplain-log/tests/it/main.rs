@@ -4,4 +4,6 @@
 mod conformance;
 mod crash;
 mod kafka;
+mod order;
+mod sectors;
 mod wide;

@@ -47,12 +47,16 @@ fn strings_are_well_formed_utf_8() {
 }
 
 #[test]
-fn remaining_length_has_at_most_four_bytes_in_their_shortest_form() {
+fn remaining_length_has_at_most_four_bytes_in_5_0_in_their_shortest_form() {
     for who in [Server4, Server5] {
+        // 3.1.1 bounds the number of bytes and no more (3: §2.2.3).
+        let padded = matches!(who, Server4);
         for (bytes, good) in [
             (&b"\xC0\x00"[..], true),
-            (b"\xC0\x80\x00", false),
-            (b"\xC0\x80\x80\x00", false),
+            (b"\xC0\x80\x00", padded),
+            (b"\xC0\x80\x80\x00", padded),
+            (b"\xC0\x80\x80\x80\x00", padded),
+            (b"\xC0\x80\x80\x80\x80\x00", false),
             (b"\x30\xFF\xFF\xFF\xFF", false),
             (b"\x30\x80\x80\x80\x80\x01", false),
         ] {

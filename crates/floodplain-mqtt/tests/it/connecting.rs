@@ -117,7 +117,7 @@ fn a_refused_connect_is_answered_as_its_version_allows() {
         ("malformed, 5.0", connect(5, 3, b""), Some((Version::V5, ConnackCode::MalformedPacket))),
         ("malformed, 3.1.1: no CONNACK [3:3.1.4-1]", connect(4, 3, b""), None),
         ("malformed, level 3", connect(3, 3, b""), None),
-        ("wildcard in will topic", connect(5, 6, b"\0\0\x01#\0\0"), Some((Version::V5, ConnackCode::TopicNameInvalid))),
+        ("wildcard in will topic", connect(5, 6, b"\0\0\x01#\0\0"), Some((Version::V5, ConnackCode::MalformedPacket))),
         ("level 6 [MQTT-3.1.2-2]", connect(6, 2, b""), Some((Version::V5, ConnackCode::UnsupportedProtocolVersion))),
         ("level 2 [3:3.1.2-2]", connect(2, 2, b""), Some((Version::V311, ConnackCode::UnsupportedProtocolVersion))),
         ("a bridge's bit 7", connect(0x84, 2, b""), Some((Version::V311, ConnackCode::UnsupportedProtocolVersion))),
@@ -159,8 +159,8 @@ fn errors_map_to_reason_codes_and_cite_a_clause() {
     for (first_byte, body, code) in [
         (0x30, &b"\0\x02a\0\0"[..], DisconnectCode::MalformedPacket),
         (0x82, b"\0\x01\0", DisconnectCode::ProtocolError),
-        (0x30, b"\0\x01#\0", DisconnectCode::TopicNameInvalid),
-        (0x82, b"\0\x01\0\0\x02##\0", DisconnectCode::TopicFilterInvalid),
+        (0x30, b"\0\x01#\0", DisconnectCode::MalformedPacket),
+        (0x82, b"\0\x01\0\0\x02##\0", DisconnectCode::MalformedPacket),
         (0x30, b"\0\x01a\x03\x23\0\0", DisconnectCode::TopicAliasInvalid),
     ] {
         let error = Server5.decoder().decode(first_byte, body).expect_err("bad bytes");

@@ -1,5 +1,6 @@
 //! Functions that DataFusion does not have.
 
+mod bounded;
 mod json;
 mod seek;
 mod text;
@@ -8,8 +9,9 @@ use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::{common::Result, logical_expr::ScalarUDF};
 use std::sync::Arc;
 
-/// Adds all functions and the operators `->` and `->>`.
-pub(crate) fn register(state: &mut SessionState) -> Result<()> {
+/// Adds all functions and the operators `->` and `->>`, and bounds those that make much out of little.
+pub(crate) fn register(state: &mut SessionState, memory_max_bytes: usize) -> Result<()> {
+    bounded::register(state, memory_max_bytes)?;
     for function in json::all() {
         state.register_udf(Arc::new(ScalarUDF::new_from_impl(function)))?;
     }

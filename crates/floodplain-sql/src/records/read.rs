@@ -136,6 +136,9 @@ impl Reader {
             }
             match self.log.read(unit.partition, at, CHUNK_BYTES) {
                 Ok(read) => {
+                    for lost in read.damaged.iter().filter(|lost| lost.start < end && lost.start <= last) {
+                        self.lost(unit, lost.start, lost.end.min(end), "the log is damaged");
+                    }
                     for batch in &read.batches {
                         if batch.base >= end || batch.base > last || is_after(batch, &received) {
                             return Ok(());
@@ -150,14 +153,9 @@ impl Reader {
                 }
                 // Retention went past while we were reading: what is gone is gone.
                 Err(ReadError::Trimmed { start, .. }) if start > at => at = start,
-                Err(error @ ReadError::Corrupt { .. }) => {
-                    self.snapshot.damaged.fetch_add(1, Ordering::Relaxed);
-                    let next = after_damage(&*self.log, unit.partition, at, end);
-                    let until = next.unwrap_or(end);
-                    let name = format!("{}/{}", unit.id, unit.index);
-                    tracing::warn!(partition = %name, %error, "query leaves out a damaged range");
-                    self.snapshot.warn(format!("{error}; rows of {name} between {at} and {until} are missing"));
-                    at = until;
+                Err(ref error @ ReadError::Corrupt { next, .. }) if next > at => {
+                    self.lost(unit, at, next.min(end), &error.to_string());
+                    at = next;
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -204,6 +202,13 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    fn lost(&self, unit: &Unit, from: Position, until: Position, why: &str) {
+        self.snapshot.damaged.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}/{}", unit.id, unit.index);
+        tracing::warn!(partition = %name, %from, %until, why, "query leaves out a damaged range");
+        self.snapshot.warn(format!("{why}; rows of {name} between {from} and {until} are missing"));
     }
 
     fn left_out(&self, unit: &Unit, batch: &ReadBatch, error: &floodplain_log::BatchError) {
@@ -257,25 +262,6 @@ fn received_ns(ms: i64, message: Option<&MessageRef<'_>>) -> i64 {
 fn is_after(batch: &ReadBatch, received: &RangeInclusive<i64>) -> bool {
     let last_ms = received.end().div_euclid(1_000_000).saturating_add(CLOCK_STEP_MS);
     batch.batch.base_timestamp_ms() > last_ms
-}
-
-/// The first position at or after `at` that can be read again, found by trying.
-fn after_damage(log: &dyn Log, partition: Partition, at: Position, end: Position) -> Option<Position> {
-    let readable = |step: u64| {
-        let from = Position::new(at.generation, at.offset.saturating_add(step));
-        from >= end || !matches!(log.read(partition, from, 1), Err(ReadError::Corrupt { .. }))
-    };
-    let mut good = 1_u64;
-    while !readable(good) {
-        good = good.checked_mul(2)?;
-    }
-    let mut bad = good / 2;
-    while good - bad > 1 {
-        let middle = bad + (good - bad) / 2;
-        if readable(middle) { good = middle } else { bad = middle }
-    }
-    let next = Position::new(at.generation, at.offset.saturating_add(good));
-    (next < end).then_some(next)
 }
 
 fn failed(error: ReadError) -> Stop {

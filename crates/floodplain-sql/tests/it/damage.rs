@@ -17,8 +17,10 @@ use std::{
 /// What a read does at a position.
 #[derive(Debug)]
 enum Fault {
-    /// These offsets cannot be read.
+    /// These offsets cannot be read, by an engine that stops there.
     Corrupt(Range<u64>),
+    /// These are left out.
+    LeftOut(Range<u64>),
     /// The disk fails.
     Io,
     /// Retention passes half of the log once, between two reads.
@@ -36,7 +38,11 @@ impl Log for Faulty {
         match &self.fault {
             Fault::Corrupt(hole) if hole.contains(&from.offset) => {
                 let (file, reason) = ("segment-7".to_owned(), "checksum".to_owned());
-                return Err(ReadError::Corrupt { file, at: 4096, reason });
+                return Err(ReadError::Corrupt { file, at: 4096, reason, next: Position::new(0, hole.end) });
+            }
+            Fault::LeftOut(hole) if hole.contains(&from.offset) => {
+                let next = Position::new(0, hole.end);
+                return Ok(Read { batches: Vec::new(), next, damaged: vec![from..next] });
             }
             Fault::Io => {
                 let source = std::io::Error::other("bad sector");
@@ -45,7 +51,7 @@ impl Log for Faulty {
             Fault::Trim(before, done) if from.offset > 0 && !done.swap(true, Ordering::Relaxed) => {
                 self.log.trim(partition, Position::new(0, *before));
             }
-            Fault::Corrupt(_) | Fault::Trim(..) => {}
+            Fault::Corrupt(_) | Fault::LeftOut(_) | Fault::Trim(..) => {}
         }
         // One batch at a time: the next read may meet the fault.
         self.log.read(partition, from, 1)
@@ -111,14 +117,19 @@ fn offsets(answer: &serde_json::Value) -> Vec<u64> {
 #[test]
 fn a_hole_is_left_out_and_named() {
     for hole in [0..1, 0..10, 37..38, 37..61, 95..100, 0..100] {
-        let answer = json(&faulty(Fault::Corrupt(hole.clone())), QUERY);
-        let expected: Vec<u64> = (0..100).filter(|offset| !hole.contains(offset)).collect();
-        assert_eq!(offsets(&answer), expected, "{hole:?}");
-        let warnings = answer["warnings"].as_array().unwrap();
-        assert_eq!(warnings.len(), 1, "{hole:?}: {warnings:?}");
-        let warning = warnings[0].as_str().unwrap();
-        assert!(warning.contains("segment-7 is damaged at byte 4096"), "{warning}");
-        assert!(warning.contains(&format!("between 0:{} and 0:{}", hole.start, hole.end)), "{warning}");
+        for (fault, why) in [
+            (Fault::Corrupt(hole.clone()), "segment-7 is damaged at byte 4096"),
+            (Fault::LeftOut(hole.clone()), "the log is damaged"),
+        ] {
+            let answer = json(&faulty(fault), QUERY);
+            let expected: Vec<u64> = (0..100).filter(|offset| !hole.contains(offset)).collect();
+            assert_eq!(offsets(&answer), expected, "{hole:?}");
+            let warnings = answer["warnings"].as_array().unwrap();
+            assert_eq!(warnings.len(), 1, "{hole:?}: {warnings:?}");
+            let warning = warnings[0].as_str().unwrap();
+            assert!(warning.contains(why), "{warning}");
+            assert!(warning.contains(&format!("between 0:{} and 0:{}", hole.start, hole.end)), "{warning}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Args, Report, Shape, measure, ms};
 use crate::{
     client::now,
-    output::{Output, write_table},
+    output::{self, Output, write_table},
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -222,7 +222,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     syncs.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (sync_p50, sync_p99) = syncs[syncs.len() / 2];
     let failures: Vec<&String> = cells.iter().flat_map(|cell| &cell.failures).collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     match args.output.output {
         Output::Json => {
             let cells: Vec<_> = cells

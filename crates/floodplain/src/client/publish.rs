@@ -1,15 +1,23 @@
 //! `floodplain pub`: publishes one message, or one per line of standard input.
 
 use super::{Client, ConnectArgs, Event, Properties, now, parse_pair, parse_qos};
-use crate::output::{Output, OutputArgs};
+use crate::output::{self, Output, OutputArgs};
 use anyhow::{Context, Result, bail, ensure};
 use floodplain_mqtt::{Ack, Packet, PacketId, Publish, PubrelCode, QoS, ReasonCode, Version};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use std::{
     collections::BTreeMap,
-    io::{BufRead, Read},
+    io::{ErrorKind, Read, Write as _},
+    os::fd::AsFd,
     path::PathBuf,
     time::{Duration, Instant},
 };
+
+/// For what has come already; nothing is read in no time at all.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Arguments of `floodplain pub`; letters as in `mosquitto_pub` where it has them.
 #[derive(Debug, clap::Args)]
@@ -97,31 +105,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let result = publish_all(args, &mut publisher);
     let Publisher { client, published, acknowledged, worst, .. } = publisher;
     let result = result.and_then(|()| client.leave());
+    let promised = if args.qos == 0 { "sent" } else { "acknowledged" };
+    let stopped = || format!("stopped after {acknowledged} messages were {promised}");
     if args.output.output == Output::Json {
         let report = serde_json::json!({
             "published": published,
             "acknowledged": acknowledged,
             "ack_ms_max": worst.as_secs_f64() * 1e3,
         });
-        println!("{report}");
+        // Not before the result: a reader that has gone must not hide a failure.
+        let written = writeln!(output::stdout(), "{report}");
+        return result.with_context(stopped).and_then(|()| Ok(written?));
     }
-    let promised = if args.qos == 0 { "sent" } else { "acknowledged" };
-    result.with_context(|| format!("stopped after {acknowledged} messages were {promised}"))
+    result.with_context(stopped)
 }
 
 fn publish_all(args: &Args, publisher: &mut Publisher<'_>) -> Result<()> {
     if args.source.lines {
         ensure!(args.repeat == 1, "--repeat and --lines exclude each other");
-        let mut lines = std::io::stdin().lock();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if lines.read_until(b'\n', &mut line).context("read standard input")? == 0 {
-                break;
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
+        let mut lines = Lines { input: std::io::stdin().lock(), read: Vec::new(), taken: 0, chunk: vec![0; 64 << 10] };
+        while let Some(line) = lines.next(publisher)? {
             publisher.publish(&line)?;
         }
     } else {
@@ -142,6 +145,43 @@ fn publish_all(args: &Args, publisher: &mut Publisher<'_>) -> Result<()> {
         }
     }
     publisher.settle(0)
+}
+
+/// The lines of standard input. While they are slow to come, the connection is looked after: acknowledgements are
+/// taken, pings sent, and its end is noticed.
+struct Lines<R> {
+    input: R,
+    read: Vec<u8>,
+    /// What of it was handed out.
+    taken: usize,
+    chunk: Vec<u8>,
+}
+
+impl<R: Read + AsFd> Lines<R> {
+    /// The next line, without its end; `None` after the last one.
+    fn next(&mut self, publisher: &mut Publisher<'_>) -> Result<Option<Vec<u8>>> {
+        let mut searched = self.taken;
+        loop {
+            if let Some(length) = self.read[searched..].iter().position(|byte| *byte == b'\n') {
+                let end = searched + length;
+                let line = self.read[self.taken..end].to_vec();
+                self.taken = end + 1;
+                return Ok(Some(line));
+            }
+            self.read.drain(..std::mem::take(&mut self.taken));
+            searched = self.read.len();
+            publisher.wait_for(&self.input)?;
+            let length = match self.input.read(&mut self.chunk) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other.context("read standard input")?,
+            };
+            if length == 0 {
+                let last = std::mem::take(&mut self.read);
+                return Ok((!last.is_empty()).then_some(last));
+            }
+            self.read.extend_from_slice(&self.chunk[..length]);
+        }
+    }
 }
 
 /// Keeps at most `window` messages without their last acknowledgement.
@@ -182,20 +222,47 @@ impl Publisher<'_> {
             let Some(event) = self.client.next(now() + super::PATIENCE)? else {
                 bail!("no acknowledgement within {:?}", super::PATIENCE)
             };
-            match event {
-                Event::Puback(id, code) => {
-                    ensure!(!code.is_failure(), "the server refused the message: {code:?} ({:#04x})", code.value());
-                    self.done(id)?;
-                }
-                Event::Pubrec(id, code) => {
-                    ensure!(!code.is_failure(), "the server refused the message: {code:?} ({:#04x})", code.value());
-                    self.client.queue(&Packet::Pubrel(Ack::with_code(id, PubrelCode::Success)))?;
-                }
-                Event::Pubcomp(id) => self.done(id)?,
-                other => bail!("unexpected {other:?}"),
-            }
+            self.take(event)?;
         }
         Ok(())
+    }
+
+    /// Waits until `input` has something to read; meanwhile takes what the server says, and pings.
+    fn wait_for(&mut self, input: &impl AsFd) -> Result<()> {
+        self.client.flush()?;
+        loop {
+            let (socket, ping_in) = self.client.socket();
+            let timeout = ping_in.map(Timespec::try_from).transpose()?;
+            let mut ready = [PollFd::new(input, PollFlags::IN), PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+            match poll(&mut ready, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context("poll"),
+            }
+            let [has_input, has_answer] = ready.map(|ready| !ready.revents().is_empty());
+            if has_answer || !has_input {
+                while let Some(event) = self.client.next(now() + AT_ONCE)? {
+                    self.take(event)?;
+                }
+            }
+            if has_input {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Puback(id, code) => {
+                ensure!(!code.is_failure(), "the server refused the message: {code:?} ({:#04x})", code.value());
+                self.done(id)
+            }
+            Event::Pubrec(id, code) => {
+                ensure!(!code.is_failure(), "the server refused the message: {code:?} ({:#04x})", code.value());
+                self.client.queue(&Packet::Pubrel(Ack::with_code(id, PubrelCode::Success)))
+            }
+            Event::Pubcomp(id) => self.done(id),
+            other => bail!("unexpected {other:?}"),
+        }
     }
 
     fn done(&mut self, id: PacketId) -> Result<()> {

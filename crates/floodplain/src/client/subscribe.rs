@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(short = 'C', long, value_name = "COUNT")]
     count: Option<u64>,
     /// End when nothing came for so many seconds
-    #[arg(short = 'W', long, value_name = "SECONDS")]
+    #[arg(short = 'W', long, value_name = "SECONDS", value_parser = crate::numbers::seconds)]
     timeout: Option<f64>,
     /// Keep the session when leaving, and resume it when it is there; needs --id
     #[arg(short = 'c', long)]

@@ -2,7 +2,7 @@
 
 use crate::{
     client::Client,
-    target::{Target, each, each_version},
+    target::{Server, Target, each, each_version, without_our_variables},
     wire::{CONTENT_TYPE, Prop, Version},
 };
 use anyhow::{Context, Result, ensure};
@@ -15,6 +15,7 @@ use std::{
 fn floodplain(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_floodplain"));
     command.args(args).stdin(Stdio::null());
+    without_our_variables(&mut command);
     command
 }
 
@@ -103,6 +104,69 @@ fn pub_without_a_server_fails() {
     assert!(why.contains("cannot connect"), "{why}");
 }
 
+/// The connection that breaks is not that of the reader of our output.
+#[test]
+fn pub_fails_when_its_server_dies() {
+    for qos in ["0", "1"] {
+        let server = Server::fresh().unwrap();
+        let mut publisher = floodplain(&["pub", "--url", &format!("mqtt://{}", server.mqtt), "-t", "a", "--lines"])
+            .args(["-q", qos, "--output", "json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = publisher.stdin.take().unwrap();
+        stdin.write_all(b"1\n2\n").unwrap();
+        server.heard("SELECT count(*) AS n FROM records WHERE topic = 'a'", 2).unwrap();
+        server.kill().unwrap();
+        // More lines, as long as it takes them: it may end at once.
+        drop(stdin.write_all(b"3\n4\n"));
+        drop(stdin);
+        let output = publisher.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "QoS {qos}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("stopped after"), "{output:?}");
+    }
+}
+
+/// While its input says nothing, it pings, and notices the end of the connection.
+#[test]
+fn pub_looks_after_a_quiet_connection() {
+    each(|t| {
+        let topic = t.topic("a");
+        let mut listener = Client::clean(t.mqtt, Version::V5, &t.id("l"))?;
+        listener.subscribe(&topic, 0)?;
+        let mut publisher = client(t, Version::V5, "pub")
+            .args(["-t", &topic, "-q", "1", "--lines", "--keep-alive", "1", "--will-topic", &topic])
+            .args(["--will-payload", "dead"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let mut stdin = publisher.stdin.take().context("stdin")?;
+        stdin.write_all(b"first\n")?;
+        listener.hears(&topic, "first")?;
+        // Twice as long as the server waits for a sign of life.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        stdin.write_all(b"second")?;
+        drop(stdin);
+        listener.hears(&topic, "second")?;
+        ensure!(publisher.wait()?.success());
+        Ok(())
+    });
+}
+
+#[test]
+fn the_grid_measures_this_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let grid = ["bench", "mqtt", "grid", "--brokers", "floodplain", "--shapes", "b2", "--rounds", "1", "--dir", dir];
+    let report = succeed(floodplain(&grid).args(["--warm-up", "0.1", "--seconds", "2", "--output", "json"])).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let round = &report["cells"][0]["rounds"][0];
+    assert!(round["count"].as_u64() > Some(0) && round["lost"] == 0, "{report}");
+    assert!(round["broker_cpu_s_per_million"].is_f64() && report["fdatasync_ms"]["p50"].is_f64(), "{report}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the grid leaves nothing behind");
+}
+
 #[test]
 fn sim_publishes_what_it_says() {
     each(|t| {
@@ -124,8 +188,11 @@ fn sim_publishes_what_it_says() {
             "json",
         ]))?;
         let report: Value = serde_json::from_str(&report)?;
-        ensure!(report["sent"] == 1_000 && report["acknowledged"] == 1_000, "{report}");
-        for _ in 0..1_000 {
+        // On a machine that is busy with something else a device may skip a reading.
+        let number = |name: &str| report[name].as_u64().with_context(|| format!("no {name} in {report}"));
+        let sent = number("sent")?;
+        ensure!(sent > 0 && sent + number("skipped")? == 1_000 && number("acknowledged")? == sent, "{report}");
+        for _ in 0..sent {
             let got = listener.message()?;
             let reading: Value = serde_json::from_slice(&got.payload).with_context(|| got.text())?;
             ensure!(got.topic.starts_with("devices/") && reading["time"].is_i64(), "{got:?}");

@@ -150,6 +150,16 @@ impl Server {
         rows.iter().map(|row| payload(row).with_context(|| format!("no payload in {row}"))).collect()
     }
 
+    /// Waits until the `n` of a query is this one.
+    pub(crate) fn heard(&self, query: &str, n: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.sql(query)?[0]["n"] != n {
+            anyhow::ensure!(Instant::now() < deadline, "{query} did not become {n} within 30 s");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Runs SQL over HTTP and returns the rows as JSON objects.
     pub(crate) fn sql(&self, query: &str) -> Result<Vec<Value>> {
         let body = serde_json::json!({ "query": query }).to_string();
@@ -169,7 +179,9 @@ fn spawn(data: &Path, ready: &Path) -> Result<Child> {
         _ => {}
     }
     let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log"))?;
-    Command::new(env!("CARGO_BIN_EXE_floodplain"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floodplain"));
+    without_our_variables(&mut command);
+    command
         .arg("serve")
         .arg("--ready-file")
         .arg(ready)
@@ -182,6 +194,15 @@ fn spawn(data: &Path, ready: &Path) -> Result<Child> {
         .stderr(log)
         .spawn()
         .context("start the server")
+}
+
+/// What the shell of a developer says must not become the configuration of a test.
+pub(crate) fn without_our_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLOODPLAIN_") {
+            command.env_remove(name);
+        }
+    }
 }
 
 impl Drop for Server {

@@ -95,6 +95,50 @@ fn a_server_that_cannot_be_reached_is_a_failure() {
 }
 
 #[test]
+fn numbers_that_make_no_sense_are_misuse() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["sim", "--rate", "0"][..],
+        &["sim", "--rate=-1"],
+        &["sim", "--rate", "NaN"],
+        &["sim", "--rate", "1e-300"],
+        &["sim", "--seconds=-1"],
+        &["sim", "--faults", "1.5"],
+        &["demo", "--rate", "0"],
+        &["demo", "--rate", "inf"],
+        &["sub", "-t", "a", "-W=-1"],
+        &["bench", "mqtt", "b1", "--warm-up=-1"],
+        &["bench", "mqtt", "b1", "--seconds=-1"],
+        &["bench", "mqtt", "b1", "--seconds", "0"],
+        &["bench", "mqtt", "b1", "--seconds", "1e300"],
+        &["bench", "mqtt", "l", "--rate", "0"],
+    ] {
+        let output = run(folder.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+    }
+}
+
+/// As in `floodplain config show | head -0`.
+#[test]
+fn a_closed_output_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["config", "show"][..],
+        &["config", "show", "--output", "json"],
+        &["config", "check"],
+        &["completions", "bash"],
+        &["version"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = floodplain(folder.path());
+        let output = command.args(args).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn completions_name_the_commands() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
@@ -119,7 +163,17 @@ fn doctor_measures_the_sync_of_the_data_folder() {
     let checks: Vec<&str> = findings.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
     assert_eq!(
         checks,
-        ["sync", "file system", "disk space", "file limit", "clock", "port mqtt", "port http", "port postgres"]
+        [
+            "sync",
+            "acknowledgement",
+            "file system",
+            "disk space",
+            "file limit",
+            "clock",
+            "port mqtt",
+            "port http",
+            "port postgres"
+        ]
     );
     assert!(findings[0]["data"]["p99_us"].as_u64() >= findings[0]["data"]["p50_us"].as_u64());
     // The exit code says the same as the findings, whatever this machine is like.

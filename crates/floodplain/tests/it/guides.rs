@@ -2,8 +2,9 @@
 //!
 //! A block that starts with ```` ```sh ```` is run by bash, one server per file, in a folder of its
 //! own. Addresses are not edited: the clients take them from where their users would set them
-//! (variables, `mosquitto_pub`'s and curl's configuration files). A block marked `sh not-run`
-//! starts servers or builds; those commands have tests of their own.
+//! (variables, `mosquitto_pub`'s and curl's configuration files). A block of ```` ```text ```` behind
+//! it is what it prints. A block marked `sh not-run` starts servers or builds; those commands have
+//! tests of their own, and here their arguments are checked.
 
 use crate::process::{Server, floodplain};
 use std::{
@@ -18,29 +19,62 @@ fn root() -> PathBuf {
 
 /// README and guides, with the number of blocks that each must have at least.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![root().join("README.md")];
+    let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
     let guides = std::fs::read_dir(root().join("docs/guides")).unwrap().map(|entry| entry.unwrap().path());
     pages.extend(guides.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     pages.sort();
     pages
 }
 
-/// Line and text of each block that is to be run.
-fn blocks(page: &str) -> Vec<(usize, String)> {
+/// A block of a page.
+struct Block {
+    /// What stands behind the quotes that open it.
+    kind: String,
+    /// Its first line.
+    line: usize,
+    text: String,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
-    let mut open: Option<(usize, String)> = None;
+    let mut open: Option<Block> = None;
     for (index, line) in page.lines().enumerate() {
-        match &mut open {
-            Some(_) if line.trim() == "```" => blocks.extend(open.take()),
-            Some((_, text)) => {
-                text.push_str(line);
-                text.push('\n');
+        match (&mut open, line.trim().strip_prefix("```")) {
+            (Some(_), Some("")) => blocks.extend(open.take()),
+            (Some(block), _) => {
+                block.text.push_str(line);
+                block.text.push('\n');
             }
-            None if line.trim() == "```sh" => open = Some((index + 2, String::new())),
-            None => {}
+            (None, Some(kind)) => open = Some(Block { kind: kind.to_owned(), line: index + 2, text: String::new() }),
+            (None, None) => {}
         }
     }
     blocks
+}
+
+/// The arguments that a line gives to our program.
+fn arguments(line: &str) -> Option<Vec<&str>> {
+    let line = line.split('#').next()?.trim();
+    let rest = line.strip_prefix("floodplain ").or_else(|| line.strip_prefix("cargo run --release -- "))?;
+    Some(rest.split_whitespace().collect())
+}
+
+#[test]
+fn every_command_that_is_not_run_here_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for block in blocks(&text).iter().filter(|block| block.kind == "sh not-run") {
+            for arguments in block.text.lines().filter_map(arguments) {
+                // Help comes only where everything before it is known.
+                let output = floodplain(folder.path()).args(&arguments).arg("--help").output().unwrap();
+                assert!(output.status.success(), "{}:{}: {arguments:?}", page.display(), block.line);
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 4, "only {count} commands were found");
 }
 
 #[test]
@@ -49,21 +83,30 @@ fn every_command_in_the_readme_and_the_guides_works() {
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
         let blocks = blocks(&text);
-        if blocks.is_empty() {
+        if !blocks.iter().any(|block| block.kind == "sh") {
             continue;
         }
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start(folder.path());
-        for (line, block) in blocks {
-            run_block(folder.path(), &server, &block)
-                .unwrap_or_else(|error| panic!("{}:{line}: {error}", page.display()));
-            count += 1;
+        let mut printed = None;
+        for Block { kind, line, text } in blocks {
+            let place = format!("{}:{line}", page.display());
+            match kind.as_str() {
+                "sh" => {
+                    let output = run_block(folder.path(), &server, &text);
+                    printed = Some(output.unwrap_or_else(|error| panic!("{place}: {error}")));
+                    count += 1;
+                }
+                "text" => assert_eq!(printed.take().as_deref(), Some(text.as_str()), "{place}"),
+                _ => {}
+            }
         }
     }
     assert!(count >= 5, "only {count} blocks were found");
 }
 
-fn run_block(folder: &Path, server: &Server, block: &str) -> Result<(), String> {
+/// What the block prints.
+fn run_block(folder: &Path, server: &Server, block: &str) -> Result<String, String> {
     let config = folder.join("config");
     std::fs::create_dir_all(&config).unwrap();
     for client in ["mosquitto_pub", "mosquitto_sub"] {
@@ -92,7 +135,7 @@ fn run_block(folder: &Path, server: &Server, block: &str) -> Result<(), String> 
         .output()
         .unwrap();
     if output.status.success() {
-        return Ok(());
+        return String::from_utf8(output.stdout).map_err(|error| error.to_string());
     }
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
     Err(format!("{}\n$ {block}{text}\n{}", output.status, server.logged()))
@@ -102,7 +145,8 @@ fn run_block(folder: &Path, server: &Server, block: &str) -> Result<(), String> 
 fn the_guide_lists_every_key_with_its_default() {
     let guide = std::fs::read_to_string(root().join("docs/guides/configuration.md")).unwrap();
     for key in floodplain_server::KEYS {
-        let row = format!("| `{}` | `{}` | {} |", key.name, key.default, key.help);
+        let limits = key.limits.map_or(String::new(), |(min, max)| format!("{min} to {max}"));
+        let row = format!("| `{}` | `{}` | {limits} | {} |", key.name, key.default, key.help);
         assert!(guide.contains(&row), "docs/guides/configuration.md lacks this line:\n{row}");
     }
 }

@@ -1,6 +1,6 @@
 //! Start, readiness, order of stop.
 
-use crate::process::{PATIENCE, Server, floodplain, run, stderr, stdout};
+use crate::process::{PATIENCE, Server, floodplain, poll, run, stderr, stdout};
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -91,6 +91,7 @@ fn sigterm_tells_mqtt_5_clients_and_loses_nothing() {
         assert_eq!(server.wait().code(), Some(0));
         assert!(TcpStream::connect(server.http).is_err(), "nobody listens any more");
         assert!(server.logged().contains("server has stopped"), "{}", server.logged());
+        assert!(!folder.path().join("ready.json").exists(), "a stopped server is not ready");
         drop(server);
         let server = Server::start(folder.path());
         assert_eq!(count(folder.path(), &server), number);
@@ -135,6 +136,7 @@ fn a_taken_port_is_named() {
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{flag}");
         assert!(stderr(&output).contains(&address), "{flag}: {}", stderr(&output));
+        assert!(!folder.path().join("data").exists(), "{flag}: the log was opened before the port was found taken");
     }
 }
 
@@ -176,6 +178,130 @@ fn logs_are_json_when_asked_for() {
     let logged = server.logged();
     let lines: Vec<serde_json::Value> = logged.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().any(|line| line["message"] == "server accepts traffic"), "{logged}");
+}
+
+/// Sends a query and reads the head of the answer.
+fn ask(server: &Server, query: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.http).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (host, length) = (server.http, query.len());
+    write!(stream, "POST /api/v1/sql HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{query}").unwrap();
+    stream
+}
+
+/// Waits until a stopping server has come past MQTT.
+fn mqtt_is_closed(server: &Server) {
+    poll("end of the MQTT listener", || TcpStream::connect(server.mqtt).is_err().then_some(()));
+}
+
+#[test]
+fn a_stopping_server_answers_what_it_has_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let mut stream = ask(&server, "SELECT value FROM generate_series(1, 900000)");
+    let mut answer = vec![0; 1_000];
+    stream.read_exact(&mut answer).unwrap();
+    server.signal("TERM");
+    mqtt_is_closed(&server);
+    stream.read_to_end(&mut answer).unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    assert!(text.contains("\"row_count\":900000,"), "{}", &text[text.len() - 200..]);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    // HTTP gives this query five seconds.
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b \
+                   WHERE a.value % 7 = b.value % 11";
+    let _stream = ask(&server, endless);
+    let running = |metrics: &str| metrics.lines().any(|line| line == "floodplain_sql_running_queries 1");
+    poll("start of the query", || running(&server.get("/metrics").1).then_some(()));
+    server.signal("TERM");
+    mqtt_is_closed(&server);
+    server.signal("INT");
+    assert_eq!(server.wait().code(), Some(1));
+    assert!(!server.logged().contains("server has stopped"), "{}", server.logged());
+}
+
+#[test]
+fn a_failed_start_is_json_where_logs_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(folder.path(), &["serve", "--set", "tracing.format=json", "--http-address", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert!(last["level"] == "ERROR" && last["error"].as_str().unwrap().contains(&address), "{text}");
+}
+
+#[test]
+fn the_demo_takes_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let demo = |name: &str, value: &str| floodplain(folder.path()).arg("demo").env(name, value).output().unwrap();
+    let output = demo("FLOODPLAIN_HTTP__ADRESS", "x");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let output = demo("FLOODPLAIN_HTTP__ADDRESS", &address);
+    assert!(output.status.code() == Some(1) && stderr(&output).contains(&address), "{}", stderr(&output));
+}
+
+/// What was acknowledged is found by a query that starts afterwards.
+#[test]
+fn a_query_after_the_puback_sees_the_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut clients: Vec<Mqtt> = (0..10).map(|n| Mqtt::connect(server.mqtt, &format!("truck-{n}"))).collect();
+    for n in 0..200 {
+        let device = n % clients.len();
+        clients[device].publish(&format!("fleet/truck-{device}/n"), &n.to_string());
+        let query =
+            format!("SELECT count(*) AS n FROM records WHERE utf8(payload) = '{n}' AND device = 'truck-{device}'");
+        let mut answer = String::new();
+        ask(&server, &query).read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("{\"n\":1}"), "message {n}: {answer}");
+    }
+}
+
+#[test]
+fn a_result_that_is_cut_off_is_a_failure_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("floodplain.toml"), "[sql]\nrows_max = 30000\n").unwrap();
+    let server = Server::start(folder.path());
+    let url = format!("http://{}", server.http);
+    for form in ["table", "json", "csv"] {
+        let query = "SELECT value FROM generate_series(1, 100000)";
+        let output = run(folder.path(), &["sql", "--url", &url, "--output", form, query]);
+        assert_eq!(output.status.code(), Some(1), "{form}");
+        assert!(stderr(&output).contains("not all rows"), "{form}: {}", stderr(&output));
+        assert!(stdout(&output).lines().count() >= 30_000, "{form}: the rows so far are printed");
+        assert!(!stdout(&output).ends_with("\n\n"), "{form}");
+    }
+}
+
+/// The command writes CSV itself; over HTTP the server does.
+#[test]
+fn csv_is_the_same_from_the_command_and_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let query = "SELECT 'a,\"b\"' AS \"x,y\", NULL AS n, '' AS e, 1.5 AS f, '12345678901234567890.123'::decimal(30, 3) AS d, true AS t, \
+                 decode('ff00', 'hex') AS b, decode('6869', 'hex') AS hi, [1, 2] AS l, DATE '2026-11-25' AS day, \
+                 'NaN'::double AS nan UNION ALL SELECT 'line\n', 1, 'x', -2, 0, false, NULL, NULL, NULL, NULL, 1e-7 ORDER BY e";
+    let mut stream = TcpStream::connect(server.http).unwrap();
+    let (host, length) = (server.http, query.len());
+    let head = "POST /api/v1/sql HTTP/1.0\r\nAccept: text/csv\r\n";
+    write!(stream, "{head}Host: {host}\r\nContent-Length: {length}\r\n\r\n{query}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let output = run(folder.path(), &["sql", "--url", &format!("http://{host}"), "--output", "csv", query]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output), body);
 }
 
 #[test]

@@ -235,8 +235,8 @@ fn a_resumed_session_has_what_it_had() {
     assert_eq!(session.inbound(), [3]);
     assert_eq!(
         session.outbound(),
-        [(5, sent(21, OutboundState::AwaitsPubcomp)), (4, sent(24, OutboundState::AwaitsPubrec))],
-        "in the order of sending"
+        [(4, sent(24, OutboundState::AwaitsPubrec)), (5, sent(21, OutboundState::AwaitsPubcomp))],
+        "in the order in which they were sent, or released, last"
     );
     assert_eq!(session.cursor.get(1), Position::new(0, 20), "a cursor never goes back");
     assert_eq!(session.done(1).count(), 0, "done is replaced");

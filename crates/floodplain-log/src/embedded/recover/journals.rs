@@ -35,7 +35,7 @@ impl Scanned {
     /// not count.
     fn takes_over(&self) -> Option<JournalPos> {
         let (pos, first) = self.scan.groups.first()?;
-        (*pos == 0 && first.synced.seq > 0 && first.synced.seq < self.seq).then_some(first.synced)
+        (*pos == journal::HEADER as u64 && first.synced.seq > 0 && first.synced.seq < self.seq).then_some(first.synced)
     }
 
     /// Forgets what lies at or behind `end`.
@@ -63,7 +63,7 @@ impl Recovery {
         for seq in seqs {
             let path = self.dir.join(DataFile::Journal { seq }.name());
             let file = self.disk.open(&path).context("open", &path)?;
-            let scan = journal::scan(&*file, seq).context("read", &path)?;
+            let scan = journal::scan(&*file, seq, self.salt).context("read", &path)?;
             self.report.scanned_bytes += scan.len;
             self.report.groups += scan.groups.len() as u64;
             let last = scan.groups.last().map_or(0, |(_, group)| group.number);
@@ -108,7 +108,8 @@ impl Recovery {
         for bytes in &scanned.scan.bad {
             let range = DamagedRange { file: scanned.name(), bytes: bytes.clone() };
             self.set_aside_range(&range, &*scanned.file)?;
-            if scanned.at(bytes.start) >= synced {
+            // A write that was cut off leaves bytes that can be read.
+            if scanned.at(bytes.start) >= synced && !files::is_any_unreadable(&*scanned.file, bytes) {
                 self.report.torn.push(range);
                 continue;
             }
@@ -198,7 +199,7 @@ impl Recovery {
         // trust this one.
         let claim = |group: &Group| if group.synced.seq < *seq { group.synced } else { JournalPos::default() };
         let new = self.write_groups(path, *seq, &groups, claim)?;
-        *scan = journal::scan(&*new, *seq).context("read", path)?;
+        *scan = journal::scan(&*new, *seq, self.salt).context("read", path)?;
         *file = new;
         Ok(())
     }
@@ -207,7 +208,7 @@ impl Recovery {
     fn write_tail(&mut self, tail: &[(Arc<dyn DiskFile>, PathBuf, u64, Group)]) -> Result<(), OpenError> {
         let Some((_, _, pos, first)) = tail.first() else { return Ok(()) };
         // A file that goes altogether hands on what it said of those before it.
-        let hands_on = *pos == 0 && first.synced.seq > 0 && first.synced.seq < first.seq;
+        let hands_on = *pos == journal::HEADER as u64 && first.synced.seq > 0 && first.synced.seq < first.seq;
         let start = if hands_on { first.synced } else { JournalPos { seq: first.seq, pos: *pos } };
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -216,7 +217,7 @@ impl Recovery {
         // The new file takes over where the tail began, and claims nothing for itself: if the
         // folder's sync fails here, the next start writes the tail once more.
         let file = self.write_groups(&path, seq, tail, |_| start)?;
-        let scan = journal::scan(&*file, seq).context("read", &path)?;
+        let scan = journal::scan(&*file, seq, self.salt).context("read", &path)?;
         self.add_journal(Scanned { seq, path, file, scan });
         Ok(())
     }
@@ -231,18 +232,19 @@ impl Recovery {
     ) -> Result<Arc<dyn DiskFile>, OpenError> {
         let tmp = files::tmp(path);
         let new = files::create_afresh(&*self.disk, &tmp).context("create", &tmp)?;
-        let mut len = 0;
+        journal::write_header(&*new, seq, self.salt).context("write", &tmp)?;
+        let mut len = journal::HEADER as u64;
         let mut buf = Vec::new();
         for (old, old_path, pos, group) in groups {
             buf.resize(group.len as usize, 0);
             files::read_exact_at(&**old, &mut buf, *pos).context("read", old_path)?;
             // The checksum is made anew, so the bytes must be those that were found to be whole.
-            if Group::parse(&buf).is_none_or(|(found, _)| found != *group) {
+            if Group::parse(&buf, self.salt).is_none_or(|(found, _)| found != *group) {
                 let source =
                     std::io::Error::new(std::io::ErrorKind::InvalidData, "a group has changed while it was read");
                 return Err(source).context("read", old_path);
             }
-            Group { seq, synced: claim(group), ..*group }.seal(&mut buf);
+            Group { seq, synced: claim(group), ..*group }.seal(&mut buf, self.salt);
             write_all_at(&*new, &buf, len).context("write", &tmp)?;
             len += u64::from(group.len);
         }

@@ -5,7 +5,7 @@ use super::{
     first_seed,
     world::{DIR, End, World},
 };
-use floodplain_log::{Append, Embedded, Log, Outcome, ReadError, RecoveryReport, Reply};
+use floodplain_log::{Append, Embedded, Log, Outcome, RecoveryReport, Reply};
 use floodplain_testkit::{FaultDisk, Outcomes, Stamp, batch_of};
 use floodplain_types::{Class, Position};
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -67,14 +67,7 @@ fn contents(log: &Embedded, context: &str) -> Contents {
     for stream in log.streams() {
         for index in 0..stream.partitions {
             let partition = stream.partition(index);
-            // A damaged index gives an error until it is made anew, which a round of
-            // house-keeping does; once for each of the few segments there are.
-            let mut rounds = 0;
-            let payloads = engine::read_all_or(log, partition, |error| {
-                assert!(matches!(error, ReadError::Corrupt { .. }) && rounds < 50, "{context}: {error}");
-                rounds += 1;
-                log.maintain().unwrap_or_else(|error| panic!("{context}: no house-keeping: {error}"));
-            });
+            let payloads = engine::read_all(log, partition);
             let stamps = payloads.into_iter().map(|(position, payload)| {
                 let stamp = Stamp::parse(&payload).unwrap_or_else(|error| panic!("{context}: served {error}"));
                 (position, stamp)

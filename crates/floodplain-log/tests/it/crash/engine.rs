@@ -1,7 +1,7 @@
 //! The engine under test, made small so that everything happens often.
 
 use super::world::DIR;
-use floodplain_log::{Embedded, EmbeddedConfig, Log, OpenError, Partition, ReadError, RecoveryReport};
+use floodplain_log::{Embedded, EmbeddedConfig, Log, OpenError, Partition, RecoveryReport};
 use floodplain_testkit::FaultDisk;
 use floodplain_types::{Clock, ManualClock, Position};
 use rand::{Rng as _, rngs::SmallRng};
@@ -35,25 +35,10 @@ pub(super) fn open_with(
 
 /// All payloads of a partition from its start, with their positions.
 pub(super) fn read_all(log: &dyn Log, partition: Partition) -> Vec<(Position, Vec<u8>)> {
-    read_all_or(log, partition, |error| panic!("cannot read {partition:?}: {error}"))
-}
-
-/// The same, calling `failed` when a read fails and trying again.
-pub(super) fn read_all_or(
-    log: &dyn Log,
-    partition: Partition,
-    mut failed: impl FnMut(ReadError),
-) -> Vec<(Position, Vec<u8>)> {
     let (mut at, mut all) = (log.start(partition), Vec::new());
     let end = log.watermark(partition);
     while at < end {
-        let read = match log.read(partition, at, 3_000) {
-            Ok(read) => read,
-            Err(error) => {
-                failed(error);
-                continue;
-            }
-        };
+        let read = log.read(partition, at, 3_000).unwrap_or_else(|error| panic!("cannot read {partition:?}: {error}"));
         assert!(read.next > at, "a read goes on");
         for batch in &read.batches {
             for record in &batch.batch.records().unwrap() {

@@ -1,0 +1,133 @@
+use crate::{
+    Log, Outcome, Partition, RecordRef,
+    embedded::tests::{Bed, numbered, put, stream_id},
+};
+use floodplain_types::{Class, Position};
+use std::path::Path;
+
+/// Ten records in ten batches, nothing in memory.
+fn ten(bed: &mut Bed) -> (std::sync::Arc<super::super::Embedded>, Partition) {
+    bed.config.tail_bytes = 0;
+    let (log, _) = bed.open();
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    for (n, value) in numbered(0..10) {
+        assert_eq!(put(&*log, p, &[&value], Class::All), Outcome::Committed(vec![Position::new(0, n)]));
+    }
+    (log, p)
+}
+
+/// Values, lost offsets, and references, read from `from` on.
+fn read_all(log: &dyn Log, p: Partition, from: u64, max_bytes: usize) -> (Vec<String>, Vec<u64>, Vec<RecordRef>) {
+    let (mut values, mut lost, mut refs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut at = Position::new(0, from);
+    while at < log.watermark(p) {
+        let read = log.read(p, at, max_bytes).unwrap();
+        assert!(read.next > at, "a read goes on");
+        for batch in &read.batches {
+            for record in &batch.batch.records().unwrap() {
+                let record = record.unwrap();
+                values.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+                refs.push(batch.record_ref(&record));
+            }
+        }
+        lost.extend(read.damaged.into_iter().take(20).flat_map(|range| range.start.offset..range.end.offset));
+        at = read.next;
+    }
+    (values, lost, refs)
+}
+
+fn change(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    change(&mut bytes);
+    // The same file: the log has it open.
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+}
+
+/// Flips a bit in each value of `values`.
+fn flip(path: &Path, values: &[&str]) {
+    change(path, |bytes| {
+        for value in values {
+            let at = bytes.windows(value.len()).position(|found| found == value.as_bytes()).unwrap();
+            bytes[at] ^= 1;
+        }
+    });
+}
+
+fn without(lost: &[u64]) -> Vec<String> {
+    numbered(0..10).into_iter().filter(|(n, _)| !lost.contains(n)).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn damage_in_a_journal_hides_nothing_behind_it() {
+    for lost in [vec![0], vec![2, 3, 4], vec![9], vec![1, 5], (0..10).collect()] {
+        for max_bytes in [1, 300, 1 << 20] {
+            let mut bed = Bed::new();
+            let (log, p) = ten(&mut bed);
+            let (.., refs) = read_all(&*log, p, 0, 1);
+            let values: Vec<_> = lost.iter().map(|n| format!("v{n}")).collect();
+            flip(&bed.files("journal-")[0], &values.iter().map(String::as_str).collect::<Vec<_>>());
+            let found = read_all(&*log, p, 0, max_bytes);
+            assert_eq!((found.0, found.1), (without(&lost), lost.clone()), "{max_bytes}");
+            // References are answered one by one.
+            let fetched: Vec<_> = log.fetch(p, &refs).unwrap().iter().map(|record| record.position.offset).collect();
+            assert_eq!(fetched, (0..10).filter(|n| !lost.contains(n)).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn what_damage_took_is_known_for_ever() {
+    let mut bed = Bed::new();
+    let (log, p) = ten(&mut bed);
+    flip(&bed.files("journal-")[0], &["v4", "v7"]);
+    drop(log);
+    for _ in 0..2 {
+        // The segment that has neither, then a start without any damage.
+        let (log, _) = bed.open();
+        for from in 0..10 {
+            let found = read_all(&*log, p, from, 1);
+            let lost: Vec<_> = [4, 7].into_iter().filter(|n| *n >= from).collect();
+            assert_eq!(found.1, lost);
+            assert_eq!(found.0, without(&[4, 7])[(from - (2 - lost.len() as u64)) as usize..]);
+        }
+        log.maintain().unwrap();
+    }
+}
+
+/// No page of the index can be read, and house-keeping has not got to it.
+#[test]
+fn a_damaged_index_hides_nothing() {
+    let mut bed = Bed::new();
+    bed.config.journal_bytes = 1 << 20;
+    bed.config.tail_bytes = 0;
+    let big = "x".repeat(3_000);
+    let (log, _) = bed.open();
+    let stream = log.open_stream(&stream_id("s"), 3).unwrap();
+    let p = stream.partition(1);
+    for n in 0..10 {
+        for index in 0..3 {
+            put(&*log, stream.partition(index), &[&format!("v{n}"), &big], Class::All);
+        }
+        bed.clock.advance(std::time::Duration::from_secs(1));
+    }
+    drop(log);
+    let (log, _) = bed.open();
+    log.maintain().unwrap();
+    let whole = read_all(&*log, p, 0, 1);
+    let _keeping = super::lock(&log.inner.keeping);
+    change(&bed.files("segment-")[0], |bytes| {
+        let len = bytes.len();
+        // The pages of blocks and of partitions, in front of top and footer.
+        for at in (len - 88 - 2 * 4096..len - 88).step_by(64) {
+            bytes[at] ^= 1;
+        }
+    });
+    for max_bytes in [1, 10_000, 1 << 20] {
+        let found = read_all(&*log, p, 0, max_bytes);
+        assert_eq!((&found.0, &found.1), (&whole.0, &whole.1));
+    }
+    assert_eq!(read_all(&*log, p, 11, 1).0, whole.0[10..]);
+    assert_eq!(log.fetch(p, &whole.2).unwrap().len(), 20);
+    assert_eq!(log.position_at(p, 1_000 + 5_000).unwrap(), Position::new(0, 10));
+}
