@@ -1,0 +1,11 @@
+#![allow(clippy::unwrap_used)]
+
+mod allocations;
+mod check;
+
+mod cbor;
+mod json;
+mod lines;
+mod plain;
+
+
