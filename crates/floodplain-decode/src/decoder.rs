@@ -115,7 +115,13 @@ impl Decoder {
     fn refused<'r>(&self, refusal: Refusal, input: &Input<'r>, rows: &'r mut Rows) -> Outcome<'r> {
         let Refusal { stage, reason, at } = refusal;
         rows.forget();
-        rows.push_failure(Failure { stage, reason, byte_position: at, line: None, decoder_version: self.version });
+        rows.push_failure(Failure {
+            stage,
+            reason: reason.into_owned(),
+            byte_position: at,
+            line: None,
+            decoder_version: self.version,
+        });
         rows.set_refused(1);
         Outcome::Rows(rows.view(input.payload, "", input.device, input.table))
     }

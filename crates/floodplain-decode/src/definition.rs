@@ -14,7 +14,7 @@ mod v1;
 
 /// How payloads are read. Comes from TOML or JSON through serde, and is checked on the way: what is here works.
 ///
-/// The forms and their keys are in `docs/guides/decoders.md`; a key that does not exist is an error.
+/// A key that does not exist is an error.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "v1::Definition")]
 pub struct Definition {

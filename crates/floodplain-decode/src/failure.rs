@@ -1,5 +1,6 @@
 //! Why a payload, or a line of it, gave no row.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// What a decoder refused, with everything that the dead-letter stream says about it.
@@ -73,16 +74,17 @@ impl fmt::Display for DecoderVersion {
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub stage: Stage,
-    pub reason: String,
+    /// Most are fixed texts: what is not reported costs nothing.
+    pub reason: Cow<'static, str>,
     pub at: usize,
 }
 
 impl Refusal {
-    pub(crate) fn new(stage: Stage, at: usize, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(stage: Stage, at: usize, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { stage, reason: reason.into(), at }
     }
 
-    pub(crate) fn decode(at: usize, reason: impl Into<String>) -> Self {
+    pub(crate) fn decode(at: usize, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Stage::Decode, at, reason)
     }
 }

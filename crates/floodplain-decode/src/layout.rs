@@ -420,14 +420,14 @@ impl<'l> Run<'l, '_> {
                 self.push(named, slot, out)
             }
             Item::Text { named, length, big } => {
-                let at = self.reader.at();
                 let mut bytes = self.reader.sized(*length, *big, || layout.label(named))?;
+                let start = self.reader.at() - bytes.len() - usize::from(matches!(length, Length::Zero));
                 if matches!(length, Length::Fixed(_)) {
                     // Padded with zeros.
                     bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
                 }
                 let text = std::str::from_utf8(bytes).map_err(|error| {
-                    Refusal::decode(at + error.valid_up_to(), format!("{} is not UTF-8", layout.label(named)))
+                    Refusal::decode(start + error.valid_up_to(), format!("{} is not utf-8", layout.label(named)))
                 })?;
                 let slot = Slot::Text(out.keep(text)?);
                 self.push(named, slot, out)

@@ -24,7 +24,7 @@
 //! clock, no locale, no order of a hash map takes part. Nothing here panics on any input; memory is bounded by a
 //! multiple of the payload and by [`MAX_FIELDS`].
 //!
-//! The guide `docs/guides/decoders.md` shows every decoder from the user's side.
+//! [`schema`] decides which column of a table a field goes to, and what goes to the overflow column.
 
 mod decoder;
 mod definition;
@@ -43,6 +43,8 @@ mod plain;
 mod number;
 mod time;
 mod write_json;
+
+pub mod schema;
 
 pub use decoder::{Decoder, Input, Outcome};
 pub use definition::{Definition, DefinitionError};

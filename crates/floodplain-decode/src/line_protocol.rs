@@ -80,6 +80,7 @@ pub(crate) fn decode(
         refused += 1;
         if failures.len() < MAX_FAILURES {
             let byte_position = if stage == Stage::Limit { start } else { at };
+            let reason = reason.into_owned();
             failures.push(Failure { stage, reason, byte_position, line: Some(line), decoder_version: version });
         }
         if stage == Stage::Limit {

@@ -8,4 +8,5 @@ mod json;
 mod lines;
 mod plain;
 
+mod schema;
 
