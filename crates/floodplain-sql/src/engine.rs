@@ -226,11 +226,15 @@ impl Sql {
         // One batch waits while the next is made; the query stands still while nobody takes it.
         let (out, batches) = mpsc::channel(1);
         let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
+        let told = Arc::clone(&snapshot);
         let work = runtime.spawn(async move {
             let run = query.run(schema_out, &out, &mut account.rows);
             let ended = tokio::time::timeout_at(deadline, run).await.unwrap_or(Err(Failed::Rows(time)));
             match ended {
-                Ok(()) => account.end(true),
+                Ok(()) => {
+                    told.completed.store(true, Ordering::Release);
+                    account.end(true);
+                }
                 Err(Failed::Gone) => {}
                 Err(Failed::Planning(error, schema_out)) => {
                     account.end(false);
@@ -253,7 +257,7 @@ impl Sql {
             // The time ran out while it was planned, or the planner panicked: the cause is in the other channel.
             Err(_) => return Err(self.lost(batches).await),
         };
-        Ok(QueryResult { columns, batches, snapshot, rows: 0, started, ended: None, _work: work })
+        Ok(QueryResult { columns, batches, snapshot, rows: 0, started, ended: None, has_failed: false, _work: work })
     }
 
     async fn lost(&self, mut batches: mpsc::Receiver<Result<RecordBatch, Error>>) -> Error {

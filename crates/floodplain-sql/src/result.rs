@@ -51,6 +51,7 @@ pub struct QueryResult {
     pub(crate) rows: u64,
     pub(crate) started: tokio::time::Instant,
     pub(crate) ended: Option<Duration>,
+    pub(crate) has_failed: bool,
     pub(crate) _work: AbortOnDrop,
 }
 
@@ -72,9 +73,17 @@ impl QueryResult {
         let batch = self.batches.recv().await;
         match &batch {
             Some(Ok(batch)) => self.rows += batch.num_rows() as u64,
-            Some(Err(_)) => self.batches.close(),
+            Some(Err(_)) => {
+                self.batches.close();
+                self.has_failed = true;
+            }
             None => {
                 self.ended.get_or_insert_with(|| self.started.elapsed());
+                // Nobody says why after a panic; the rows so far must not be taken for all.
+                if !self.has_failed && !self.snapshot.completed.load(Ordering::Acquire) {
+                    self.has_failed = true;
+                    return Some(Err(Error::Internal { message: "the query broke off".to_owned() }));
+                }
             }
         }
         batch
@@ -142,4 +151,28 @@ fn type_name(data_type: &DataType) -> String {
         other => return other.to_string(),
     };
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a task that panics leaves behind.
+    #[tokio::test]
+    async fn a_query_that_panics_is_no_short_result() {
+        let (out, batches) = tokio::sync::mpsc::channel(1);
+        let mut result = QueryResult {
+            columns: Vec::new(),
+            batches,
+            snapshot: Arc::default(),
+            rows: 0,
+            started: tokio::time::Instant::now(),
+            ended: None,
+            has_failed: false,
+            _work: AbortOnDrop(tokio::spawn(async {}).abort_handle()),
+        };
+        drop(out);
+        assert!(matches!(result.next().await, Some(Err(Error::Internal { .. }))));
+        assert!(result.next().await.is_none());
+    }
 }

@@ -17,7 +17,7 @@ use std::{
     ops::RangeInclusive,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use tokio::sync::mpsc::Sender;
@@ -41,6 +41,8 @@ pub(crate) struct Snapshot {
     pub(crate) bytes_read: AtomicU64,
     /// Damaged ranges that were left out.
     pub(crate) damaged: AtomicU64,
+    /// Set when all rows were handed on: a query that panics ends without it.
+    pub(crate) completed: AtomicBool,
 }
 
 impl Snapshot {
