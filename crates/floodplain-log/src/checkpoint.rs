@@ -38,7 +38,7 @@ impl Bounds {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Checkpoint {
-    /// Ends take account of all segments up to this sequence.
+    /// Ends take account of all segments and lost journals up to this sequence.
     pub covers: u64,
     pub parts: FastMap<Partition, Bounds>,
 }

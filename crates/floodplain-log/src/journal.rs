@@ -4,7 +4,7 @@ use crate::{
     FastMap, Partition,
     disk::{Disk, DiskFile},
     files::{read_exact_at, read_up_to, write_all_at},
-    frame::{FRAME_HEADER, Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos, u32_at},
+    frame::{FRAME_HEADER, Frame, GROUP_HEADER, GROUP_MAGIC, Group, JournalPos, u32_at, u64_at},
 };
 use std::{io, ops::Range, path::Path, sync::Arc};
 
@@ -18,25 +18,31 @@ pub(crate) const MAGIC: &[u8; 8] = b"FPJOURN\x01";
 /// Creates a journal file. When this returns, its header is durable, if its name is.
 pub(crate) fn create(disk: &dyn Disk, path: &Path, seq: u64, salt: u32) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.create(path)?;
-    write_header(&*file, seq, salt)?;
+    write_header(&*file, seq, salt, 0)?;
     file.sync()?;
     Ok(file)
 }
 
-pub(crate) fn write_header(file: &dyn DiskFile, seq: u64, salt: u32) -> io::Result<()> {
+/// `settled`: what this file had before this place is in it, or is known to be lost.
+pub(crate) fn write_header(file: &dyn DiskFile, seq: u64, salt: u32, settled: u64) -> io::Result<()> {
     let mut header = MAGIC.to_vec();
     header.extend_from_slice(&seq.to_le_bytes());
     header.extend_from_slice(&salt.to_le_bytes());
-    header.resize(HEADER - 4, 0);
+    header.extend_from_slice(&settled.to_le_bytes());
     header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
     write_all_at(file, &header, 0)
 }
 
+/// A header, if it is whole.
+fn whole_header(bytes: &[u8]) -> Option<&[u8; HEADER]> {
+    let header: &[u8; HEADER] = bytes.first_chunk()?;
+    let is_whole = header.starts_with(MAGIC) && crc32c::crc32c(&header[..HEADER - 4]) == u32_at(header, HEADER - 4);
+    is_whole.then_some(header)
+}
+
 /// The salt that a header gives; `None` if it is damaged.
 pub(crate) fn salt_of(header: &[u8]) -> Option<u32> {
-    let header: &[u8; HEADER] = header.first_chunk()?;
-    let is_whole = header.starts_with(MAGIC) && crc32c::crc32c(&header[..HEADER - 4]) == u32_at(header, HEADER - 4);
-    is_whole.then(|| u32_at(header, 16))
+    whole_header(header).map(|header| u32_at(header, 16))
 }
 
 /// Where one batch is in a file.
@@ -142,6 +148,8 @@ pub(crate) struct Scan {
     pub len: u64,
     /// The greatest place that any group here knows to be synced.
     pub synced: JournalPos,
+    /// As the header says: what is missing before this place has been reported.
+    pub settled: u64,
 }
 
 impl Scan {
@@ -163,8 +171,10 @@ pub(crate) fn scan(file: &dyn DiskFile, seq: u64, salt: u32) -> io::Result<Scan>
     let mut buf = vec![0; HEADER];
     let mut pos = scan.len.min(HEADER as u64);
     let read = read_up_to(file, &mut buf, 0)?;
-    if scan.len > 0 && salt_of(&buf[..read]).is_none() {
-        scan.bad.push(0..pos);
+    match whole_header(&buf[..read]) {
+        Some(header) => scan.settled = u64_at(header, 20),
+        None if scan.len > 0 => scan.bad.push(0..pos),
+        None => {}
     }
     let mut next_number = 0;
     while pos < scan.len {

@@ -18,7 +18,7 @@ pub(crate) struct LogMetrics {
     pub queue_bytes: Gauge,
     pub poisoned: Gauge,
     pub damaged_ranges: Counter,
-    pub set_aside_bytes: Counter,
+    pub set_aside_bytes: Gauge,
     pub log_bytes: Gauge,
     pub segments: Gauge,
     pub retained_partitions: Counter,
@@ -52,7 +52,7 @@ impl LogMetrics {
             retained_partitions: counter!("floodplain_log_retention_starts_moved_total"),
             segments: gauge!("floodplain_log_segments"),
             log_bytes: gauge!("floodplain_log_size_bytes"),
-            set_aside_bytes: counter!("floodplain_log_set_aside_bytes_total"),
+            set_aside_bytes: gauge!("floodplain_log_set_aside_bytes"),
         }
     }
 }

@@ -351,7 +351,8 @@ fn ends(inner: &Inner, segment: &Segment) -> io::Result<Option<Vec<(Partition, u
 fn store_checkpoint(inner: &Inner) -> io::Result<()> {
     let checkpoint = {
         let view = read(&inner.view);
-        let covers = view.segments.last().map_or(0, |segment| segment.last);
+        // What came before the oldest journal is in segments, or passed.
+        let covers = view.sealed.first().map_or(view.active.seq, |journal| journal.seq) - 1;
         Checkpoint { covers, parts: view.parts.clone() }
     };
     checkpoint.store(&*inner.disk, &inner.config.dir)

@@ -13,7 +13,7 @@ use crate::{
     catalog::{self, CatalogWriter, Rest},
     checkpoint::{self, Bounds},
     disk::{Disk, DiskFile},
-    files::{self, DataFile, TMP_SUFFIX},
+    files::{self, DataFile, SET_ASIDE, TMP_SUFFIX},
     frame::{GROUP_MAGIC, JournalPos},
     journal::{self, Journal},
     metrics::LogMetrics,
@@ -97,7 +97,7 @@ struct Recovery {
     /// Of all streams that the catalog knows.
     all_partitions: Vec<Partition>,
     parts: FastMap<Partition, Bounds>,
-    /// Ends are known for all segments up to this sequence.
+    /// Ends are known for all segments and lost journals up to this sequence.
     covers: u64,
     segments: Vec<Arc<Segment>>,
     journals: Vec<Journal>,
@@ -152,6 +152,8 @@ pub(super) fn open(
     let journals = recovery.segments()?;
     recovery.journals(journals)?;
     let (writer, active) = recovery.new_journal()?;
+    let kept = repair::set_aside_bytes_of(&*disk, &dir).context("list", &dir.join(SET_ASIDE))?;
+    recovery.metrics.set_aside_bytes.set(kept as f64);
     let Recovery { metrics, mut report, parts, segments, journals, .. } = recovery;
     report.duration = started.elapsed();
     report.segments = segments.len() as u64;

@@ -9,6 +9,9 @@ use crate::{
 };
 use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
+/// `set-aside/` has at most this part of the disk: bytes beyond it are reported, and not kept.
+const SET_ASIDE_PART: u64 = 50;
+
 /// Copies a range of a file into `set-aside/`, durably. The same range is kept once.
 pub(super) fn set_aside_range(
     disk: &dyn Disk,
@@ -49,6 +52,13 @@ fn set_aside(
 ) -> io::Result<()> {
     let dir = dir.join(SET_ASIDE);
     disk.create_dir_all(&dir)?;
+    metrics.damaged_ranges.increment(1);
+    let kept = disk.list(&dir)?.iter().filter(|entry| entry.name != name).map(|entry| entry.len_bytes).sum::<u64>();
+    if kept + len > disk.space(&dir)?.total_bytes / SET_ASIDE_PART {
+        let dir = dir.display();
+        tracing::error!(name, bytes = len, kept, %dir, "damaged bytes are not kept, the folder is full; move its files away");
+        return Ok(());
+    }
     let path = dir.join(name);
     let tmp = files::tmp(&path);
     let file = files::create_afresh(disk, &tmp)?;
@@ -66,9 +76,17 @@ fn set_aside(
     file.sync()?;
     disk.rename(&tmp, &path)?;
     disk.sync_dir(&dir)?;
-    metrics.damaged_ranges.increment(1);
-    metrics.set_aside_bytes.increment(at);
+    metrics.set_aside_bytes.set((kept + at) as f64);
     Ok(())
+}
+
+/// Bytes that are in `set-aside/` of this log.
+pub(super) fn set_aside_bytes_of(disk: &dyn Disk, dir: &Path) -> io::Result<u64> {
+    match disk.list(&dir.join(SET_ASIDE)) {
+        Ok(entries) => Ok(entries.iter().map(|entry| entry.len_bytes).sum()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes a segment under a passing name, syncs it, and gives it its lasting one.

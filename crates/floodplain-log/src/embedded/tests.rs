@@ -26,6 +26,8 @@ pub(super) struct Switched {
     pub fail_write: AtomicBool,
     /// Reported instead of the truth unless negative.
     pub free_bytes: AtomicI64,
+    /// Reported instead of the truth unless negative.
+    pub total_bytes: AtomicI64,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,11 @@ pub(super) struct SwitchedDisk(pub Arc<Switched>);
 
 impl SwitchedDisk {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Switched { free_bytes: AtomicI64::new(-1), ..Switched::default() }))
+        Self(Arc::new(Switched {
+            free_bytes: AtomicI64::new(-1),
+            total_bytes: AtomicI64::new(-1),
+            ..Switched::default()
+        }))
     }
 }
 
@@ -64,8 +70,11 @@ impl crate::Disk for SwitchedDisk {
     }
     fn space(&self, path: &Path) -> io::Result<crate::Space> {
         let space = crate::OsDisk.space(path)?;
-        let free = self.0.free_bytes.load(Ordering::SeqCst);
-        Ok(crate::Space { free_bytes: u64::try_from(free).unwrap_or(space.free_bytes), ..space })
+        let told = |told: &AtomicI64, truth: u64| u64::try_from(told.load(Ordering::SeqCst)).unwrap_or(truth);
+        Ok(crate::Space {
+            free_bytes: told(&self.0.free_bytes, space.free_bytes),
+            total_bytes: told(&self.0.total_bytes, space.total_bytes),
+        })
     }
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         crate::OsDisk.lock(path)

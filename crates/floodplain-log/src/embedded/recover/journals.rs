@@ -10,6 +10,8 @@ use crate::{
     journal::{self, FrameAt, Journal, Scan},
 };
 use std::{
+    collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,6 +22,8 @@ struct Scanned {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     scan: Scan,
+    /// Bytes behind its end that were synced, as other journals say.
+    lost: Option<Range<u64>>,
 }
 
 impl Scanned {
@@ -68,8 +72,9 @@ impl Recovery {
             self.report.groups += scan.groups.len() as u64;
             let last = scan.groups.last().map_or(0, |(_, group)| group.number);
             self.next_group = self.next_group.max(last + 1);
-            scans.push(Scanned { seq, path, file, scan });
+            scans.push(Scanned { seq, path, file, scan, lost: None });
         }
+        self.find_lost_bytes(&mut scans);
         for idx in 1..scans.len() {
             let (before, rest) = scans.split_at_mut(idx);
             if let Some(end) = rest[0].takes_over() {
@@ -83,10 +88,10 @@ impl Recovery {
                 self.parts.entry(*partition).or_default().reach(frame.last() + 1, frame.end_at());
             }
         }
+        let last = scans.last().map_or(0, |scanned| scanned.seq);
         if !self.report.corrupt.is_empty() {
             // What the damaged groups said of positions must outlive them.
-            let checkpoint = Checkpoint { covers: self.covers, parts: self.parts.clone() };
-            checkpoint.store(&*self.disk, &self.dir).context("write", &self.dir.join(checkpoint::NAMES[0]))?;
+            self.store_checkpoint(last)?;
         }
         // The tail is written first: only then may a file that it has emptied go.
         let mut tail = Vec::new();
@@ -97,10 +102,53 @@ impl Recovery {
             }
         }
         self.write_tail(&tail)?;
+        if !empty.is_empty() {
+            // They are no loss, so they must not be missed by the next start.
+            self.store_checkpoint(last)?;
+        }
         for path in empty {
             self.disk.remove(&path).context("remove", &path)?;
         }
         Ok(())
+    }
+
+    fn store_checkpoint(&mut self, covers: u64) -> Result<(), OpenError> {
+        self.covers = self.covers.max(covers);
+        let checkpoint = Checkpoint { covers: self.covers, parts: self.parts.clone() };
+        checkpoint.store(&*self.disk, &self.dir).context("write", &self.dir.join(checkpoint::NAMES[0]))
+    }
+
+    /// Reports synced bytes of which the file system knows nothing any more: journals that are shorter than
+    /// later ones say, or gone. Nobody can tell whose records they held.
+    fn find_lost_bytes(&mut self, scans: &mut [Scanned]) {
+        let mut claims = BTreeMap::<u64, u64>::new();
+        for scanned in scans.iter() {
+            for claim in scanned.takes_over().into_iter().chain([scanned.scan.synced]) {
+                let end = claims.entry(claim.seq).or_default();
+                *end = claim.pos.max(*end);
+            }
+        }
+        for (seq, end) in claims {
+            let found = scans.iter_mut().find(|scanned| scanned.seq == seq);
+            let start = match &found {
+                Some(scanned) if scanned.scan.settled < end => scanned.scan.len,
+                Some(_) => continue,
+                // Retention removes files in the order of their sequences, and segments hold the rest.
+                None if seq <= self.covers || self.segments.iter().any(|segment| segment.last >= seq) => continue,
+                None => journal::HEADER as u64,
+            };
+            if start >= end {
+                continue;
+            }
+            let range = DamagedRange { file: DataFile::Journal { seq }.name(), bytes: start..end };
+            tracing::error!(file = range.file, from = start, to = end, "bytes of a journal are gone");
+            self.metrics.damaged_ranges.increment(1);
+            self.report.corrupt.push(range);
+            self.skip_positions(end - start);
+            if let Some(scanned) = found {
+                scanned.lost = Some(start..end);
+            }
+        }
     }
 
     /// Keeps what is no whole group, and sees to it that none of its positions is used again.
@@ -154,7 +202,7 @@ impl Recovery {
         if scanned.scan.frames.iter().all(is_passed) {
             return Ok(Some(scanned.path));
         }
-        if scanned.scan.bad.iter().any(|range| scanned.at(range.start) < synced) {
+        if scanned.lost.is_some() || scanned.scan.bad.iter().any(|range| scanned.at(range.start) < synced) {
             self.write_without_damage(&mut scanned)?;
         } else {
             // A group behind the newest place that is known to be synced may be in memory only, or
@@ -191,14 +239,15 @@ impl Recovery {
 
     /// Copies the whole groups of a journal over it, so that its damage is not found again.
     fn write_without_damage(&mut self, scanned: &mut Scanned) -> Result<(), OpenError> {
-        let Scanned { seq, path, file, scan } = scanned;
+        let Scanned { seq, path, file, scan, lost } = scanned;
         let groups = scan.groups.iter().filter(|(_, group)| group.frame_count > 0);
         let groups: Vec<_> = groups.map(|(pos, group)| (Arc::clone(file), path.clone(), *pos, *group)).collect();
         // What the first group says of earlier journals stays true. What the others say of this file
         // is not: groups have moved, and if the folder's sync fails here, the next start must not
         // trust this one.
         let claim = |group: &Group| if group.synced.seq < *seq { group.synced } else { JournalPos::default() };
-        let new = self.write_groups(path, *seq, &groups, claim)?;
+        let settled = scan.settled.max(scan.len).max(lost.as_ref().map_or(0, |range| range.end));
+        let new = self.write_groups(path, *seq, settled, &groups, claim)?;
         *scan = journal::scan(&*new, *seq, self.salt).context("read", path)?;
         *file = new;
         Ok(())
@@ -216,9 +265,9 @@ impl Recovery {
         self.report.copied_bytes = tail.iter().map(|(.., group)| u64::from(group.len)).sum();
         // The new file takes over where the tail began, and claims nothing for itself: if the
         // folder's sync fails here, the next start writes the tail once more.
-        let file = self.write_groups(&path, seq, tail, |_| start)?;
+        let file = self.write_groups(&path, seq, 0, tail, |_| start)?;
         let scan = journal::scan(&*file, seq, self.salt).context("read", &path)?;
-        self.add_journal(Scanned { seq, path, file, scan });
+        self.add_journal(Scanned { seq, path, file, scan, lost: None });
         Ok(())
     }
 
@@ -227,12 +276,13 @@ impl Recovery {
         &self,
         path: &Path,
         seq: u64,
+        settled: u64,
         groups: &[(Arc<dyn DiskFile>, PathBuf, u64, Group)],
         claim: impl Fn(&Group) -> JournalPos,
     ) -> Result<Arc<dyn DiskFile>, OpenError> {
         let tmp = files::tmp(path);
         let new = files::create_afresh(&*self.disk, &tmp).context("create", &tmp)?;
-        journal::write_header(&*new, seq, self.salt).context("write", &tmp)?;
+        journal::write_header(&*new, seq, self.salt, settled).context("write", &tmp)?;
         let mut len = journal::HEADER as u64;
         let mut buf = Vec::new();
         for (old, old_path, pos, group) in groups {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    Embedded, Log,
+    Embedded, Log, Outcome,
     embedded::tests::{Bed, numbered, put, stream_id, values},
 };
 use floodplain_types::Class;
@@ -104,4 +104,86 @@ fn a_damaged_segment_is_made_from_what_it_was_made_from() {
         assert_eq!((report.rebuilt.len(), report.corrupt), (1, vec![]));
         assert_eq!(values(&*log, p, 0, 1), numbered(0..30));
     }
+}
+
+/// Two journals, of which the second knows where the first one ends.
+fn two_journals() -> (Bed, PathBuf, Vec<(u64, String)>) {
+    let mut bed = Bed::new();
+    bed.config.journal_bytes = 700;
+    let (log, _) = bed.open();
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    {
+        let _keeping = super::super::lock(&log.inner.keeping);
+        for (_, value) in numbered(0..30) {
+            put(&*log, p, &[&value], Class::All);
+        }
+    }
+    drop(log);
+    let journal = bed.files("journal-")[0].clone();
+    (bed, journal, numbered(0..30))
+}
+
+/// The file system has lost synced bytes, or a whole file: nothing else says so than later journals.
+#[test]
+fn synced_bytes_that_are_gone_are_reported_once_and_their_positions_not_used_again() {
+    for keep in [None, Some(journal::HEADER as u64), Some(400)] {
+        let (bed, journal, all) = two_journals();
+        let name = journal.file_name().unwrap().to_str().unwrap().to_owned();
+        let len = journal.metadata().unwrap().len();
+        match keep {
+            None => std::fs::remove_file(&journal).unwrap(),
+            Some(keep) => std::fs::File::options().write(true).open(&journal).unwrap().set_len(keep).unwrap(),
+        }
+        let (log, report) = bed.open();
+        let gone = DamagedRange { file: name, bytes: keep.unwrap_or(journal::HEADER as u64)..len };
+        assert!(report.corrupt.contains(&gone), "{keep:?}: {report:?} without {gone:?}");
+        let p = log.streams()[0].partition(0);
+        let left = values(&*log, p, 0, 1);
+        assert!(!left.is_empty() && left.len() < all.len() && all.ends_with(&left[left.len() - 5..]), "{left:?}");
+        let Outcome::Committed(at) = put(&*log, p, &["new"], Class::All) else { panic!("not committed") };
+        assert!(at.first().unwrap().offset > 30, "{at:?}");
+        drop(log);
+
+        let (log, report) = bed.open();
+        assert_eq!((report.corrupt, report.torn), (vec![], vec![]), "{keep:?}");
+        assert_eq!(values(&*log, p, 0, 1).len(), left.len() + 1);
+    }
+}
+
+#[test]
+fn journals_that_were_moved_or_passed_are_not_missed() {
+    let mut bed = Bed::new();
+    bed.config.journal_bytes = 700;
+    for round in 0..4 {
+        let (log, report) = bed.open();
+        assert_eq!(report.corrupt, vec![], "{round}");
+        let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+        for (_, value) in numbered(0..30) {
+            put(&*log, p, &[&value], Class::All);
+        }
+        if round != 1 {
+            log.maintain().unwrap();
+        }
+        log.trim(p, log.watermark(p));
+        if round % 2 == 0 {
+            log.maintain().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_set_aside_is_bounded() {
+    let (bed, journal, _) = two_journals();
+    let bytes = std::fs::read(&journal).unwrap();
+    let room = 3 * bytes.len() as u64;
+    bed.disk.0.total_bytes.store(50 * room as i64, std::sync::atomic::Ordering::SeqCst);
+    let keep = |name: &str, bytes: &[u8]| {
+        repair::set_aside_bytes(&bed.disk, bed.log_dir(), &LogMetrics::new(), name, bytes).unwrap();
+        repair::set_aside_bytes_of(&bed.disk, bed.log_dir()).unwrap()
+    };
+    let len = bytes.len() as u64;
+    assert_eq!(keep("a", &bytes), len);
+    // The same bytes of the same file are there already.
+    assert_eq!(keep("a", &bytes), len);
+    assert_eq!(["b", "c", "d"].map(|name| keep(name, &bytes)), [2 * len, 3 * len, 3 * len]);
 }
