@@ -219,7 +219,6 @@ impl Worker {
     pub(crate) fn backfilled(&mut self, partition: u32, read: Result<Read, ReadError>) {
         let Some(data) = self.owner.data.iter_mut().find(|data| data.partition.index == partition) else { return };
         data.is_backfilling = false;
-        data.is_dirty = true;
         let index = data.waiting.fold_mut();
         match read {
             Ok(read) => index.backfill(&read),
@@ -227,12 +226,18 @@ impl Worker {
                 index.retention(start);
                 index.backfill(&Read { next: start, ..Read::default() });
             }
+            Err(ReadError::Corrupt { next, reason, .. }) => {
+                tracing::error!(%next, reason, "what waits for sessions is damaged, going on behind it");
+                let from = index.needs_backfill().map_or(next, |(from, _)| from);
+                index.backfill(&Read { next, damaged: vec![from..next], ..Read::default() });
+            }
             Err(error) => {
-                tracing::error!(%error, "what waits for sessions cannot be read, going on behind it");
-                let watermark = self.shared.log.watermark(data.partition);
-                index.backfill(&Read { next: watermark, ..Read::default() });
+                // It is tried again at the next tick; until then the sessions wait.
+                tracing::error!(%error, "what waits for sessions cannot be read");
+                return;
             }
         }
+        data.is_dirty = true;
         self.owner.dirty = true;
     }
 
@@ -260,6 +265,7 @@ impl Worker {
         let reason = match lost.reason {
             LostReason::QueueFull => "too many messages wait",
             LostReason::Retention => "retention has removed it",
+            LostReason::Damage => "the log is damaged",
         };
         let mut who = Vec::new();
         for requests in &self.owner.requests {

@@ -3,7 +3,7 @@
 use crate::wire::WireError;
 use floodplain_log::{ReadBatch, Record, RecordRef};
 use floodplain_types::{Position, Timestamp};
-use std::fmt;
+use std::{fmt, ops::Range};
 
 /// A committed record as a fold sees it.
 #[derive(Debug, Clone, Copy)]
@@ -165,6 +165,13 @@ pub trait Fold: fmt::Debug + Send {
     /// [`Self::next_timer`] must be later than `now` or `None`.
     fn on_time(&mut self, now: Timestamp, position: Position, out: &mut Outputs) {
         let _ = (now, position, out);
+    }
+
+    /// Damage of the log has taken the records of this range, which the fold did not see.
+    ///
+    /// For telling those who wait for them; the state must not depend on it, since a replay may find less.
+    fn damaged(&mut self, lost: &Range<Position>) {
+        let _ = lost;
     }
 
     /// Appends the whole state in its one canonical form: equal states, equal bytes.

@@ -537,7 +537,8 @@ impl<F: Fold> Runner<F> {
     }
 
     /// Counts what damage of the log has taken from the fold.
-    fn report_damage(&self, lost: &Range<Position>) {
+    fn report_damage(&mut self, lost: &Range<Position>) {
+        self.fold.damaged(&(lost.start.max(self.position)..lost.end));
         self.meters.lost.increment(1);
         error!(
             fold = F::NAME, partition = %self.config.id, from = %lost.start.max(self.position), to = %lost.end,
@@ -546,7 +547,10 @@ impl<F: Fold> Runner<F> {
     }
 
     fn fold_batches(&mut self, read: &Read) -> u64 {
-        read.damaged.iter().filter(|lost| lost.end > self.position).for_each(|lost| self.report_damage(lost));
+        let from = self.position;
+        for lost in read.damaged.iter().filter(|lost| lost.end > from) {
+            self.report_damage(lost);
+        }
         let mut count = 0;
         for batch in &read.batches {
             let records = match batch.batch.records() {

@@ -19,6 +19,7 @@ use floodplain_types::{Position, TopicFilter};
 use slab::Slab;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -56,6 +57,8 @@ pub enum LostReason {
     QueueFull,
     /// Retention has removed them from the log.
     Retention,
+    /// The log is damaged where they were.
+    Damage,
 }
 
 /// Messages of a filter that were given up: for each session that still needs them, a `dlq` entry.
@@ -65,7 +68,7 @@ pub struct Lost {
     /// First and last position, both lost.
     pub first: Position,
     pub last: Position,
-    /// How many messages, not counting those that retention took before they were indexed.
+    /// How many messages, not counting those that were gone before they were indexed.
     pub count: usize,
     pub reason: LostReason,
 }
@@ -272,6 +275,19 @@ impl WaitingIndex {
         }
     }
 
+    /// Gives up what damage has taken, for the filters that may have been among it.
+    fn lose(&mut self, lost: &Range<Position>, is_hit: impl Fn(u32, &List) -> bool) {
+        for (idx, list) in self.lists.iter().filter(|(_, list)| list.wanted_from < lost.end) {
+            if is_hit(idx as u32, list) {
+                let first = lost.start.max(list.wanted_from);
+                // A place in the range, which ends before its end.
+                let last = Position::new(lost.end.generation, lost.end.offset.saturating_sub(1)).max(first);
+                let filter = list.filter.clone();
+                self.lost.push(Lost { filter, first, last, count: 0, reason: LostReason::Damage });
+            }
+        }
+    }
+
     /// Whether some of these filters are still being looked for in the log: what waits for them is
     /// not all known yet.
     pub fn is_short<'f>(&self, mut filters: impl Iterator<Item = &'f str>) -> bool {
@@ -301,6 +317,9 @@ impl WaitingIndex {
     /// Takes what was read for [`Self::needs_backfill`]: from its first position on.
     pub fn backfill(&mut self, read: &floodplain_log::Read) {
         let Some(mut backfill) = self.backfill.take() else { return };
+        for lost in read.damaged.iter().filter(|lost| lost.end > backfill.next && lost.start < backfill.until) {
+            self.lose(lost, |idx, _| backfill.is_missing(idx, lost));
+        }
         for batch in &read.batches {
             let Ok(records) = batch.batch.records() else { continue };
             for record in records.iter().map_while(Result::ok) {
@@ -430,6 +449,10 @@ impl Fold for WaitingIndex {
             return;
         }
         self.index(|| input.reference(), message.topic, message.qos);
+    }
+
+    fn damaged(&mut self, lost: &Range<Position>) {
+        self.lose(lost, |_, list| list.known_from < lost.end);
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {

@@ -2,6 +2,7 @@
 
 use super::Packed;
 use floodplain_types::Position;
+use std::ops::Range;
 
 /// One walk through the log for all lists that were short when it began.
 #[derive(Debug)]
@@ -41,6 +42,11 @@ impl Backfill {
         if let Some(gap) = self.gap(list, posting.position()) {
             gap.postings.push(posting);
         }
+    }
+
+    /// Whether some of `lost` is missing in a list.
+    pub(super) fn is_missing(&self, list: u32, lost: &Range<Position>) -> bool {
+        self.gaps.iter().any(|gap| gap.list == list && gap.from < lost.end && lost.start < gap.until)
     }
 
     /// The list is gone; its number may be given to another.

@@ -170,6 +170,31 @@ fn retention_is_told() {
 }
 
 #[test]
+fn what_damage_has_taken_is_told_to_those_who_may_have_wanted_it() {
+    let mut index = Index::default();
+    index.add("a", 0);
+    for _ in 0..6 {
+        index.message(0, &message("d", "a", b"x", 1));
+    }
+    // Wanted from 2 on, and not filled in yet; "c" begins behind the damage.
+    index.add("b", 2);
+    index.add("c", 5);
+    let lost = |name, first, last| Lost {
+        filter: filter(name),
+        first: at(first),
+        last: at(last),
+        count: 0,
+        reason: LostReason::Damage,
+    };
+    assert!(index.fold.needs_backfill().is_some());
+    let read = Read { next: at(6), damaged: vec![at(1)..at(4)], ..Read::default() };
+    index.fold.backfill(&read);
+    assert_eq!(index.fold.take_lost(), [lost("b", 2, 3)], "a has all that there was");
+    index.fold.damaged(&(at(6)..at(9)));
+    assert_eq!(index.fold.take_lost(), [lost("a", 6, 8), lost("b", 6, 8), lost("c", 6, 8)]);
+}
+
+#[test]
 fn a_copy_of_a_record_waits_once() {
     let mut index = Index::default();
     index.add("#", 0);
