@@ -80,7 +80,8 @@ fn sessions(count: u32) {
         };
         let epoch = event(&mut feed, &mut builder, &client, &Event::Open(Box::new(open)));
         let filter = TopicFilter::new(&format!("cmd/{client}/#")).unwrap();
-        let subscription = Subscription { filter, qos: 1, no_local: false, retain_as_published: false, id: None };
+        let subscription =
+            Subscription { filter, qos: 1, no_local: false, retain_as_published: false, id: None, retained_due: false };
         let start = (0..16).map(|p| (p, Position::new(0, 1_000_000 + u64::from(n)))).collect();
         event(&mut feed, &mut builder, &client, &Event::Subscribe { epoch, subscriptions: vec![subscription], start });
         let close = Close {

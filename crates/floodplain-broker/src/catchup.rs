@@ -11,6 +11,7 @@ use crate::{
     jobs::Work,
     owner::{Page, Question},
     publication::Publication,
+    retained::RetainedWish,
     router::Wanted,
     session::{InFlight, Outbound, Owed, QUEUE_BYTES_MAX, QUEUE_MAX, Queued, Session, Stage, Subscribed, Track},
     subscribe::effective,
@@ -63,6 +64,7 @@ impl Worker {
             self.welcome(conn, false);
             return;
         };
+        let mut wishes = Vec::new();
         for held in stored.subscriptions() {
             let subscription = &held.subscription;
             let wanted = Wanted {
@@ -72,14 +74,26 @@ impl Worker {
                 id: subscription.id.unwrap_or(0),
             };
             let (filter, start) = (subscription.filter.clone(), held.start.clone());
+            if subscription.retained_due {
+                wishes.push(RetainedWish {
+                    filters: vec![(filter.clone(), wanted)],
+                    live_from: start.clone(),
+                    after: held.retained_after.clone(),
+                    is_resumed: true,
+                });
+            }
             self.router.subscribe(&shared.routes, conn.slot, filter.as_str(), wanted);
             session.subscriptions.push(Subscribed { filter, wanted, start });
         }
         session.received = stored.inbound().to_vec();
+        session.retained_due = wishes.len() as u32;
         let releases = restore_outbound(session, stored, shared.telemetry.partitions);
         self.welcome(conn, true);
         for id in releases {
             self.send_pubrel(conn, id);
+        }
+        for wish in wishes {
+            self.ask_retained(conn, wish);
         }
         self.read_on(conn);
     }
@@ -373,6 +387,7 @@ impl Worker {
             retain: message.retain && wanted.retain_as_published,
             ids: (!wanted.ids.is_empty()).then(|| Rc::from(wanted.ids)),
             again: owed.map(|at| session.out.owed[at].id),
+            due: None,
         };
         match owed {
             Some(at) => session.out.owed[at].queued = Some(queued),
@@ -409,6 +424,7 @@ fn restore_outbound(session: &mut Session, stored: &Stored, partitions: u32) -> 
                     partition,
                     position,
                     is_tracked,
+                    is_named: true,
                     held: None,
                     seq: 0,
                 });

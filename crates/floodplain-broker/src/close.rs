@@ -4,7 +4,7 @@ use crate::{
     CloseKind, ConnId, Worker,
     connection::{Phase, Refusal},
     folds::{self, CloseReason, Event, Outbound, OutboundState, PartitionProgress, Progress},
-    session::{Session, Stage},
+    session::Session,
 };
 use floodplain_mqtt::{Disconnect, DisconnectCode};
 use floodplain_types::{Class, Position, Timestamp};
@@ -77,10 +77,10 @@ impl Worker {
         if let Some(session) = self.leave(conn)
             && let Some(epoch) = session.epoch.filter(|_| session.is_lasting())
         {
-            let progress = whole_progress(&session);
+            let (client, partition) = (session.client.clone(), session.partition);
+            let progress = whole_progress(session);
             if !is_nothing(&progress) {
-                let event = Event::Progress { epoch, progress };
-                self.append_event(Class::All, &session.client, session.partition, &event);
+                self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
             }
         }
         // Whatever this turn has for the old connection lies before what the new one says.
@@ -115,7 +115,7 @@ impl Worker {
             return;
         };
         let lasts = session.is_lasting() && expiry_s != Some(0);
-        let progress = if lasts { whole_progress(&session) } else { Progress::default() };
+        let progress = if lasts { whole_progress(session) } else { Progress::default() };
         let close = folds::Close { epoch, reason, fires_will, session_expiry_s: expiry_s, progress };
         self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
     }
@@ -180,17 +180,20 @@ impl Worker {
         let in_use = |id: &u16| session.out.in_flight.iter().any(|flight| flight.id == *id);
         let outbound = closed.into_iter().filter(|id| !in_use(id)).map(|id| (id, None)).collect();
         let (client, partition) = (session.client.clone(), session.partition);
-        let progress = Progress { partitions, outbound };
+        let mut progress = Progress { partitions, outbound, retained: Vec::new() };
+        session.out.retained_progress(&mut progress);
         self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
     }
 }
 
 fn is_nothing(progress: &Progress) -> bool {
-    progress.partitions.is_empty() && progress.outbound.is_empty()
+    progress.partitions.is_empty() && progress.outbound.is_empty() && progress.retained.is_empty()
 }
 
 /// All that a sleeping session needs: cursors, what is done above them, ids in use.
-fn whole_progress(session: &Session) -> Progress {
+fn whole_progress(mut session: Box<Session>) -> Progress {
+    let mut retained = Progress::default();
+    session.out.retained_progress(&mut retained);
     let partitions = session
         .out
         .tracks
@@ -199,14 +202,8 @@ fn whole_progress(session: &Session) -> Progress {
         .collect();
     let mut outbound: Vec<(u16, Option<Outbound>)> = session.out.closed_ids.iter().map(|id| (*id, None)).collect();
     for flight in &session.out.in_flight {
-        let position = flight.position;
-        let state = match flight.stage {
-            Stage::AwaitsPuback => OutboundState::AwaitsPuback,
-            Stage::PublishHeld | Stage::AwaitsPubrec => OutboundState::AwaitsPubrec,
-            Stage::PubrelHeld | Stage::AwaitsPubcomp => OutboundState::AwaitsPubcomp,
-        };
         outbound.retain(|(id, _)| *id != flight.id);
-        outbound.push((flight.id, Some(Outbound { partition: flight.partition, position, state })));
+        outbound.push((flight.id, Some(flight.outbound())));
     }
     // What could not be sent again yet keeps its place behind that.
     for owed in &session.out.owed {
@@ -214,5 +211,5 @@ fn whole_progress(session: &Session) -> Progress {
         let (partition, position) = (owed.partition, owed.position);
         outbound.push((owed.id, Some(Outbound { partition, position, state })));
     }
-    Progress { partitions, outbound }
+    Progress { partitions, outbound, retained: retained.retained }
 }

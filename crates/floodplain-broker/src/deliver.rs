@@ -170,6 +170,7 @@ impl Worker {
                 retain: placed.publication.retain && m.retain_as_published,
                 ids: m.ids.clone(),
                 again: None,
+                due: None,
             });
             self.pump(conn);
         }
@@ -225,6 +226,11 @@ impl Worker {
                 (!fits).then_some("larger than the client's maximum packet size")
             }
         };
+        if let Some(due) = session.out.due(queued.due) {
+            due.after = Some(queued.publication.topic().into());
+            due.queued -= 1;
+            due.is_unlogged = true;
+        }
         if let Some(reason) = unsent {
             let client = session.client.clone();
             let position = queued.position;
@@ -254,6 +260,7 @@ impl Worker {
             partition,
             position,
             is_tracked: queued.is_tracked,
+            is_named: durable || is_known,
             held: None,
             seq: session.out.progress_seq + 1,
         };
@@ -289,7 +296,8 @@ impl Worker {
         let seq = session.out.progress_seq;
         let (client, partition) = (session.client.clone(), session.partition);
         let outbound = new.into_iter().map(|(id, state)| (id, Some(state))).collect();
-        let progress = Progress { partitions: Vec::new(), outbound };
+        let mut progress = Progress { outbound, ..Progress::default() };
+        session.out.retained_progress(&mut progress);
         self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
         self.appends.wait(Class::All, Waiter::Outbound { conn, seq });
     }

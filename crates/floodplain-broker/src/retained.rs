@@ -35,6 +35,10 @@ pub(crate) struct RetainedWish {
     pub(crate) filters: Vec<(TopicFilter, Wanted)>,
     /// From here on messages of QoS 1 and 2 come live, so they must not come as retained ones, too.
     pub(crate) live_from: Positions,
+    /// The topic after which they are.
+    pub(crate) after: Option<Arc<str>>,
+    /// An earlier connection got the others, and those with QoS 0.
+    pub(crate) is_resumed: bool,
 }
 
 /// What a session still has to get.
@@ -42,19 +46,31 @@ pub(crate) struct RetainedWish {
 pub(crate) struct Lookup {
     filters: VecDeque<(TopicFilter, Wanted)>,
     live_from: Positions,
+    is_resumed: bool,
+    /// Where a lasting session keeps how far it is with the first filter.
+    due: Option<u32>,
     after: Option<Arc<str>>,
     pages: Vec<RetainedPage>,
     /// Workers that have not answered yet; 0 while nothing is asked.
     missing: u32,
 }
 
+/// How the retained messages of one filter are delivered.
+#[derive(Debug, Clone, Copy)]
+struct How<'a> {
+    wanted: Wanted,
+    live_from: &'a Positions,
+    is_resumed: bool,
+    due: Option<u32>,
+}
+
 impl Worker {
     /// Starts to look up retained messages.
     pub(crate) fn ask_retained(&mut self, conn: ConnId, wish: RetainedWish) {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
-        let RetainedWish { filters, live_from } = wish;
+        let RetainedWish { filters, live_from, after, is_resumed } = wish;
         let filters = filters.into();
-        let lookup = Lookup { filters, live_from, after: None, pages: Vec::new(), missing: 0 };
+        let lookup = Lookup { filters, live_from, is_resumed, due: None, after, pages: Vec::new(), missing: 0 };
         session.lookups.push_back(lookup);
         self.look_on(conn);
     }
@@ -71,8 +87,11 @@ impl Worker {
             connection.wants_room = true;
             return;
         }
-        let Some((filter, _)) = lookup.filters.front().cloned() else { return };
+        let Some((filter, wanted)) = lookup.filters.front().cloned() else { return };
         let after = lookup.after.clone();
+        if wanted.qos > 0 && lookup.due.is_none() && session.expiry_s > 0 {
+            lookup.due = Some(session.out.retained_due(&filter, after.clone()));
+        }
         lookup.missing = workers;
         for worker in 0..workers {
             let question = Question::Retained {
@@ -100,8 +119,11 @@ impl Worker {
         let Some((_, wanted)) = lookup.filters.front().cloned() else { return };
         let live_from = lookup.live_from.clone();
         lookup.after = next;
+        let (is_resumed, due) = (lookup.is_resumed, lookup.due);
         let mut is_done = false;
-        if lookup.after.is_none() {
+        let is_found = lookup.after.is_none();
+        if is_found {
+            lookup.due = None;
             lookup.filters.pop_front();
             if lookup.filters.is_empty() {
                 session.lookups.pop_front();
@@ -112,7 +134,15 @@ impl Worker {
             }
         }
         for candidate in found {
-            self.deliver_retained(conn, &candidate, wanted, &live_from, now);
+            let how = How { wanted, live_from: &live_from, is_resumed, due };
+            self.deliver_retained(conn, &candidate, &how, now);
+        }
+        if is_found
+            && let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut())
+            && let Some(due) = session.out.due(due)
+        {
+            due.is_found = true;
+            due.is_unlogged = true;
         }
         if is_done && let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
             session.retained_due -= 1;
@@ -128,8 +158,7 @@ impl Worker {
         &mut self,
         conn: ConnId,
         candidate: &Candidate,
-        wanted: Wanted,
-        live_from: &Positions,
+        &How { wanted, live_from, is_resumed, due }: &How<'_>,
         now: Timestamp,
     ) {
         let Some(held) = &candidate.record else { return };
@@ -148,7 +177,7 @@ impl Worker {
             return;
         }
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
-        if message.qos == 0 && session.came_live.contains(message.topic) {
+        if message.qos == 0 && (is_resumed || session.came_live.contains(message.topic)) {
             return;
         }
         if wanted.no_local && *session.client == *publication.publisher {
@@ -177,7 +206,11 @@ impl Worker {
             retain: true,
             ids,
             again: None,
+            due,
         });
+        if let Some(due) = session.out.due(due) {
+            due.queued += 1;
+        }
     }
 
     pub(crate) fn ask(&mut self, worker: u32, question: Question) {

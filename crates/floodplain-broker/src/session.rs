@@ -1,6 +1,12 @@
 //! The live state of a session: what its client is owed, and how far it is.
 
-use crate::{catchup::Lag, folds::Positions, publication::Publication, router::Wanted, seams::Principal};
+use crate::{
+    catchup::Lag,
+    folds::{self, OutboundState, Positions},
+    publication::Publication,
+    router::Wanted,
+    seams::Principal,
+};
 use floodplain_mqtt::{Encoder, Version};
 use floodplain_types::{Class, Position, TopicFilter};
 use std::{
@@ -45,6 +51,30 @@ pub(crate) struct Queued {
     pub(crate) ids: Option<Rc<[u32]>>,
     /// It had a packet identifier on an earlier connection: it gets the same one, and DUP.
     pub(crate) again: Option<u16>,
+    /// The [`RetainedDue`] that it belongs to.
+    pub(crate) due: Option<u32>,
+}
+
+/// How far a lasting session is with the retained messages of a subscription.
+#[derive(Debug)]
+pub(crate) struct RetainedDue {
+    /// Different for each in a session.
+    pub(crate) number: u32,
+    pub(crate) filter: TopicFilter,
+    /// The topic of the last one that was sent.
+    pub(crate) after: Option<Arc<str>>,
+    /// So many wait to be sent.
+    pub(crate) queued: u32,
+    /// There are no more than those.
+    pub(crate) is_found: bool,
+    /// The log does not know all of this yet.
+    pub(crate) is_unlogged: bool,
+}
+
+impl RetainedDue {
+    pub(crate) const fn is_done(&self) -> bool {
+        self.is_found && self.queued == 0
+    }
 }
 
 /// What the client owes for a packet identifier.
@@ -67,10 +97,24 @@ pub(crate) struct InFlight {
     pub(crate) partition: u32,
     pub(crate) position: Position,
     pub(crate) is_tracked: bool,
+    /// The log knows the packet identifier. No cursor brings back what is not tracked.
+    pub(crate) is_named: bool,
     /// Kept only while it may still have to be encoded.
     pub(crate) held: Option<Queued>,
     /// Number of the `Progress` that a held stage waits for.
     pub(crate) seq: u32,
+}
+
+impl InFlight {
+    /// What a sleeping session must know of it.
+    pub(crate) const fn outbound(&self) -> folds::Outbound {
+        let state = match self.stage {
+            Stage::AwaitsPuback => OutboundState::AwaitsPuback,
+            Stage::PublishHeld | Stage::AwaitsPubrec => OutboundState::AwaitsPubrec,
+            Stage::PubrelHeld | Stage::AwaitsPubcomp => OutboundState::AwaitsPubcomp,
+        };
+        folds::Outbound { partition: self.partition, position: self.position, state }
+    }
 }
 
 /// How far a session is in one data partition; only kept for lasting sessions and laggards.
@@ -167,6 +211,10 @@ pub(crate) struct Outbound {
     pub(crate) unlogged: u32,
     /// Ids that are done since the last `Progress` and that the log knows about.
     pub(crate) closed_ids: Vec<u16>,
+    /// Retained messages that a lasting session still has to get, in the order of the subscriptions.
+    pub(crate) retained: Vec<RetainedDue>,
+    /// How many of those there ever were.
+    pub(crate) retained_count: u32,
 }
 
 /// A packet identifier that an earlier connection used.
@@ -223,6 +271,39 @@ impl Outbound {
                 return id;
             }
         }
+    }
+
+    /// Notes that retained messages of `filter` are due, after a topic; gives their number.
+    pub(crate) fn retained_due(&mut self, filter: &TopicFilter, after: Option<Arc<str>>) -> u32 {
+        self.retained.retain(|due| due.filter != *filter);
+        self.retained_count += 1;
+        let number = self.retained_count;
+        let filter = filter.clone();
+        self.retained.push(RetainedDue { number, filter, after, queued: 0, is_found: false, is_unlogged: false });
+        number
+    }
+
+    /// One that a newer subscription to the same filter has not taken the place of.
+    pub(crate) fn due(&mut self, number: Option<u32>) -> Option<&mut RetainedDue> {
+        self.retained.iter_mut().find(|due| Some(due.number) == number)
+    }
+
+    /// What the log is to know of retained messages: how far they are, and the identifiers that bring them back.
+    pub(crate) fn retained_progress(&mut self, progress: &mut folds::Progress) {
+        if self.retained.iter().all(|due| !due.is_unlogged) {
+            return;
+        }
+        for flight in self.in_flight.iter_mut().filter(|flight| !flight.is_tracked && !flight.is_named) {
+            flight.is_named = true;
+            progress.outbound.push((flight.id, Some(flight.outbound())));
+        }
+        // Before the first one is sent there is nothing to say: no topic would say that all are.
+        for due in self.retained.iter_mut().filter(|due| due.is_unlogged && (due.is_done() || due.after.is_some())) {
+            due.is_unlogged = false;
+            let after = due.after.as_deref().filter(|_| !due.is_done()).map(str::to_owned);
+            progress.retained.push((due.filter.clone(), after));
+        }
+        self.retained.retain(|due| !due.is_done());
     }
 
     /// The next message that must go out before the queue, or `Err` while it is not read yet.

@@ -79,6 +79,7 @@ impl Worker {
                 no_local: wanted.no_local,
                 retain_as_published: wanted.retain_as_published,
                 id: (id != 0).then_some(id),
+                retained_due: wants_retained && wanted.qos > 0,
             });
             self.router.subscribe(&shared.routes, conn.slot, filter.as_str(), wanted);
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(()) };
@@ -178,6 +179,7 @@ impl Worker {
             match session.subscriptions.iter().position(|held| held.filter.as_str() == filter) {
                 Some(at) => {
                     let held = session.subscriptions.swap_remove(at);
+                    session.out.retained.retain(|due| due.filter != held.filter);
                     self.router.unsubscribe(&shared.routes, conn.slot, filter);
                     gone.push(held.filter);
                     codes.push(UnsubackCode::Success);

@@ -365,3 +365,84 @@ fn a_message_acknowledged_before_a_subscription_does_not_reach_it_live() {
         rig.expect(late, b"\x32\x06\x00\x01t\x00\x01b");
     }
 }
+
+/// Retained messages of a lasting session that are cut off, by the end of the connection or by a crash: the next
+/// connection gets the rest; with QoS 2 no message a second time.
+fn retained_messages_survive(qos: u8, crash: bool, adversity: Adversity, seed: u64) {
+    const COUNT: u16 = 300;
+    let mut rig = Rig::new(adversity, seed);
+    let publisher = clean(&mut rig, "pub");
+    for i in 1..=COUNT {
+        let [high, low] = i.to_be_bytes();
+        let topic = [b't', b'a' + (i / 26) as u8, b'a' + (i % 26) as u8];
+        let publish = [&[0, 3], &topic[..], &[high, low, high, low]].concat();
+        rig.send(publisher, &packet(0x31 + (qos << 1), &publish));
+        if qos == 2 {
+            rig.expect(publisher, &[0x50, 2, high, low]);
+            rig.send(publisher, &[0x62, 2, high, low]);
+            rig.expect(publisher, &[0x70, 2, high, low]);
+        } else {
+            rig.expect(publisher, &[0x40, 2, high, low]);
+        }
+    }
+    let mut client = lasting(&mut rig, "sub", 0);
+    rig.send(client, &packet(0x82, &[0, 1, 0, 1, b'#', qos]));
+    rig.turn_until(|rig| rig.has_output(client));
+    let mut got: Vec<u16> = Vec::new();
+    for round in 0.. {
+        assert!(round < 200, "only {} of {COUNT} came", got.len());
+        // A few turns, and whatever came is acknowledged; then the connection is cut.
+        for _ in 0..3 + round % 5 {
+            rig.turn();
+            got.extend(take_retained(&mut rig, client));
+        }
+        if got.iter().collect::<BTreeSet<_>>().len() == usize::from(COUNT) {
+            break;
+        }
+        if crash && round % 2 == 1 {
+            rig.crash(adversity, seed + round);
+        } else {
+            rig.hang_up(client);
+        }
+        client = lasting(&mut rig, "sub", 1);
+    }
+    if qos == 2 {
+        assert_eq!(got.len(), usize::from(COUNT), "none twice");
+    }
+}
+
+/// Takes retained messages and acknowledges them as far as their flow goes; gives those whose flow has ended, and of
+/// QoS 1 all.
+fn take_retained(rig: &mut Rig, client: ClientId) -> Vec<u16> {
+    let bytes = rig.take(client);
+    let mut rest = &bytes[..];
+    let mut payloads = Vec::new();
+    while let [first, len, body @ ..] = rest {
+        let (body, behind) = body.split_at(usize::from(*len));
+        match (first & 0xf0, body) {
+            (0x90, _) => {}
+            (0x30, [0, 3, b't', _, _, id @ .., high, low]) => {
+                payloads.push(u16::from_be_bytes([*high, *low]));
+                let answer = if first & 6 == 4 { 0x50 } else { 0x40 };
+                rig.send(client, &[answer, 2, id[0], id[1]]);
+            }
+            (0x60, [high, low]) => rig.send(client, &[0x70, 2, *high, *low]),
+            other => panic!("{other:02x?}"),
+        }
+        rest = behind;
+    }
+    payloads
+}
+
+#[test]
+fn retained_messages_that_a_hang_up_cut_off_come_later() {
+    retained_messages_survive(1, false, PERFECT, 1);
+    retained_messages_survive(2, false, PERFECT, 2);
+    retained_messages_survive(2, false, SLOPPY, 3);
+}
+
+#[test]
+fn retained_messages_that_a_crash_cut_off_come_later() {
+    retained_messages_survive(1, true, PERFECT, 4);
+    retained_messages_survive(1, true, SLOPPY, 5);
+}

@@ -97,6 +97,8 @@ pub struct Subscription {
     pub retain_as_published: bool,
     /// Subscription Identifier, 1 to 268,435,455.
     pub id: Option<u32>,
+    /// Retained messages are due, until [`Progress::retained`] says that all are sent.
+    pub retained_due: bool,
 }
 
 /// What a client has been given since the last event, or in all: both are right.
@@ -107,6 +109,9 @@ pub struct Progress {
     /// By packet identifier: the new state of an outbound message, or none when it is done.
     /// Identifiers that are not named stay as they are.
     pub outbound: Vec<(u16, Option<Outbound>)>,
+    /// Of filters whose retained messages are due: the topic up to which they are sent, which is to say named in
+    /// `outbound` here or before; none when all are.
+    pub retained: Vec<(TopicFilter, Option<String>)>,
 }
 
 /// How far a session is in one data partition.
@@ -248,6 +253,8 @@ pub(crate) mod v1 {
     const CLOSE: u8 = 7;
     const TICK: u8 = 8;
     const SERVER_START: u8 = 9;
+    const PROGRESS_RETAINED: u8 = 10;
+    const CLOSE_RETAINED: u8 = 11;
 
     pub(crate) fn encode(event: &Event) -> Vec<u8> {
         let mut out = vec![VERSION];
@@ -274,7 +281,7 @@ pub(crate) mod v1 {
                 }
             }
             Event::Progress { epoch, progress } => {
-                out.put_byte(PROGRESS);
+                out.put_byte(if progress.retained.is_empty() { PROGRESS } else { PROGRESS_RETAINED });
                 out.put_position(*epoch);
                 put_progress(&mut out, progress);
             }
@@ -289,7 +296,7 @@ pub(crate) mod v1 {
                 out.put_u64(u64::from(*packet_id));
             }
             Event::Close(close) => {
-                out.put_byte(CLOSE);
+                out.put_byte(if close.progress.retained.is_empty() { CLOSE } else { CLOSE_RETAINED });
                 put_close(&mut out, close);
             }
             Event::Tick => out.put_byte(TICK),
@@ -303,7 +310,9 @@ pub(crate) mod v1 {
 
     pub(crate) fn decode(body: &[u8]) -> Result<Event, WireError> {
         let mut get = Get::new(body);
-        let event = match get.byte()? {
+        let kind = get.byte()?;
+        let has_retained = matches!(kind, PROGRESS_RETAINED | CLOSE_RETAINED);
+        let event = match kind {
             OPEN => Event::Open(Box::new(take_open(&mut get)?)),
             SUBSCRIBE => Event::Subscribe {
                 epoch: get.position()?,
@@ -311,10 +320,12 @@ pub(crate) mod v1 {
                 start: Positions::take(&mut get)?,
             },
             UNSUBSCRIBE => Event::Unsubscribe { epoch: get.position()?, filters: get.list(take_filter)? },
-            PROGRESS => Event::Progress { epoch: get.position()?, progress: take_progress(&mut get)? },
+            PROGRESS | PROGRESS_RETAINED => {
+                Event::Progress { epoch: get.position()?, progress: take_progress(&mut get, has_retained)? }
+            }
             RECEIVED => Event::Received { epoch: get.position()?, packet_id: get.u16()? },
             RELEASED => Event::Released { epoch: get.position()?, packet_id: get.u16()? },
-            CLOSE => Event::Close(Box::new(take_close(&mut get)?)),
+            CLOSE | CLOSE_RETAINED => Event::Close(Box::new(take_close(&mut get, has_retained)?)),
             TICK => Event::Tick,
             SERVER_START => Event::ServerStart { run: RunId(get.u64()?) },
             other => return Err(WireError::Unknown { what: "session event", value: u64::from(other) }),
@@ -391,7 +402,8 @@ pub(crate) mod v1 {
             subscription.qos
                 | u8::from(subscription.no_local) << 2
                 | u8::from(subscription.retain_as_published) << 3
-                | u8::from(subscription.id.is_some()) << 4,
+                | u8::from(subscription.id.is_some()) << 4
+                | u8::from(subscription.retained_due) << 5,
         );
         if let Some(id) = subscription.id {
             out.put_u64(u64::from(id));
@@ -401,7 +413,7 @@ pub(crate) mod v1 {
     pub(crate) fn take_subscription(get: &mut Get<'_>) -> Result<Subscription, WireError> {
         let filter = take_filter(get)?;
         let flags = get.byte()?;
-        if flags & 3 == 3 || flags > 0x1f {
+        if flags & 3 == 3 || flags > 0x3f {
             return Err(WireError::Unknown { what: "subscription flags", value: u64::from(flags) });
         }
         Ok(Subscription {
@@ -410,6 +422,7 @@ pub(crate) mod v1 {
             no_local: flags & 4 != 0,
             retain_as_published: flags & 8 != 0,
             id: if flags & 16 != 0 { Some(get.u32()?) } else { None },
+            retained_due: flags & 32 != 0,
         })
     }
 
@@ -435,15 +448,27 @@ pub(crate) mod v1 {
                 Some(outbound) => put_outbound(out, outbound),
             }
         }
+        if !progress.retained.is_empty() {
+            out.put_u64(progress.retained.len() as u64);
+            for (filter, after) in &progress.retained {
+                out.put_str(filter.as_str());
+                out.put_option(after.as_deref(), Vec::put_str);
+            }
+        }
     }
 
-    fn take_progress(get: &mut Get<'_>) -> Result<Progress, WireError> {
+    fn take_progress(get: &mut Get<'_>, has_retained: bool) -> Result<Progress, WireError> {
         Ok(Progress {
             partitions: get.list(|get| {
                 Ok(PartitionProgress { partition: get.u32()?, cursor: get.position()?, done: get.list(Get::position)? })
             })?,
             outbound: get.list(|get| Ok((get.u16()?, take_outbound(get)?)))?,
+            retained: if has_retained { get.list(take_retained)? } else { Vec::new() },
         })
+    }
+
+    fn take_retained(get: &mut Get<'_>) -> Result<(TopicFilter, Option<String>), WireError> {
+        Ok((take_filter(get)?, get.option(|get| get.str().map(str::to_owned))?))
     }
 
     pub(crate) fn put_outbound(out: &mut Vec<u8>, outbound: &Outbound) {
@@ -476,13 +501,13 @@ pub(crate) mod v1 {
         put_progress(out, &close.progress);
     }
 
-    fn take_close(get: &mut Get<'_>) -> Result<Close, WireError> {
+    fn take_close(get: &mut Get<'_>, has_retained: bool) -> Result<Close, WireError> {
         Ok(Close {
             epoch: get.position()?,
             reason: CloseReason::from_code(get.byte()?)?,
             fires_will: get.bool()?,
             session_expiry_s: get.option(Get::u32)?,
-            progress: take_progress(get)?,
+            progress: take_progress(get, has_retained)?,
         })
     }
 }

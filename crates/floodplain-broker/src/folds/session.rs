@@ -16,6 +16,7 @@ use floodplain_log::{BatchBuilder, Compression, Correlation, MessageRef};
 use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,6 +32,8 @@ pub struct Subscribed {
     pub subscription: Subscription,
     /// Of each data partition the first position that this subscription sees.
     pub start: Positions,
+    /// While retained messages are due: the topic after which they are.
+    pub retained_after: Option<Arc<str>>,
 }
 
 /// The state of one client: stored while its expiry interval is not zero, or while connected.
@@ -161,6 +164,13 @@ impl Session {
             // What is named last was sent last: PUBLISH in the order of sending, PUBREL in that of the PUBRECs.
             self.outbound.retain(|(id, _)| id != packet_id);
             self.outbound.extend(state.map(|state| (*packet_id, state)));
+        }
+        for (filter, after) in &progress.retained {
+            if let Ok(at) = self.find(filter.as_str()) {
+                let held = &mut self.subscriptions[at];
+                held.subscription.retained_due &= after.is_some();
+                held.retained_after = after.as_deref().filter(|_| held.subscription.retained_due).map(Arc::from);
+            }
         }
     }
 }
@@ -321,10 +331,12 @@ impl SessionFold {
                         held.start = start.clone();
                     }
                     held.subscription = subscription;
+                    held.retained_after = None;
                     kept
                 }
                 Err(at) => {
-                    session.subscriptions.insert(at, Subscribed { subscription, start: start.clone() });
+                    let held = Subscribed { subscription, start: start.clone(), retained_after: None };
+                    session.subscriptions.insert(at, held);
                     false
                 }
             };

@@ -103,8 +103,14 @@ impl Case {
             }
             (1, Some(epoch)) => {
                 let filter = TopicFilter::new(["x/#", "y"][self.rng.random_range(0..2)]).unwrap();
-                let subscription =
-                    Subscription { filter, qos: 1, no_local: false, retain_as_published: false, id: None };
+                let subscription = Subscription {
+                    filter,
+                    qos: 1,
+                    no_local: false,
+                    retain_as_published: false,
+                    id: None,
+                    retained_due: false,
+                };
                 let start = Positions::default();
                 self.event(client, &Event::Subscribe { epoch, subscriptions: vec![subscription], start });
             }

@@ -59,8 +59,9 @@ fn progress() -> impl Strategy<Value = Progress> {
     (
         prop::collection::vec(partition, 0..3),
         prop::collection::vec((any::<u16>(), proptest::option::of(outbound)), 0..3),
+        prop::collection::vec((filter(), proptest::option::of(text())), 0..3),
     )
-        .prop_map(|(partitions, outbound)| Progress { partitions, outbound })
+        .prop_map(|(partitions, outbound, retained)| Progress { partitions, outbound, retained })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -77,13 +78,14 @@ fn event() -> impl Strategy<Value = Event> {
             }))
         },
     );
-    let subscription = (filter(), 0_u8..3, any::<(bool, bool, Option<u32>)>()).prop_map(
-        |(filter, qos, (no_local, retain_as_published, id))| Subscription {
+    let subscription = (filter(), 0_u8..3, any::<(bool, bool, bool, Option<u32>)>()).prop_map(
+        |(filter, qos, (no_local, retain_as_published, retained_due, id))| Subscription {
             filter,
             qos,
             no_local,
             retain_as_published,
             id,
+            retained_due,
         },
     );
     let close = (position(), 0_u8..8, any::<(bool, Option<u32>)>(), progress()).prop_map(
@@ -138,7 +140,9 @@ fn the_bytes_of_version_1() {
         no_local: true,
         retain_as_published: false,
         id: Some(7),
+        retained_due: false,
     };
+    let due = Subscription { id: None, no_local: false, qos: 1, retained_due: true, ..subscription.clone() };
     for (event, expected) in [
         (Event::Tick, &[1, 8][..]),
         (Event::ServerStart { run: RunId(128) }, &[1, 9, 0x80, 1]),
@@ -173,9 +177,27 @@ fn the_bytes_of_version_1() {
                 progress: Progress {
                     partitions: vec![PartitionProgress { partition: 2, cursor: Position::new(0, 8), done: vec![] }],
                     outbound: vec![(6, None)],
+                    retained: vec![],
                 },
             })),
             &[1, 7, 0, 0xac, 2, 2, 1, 1, 0, 1, 2, 0, 8, 0, 1, 6, 0],
+        ),
+        (
+            Event::Subscribe { epoch, subscriptions: vec![due], start: Positions::default() },
+            &[1, 2, 0, 0xac, 2, 1, 3, b'a', b'/', b'#', 0x21, 0],
+        ),
+        (
+            Event::Progress {
+                epoch,
+                progress: Progress {
+                    retained: vec![
+                        (TopicFilter::new("a").unwrap(), Some("t".to_owned())),
+                        (TopicFilter::new("b").unwrap(), None),
+                    ],
+                    ..Progress::default()
+                },
+            },
+            &[1, 10, 0, 0xac, 2, 0, 0, 2, 1, b'a', 1, 1, b't', 1, b'b', 0],
         ),
     ] {
         assert_eq!(event.encode(), expected, "{event:?}");

@@ -69,6 +69,9 @@ fn put_session(out: &mut Vec<u8>, session: &Session) {
     for held in subscriptions {
         v1::put_subscription(out, &held.subscription);
         held.start.put(out);
+        if held.subscription.retained_due {
+            out.put_option(held.retained_after.as_deref(), Vec::put_str);
+        }
     }
     cursor.put(out);
     out.put_u64(done.len() as u64);
@@ -98,8 +101,7 @@ fn take_session(get: &mut Get<'_>) -> Result<Session, WireError> {
         closed_at: get.option(Get::time)?,
         will: get.option(v1::take_will)?.map(Box::new),
         will_at: get.option(Get::time)?,
-        subscriptions: get
-            .list(|get| Ok(Subscribed { subscription: v1::take_subscription(get)?, start: Positions::take(get)? }))?,
+        subscriptions: get.list(take_subscribed)?,
         cursor: Positions::take(get)?,
         done: get.list(|get| Ok((get.u32()?, get.position()?)))?,
         outbound: get.list(|get| {
@@ -109,4 +111,11 @@ fn take_session(get: &mut Get<'_>) -> Result<Session, WireError> {
         })?,
         inbound: get.list(Get::u16)?,
     })
+}
+
+fn take_subscribed(get: &mut Get<'_>) -> Result<Subscribed, WireError> {
+    let subscription = v1::take_subscription(get)?;
+    let start = Positions::take(get)?;
+    let after = if subscription.retained_due { get.option(Get::str)? } else { None };
+    Ok(Subscribed { subscription, start, retained_after: after.map(Into::into) })
 }

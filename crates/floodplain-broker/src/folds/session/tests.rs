@@ -63,7 +63,14 @@ fn filter(name: &str) -> TopicFilter {
 }
 
 fn subscription(name: &str, qos: u8) -> Subscription {
-    Subscription { filter: filter(name), qos, no_local: false, retain_as_published: false, id: None }
+    Subscription {
+        filter: filter(name),
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        id: None,
+        retained_due: false,
+    }
 }
 
 fn starts(offset: u64) -> Positions {
@@ -182,7 +189,7 @@ fn an_older_epoch_changes_nothing() {
     let before = feed.bytes();
     let progress = Progress {
         partitions: vec![PartitionProgress { partition: 0, cursor: Position::new(0, 5), done: vec![] }],
-        outbound: vec![],
+        ..Progress::default()
     };
     for event in [
         subscribes(old, "a", 1, 5),
@@ -199,6 +206,41 @@ fn an_older_epoch_changes_nothing() {
     let closed = feed.bytes();
     feed.event(4, "c", &subscribes(new, "a", 1, 5));
     assert_eq!(feed.bytes(), closed, "after the end of its connection");
+}
+
+/// Until a progress says that all are sent, a session knows after which topic its retained messages are due.
+#[test]
+fn retained_messages_are_due_until_all_are_sent() {
+    let mut feed = Sessions::default();
+    let (epoch, _) = feed.event(0, "c", &opens(open(false, 99)));
+    let Event::Subscribe { mut subscriptions, start, .. } = subscribes(epoch, "a/#", 1, 5) else { unreachable!() };
+    subscriptions[0].retained_due = true;
+    let subscribe = Event::Subscribe { epoch, subscriptions, start };
+    let due = |feed: &Sessions| {
+        let held = &feed.fold.session("c").unwrap().subscriptions()[0];
+        (held.subscription.retained_due, held.retained_after.as_deref().map(str::to_owned))
+    };
+    let sent = |after: Option<&str>| Event::Progress {
+        epoch,
+        progress: Progress {
+            retained: vec![(filter("a/#"), after.map(str::to_owned)), (filter("other"), None)],
+            ..Progress::default()
+        },
+    };
+    feed.event(1, "c", &subscribe);
+    assert_eq!(due(&feed), (true, None));
+    feed.event(2, "c", &sent(Some("a/7")));
+    assert_eq!(due(&feed), (true, Some("a/7".to_owned())));
+    let bytes = feed.bytes();
+    let mut other = SessionFold::default();
+    other.restore(SessionFold::FORMAT, &bytes).unwrap();
+    assert_eq!(other.session("c").unwrap().subscriptions(), feed.fold.session("c").unwrap().subscriptions());
+    feed.event(3, "c", &subscribe);
+    assert_eq!(due(&feed), (true, None), "from the beginning, for a new subscription");
+    feed.event(4, "c", &sent(None));
+    assert_eq!(due(&feed), (false, None));
+    feed.event(5, "c", &sent(Some("a/9")));
+    assert_eq!(due(&feed), (false, None), "an old one changes nothing any more");
 }
 
 #[test]
@@ -222,11 +264,13 @@ fn a_resumed_session_has_what_it_had() {
             (2, Some(sent(23, OutboundState::AwaitsPuback))),
             (4, Some(sent(24, OutboundState::AwaitsPubrec))),
         ],
+        retained: vec![],
     };
     feed.event(1, "c", &Event::Progress { epoch, progress });
     let progress = Progress {
         partitions: vec![PartitionProgress { partition: 1, cursor: Position::new(0, 3), done: vec![] }],
         outbound: vec![(5, Some(sent(21, OutboundState::AwaitsPubcomp))), (2, None)],
+        retained: vec![],
     };
     feed.event(2, "c", &Event::Close(Box::new(Close { progress, ..close(epoch, true) })));
     let (epoch, _) = feed.event(50, "c", &opens(open(false, 99)));
@@ -389,6 +433,7 @@ fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bo
                     n as u16 % 4,
                     (qos > 0).then_some(Outbound { partition: 0, position, state: OutboundState::AwaitsPubrec }),
                 )],
+                retained: vec![(filter(["a", "a/#"][(n % 2) as usize]), (qos > 1).then(|| format!("a/{n}")))],
             },
         },
         6 => Event::Received { epoch, packet_id: n as u16 % 3 },
