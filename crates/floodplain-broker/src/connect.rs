@@ -66,8 +66,8 @@ impl Worker {
         };
         let assigned;
         let (client_id, is_assigned) = if connect.client_id.is_empty() {
-            // 3.1.1 gives an empty id to clean sessions only [3:3.1.3-8].
-            if version == Version::V311 && !connect.clean_start {
+            // 3.1.1 gives an empty id to clean sessions only [3:3.1.3-8], level 3 to none.
+            if version == Version::V311 && (!connect.clean_start || connect.level3) {
                 return self.refuse_connect(conn, encoder, ConnackCode::ClientIdentifierNotValid, None);
             }
             assigned = self.assign_id();
@@ -190,6 +190,9 @@ impl Worker {
         self.half_open -= 1;
         let Some(connection) = self.get(conn) else { return Greeted::Gone };
         connection.decoder.set_version(version);
+        if connect.level3 {
+            connection.decoder.set_level3();
+        }
         connection.keep_alive = keep_alive;
         connection.phase = Phase::Opening;
         connection.session = Some(session);
@@ -301,6 +304,8 @@ impl Worker {
         let config = &shared.config;
         let Some(connection) = self.get(conn) else { return };
         connection.phase = Phase::Live;
+        // Level 3 knows no such flag: the byte is reserved there.
+        let session_present = session_present && !connection.decoder.is_level3();
         let Some(session) = &connection.session else { return };
         let words = [(ACK_PROPERTY, session.class.as_str()), (MEANS_PROPERTY, meaning(session.class))];
         let client = session.client.clone();

@@ -40,6 +40,7 @@ pub enum Frame {
 pub struct Decoder {
     role: Role,
     version: Option<Version>,
+    level3: bool,
     max_packet_size: u32,
 }
 
@@ -47,18 +48,29 @@ impl Decoder {
     /// For a server; packets above `max_packet_size` bytes, fixed header included, are refused.
     #[must_use]
     pub const fn server(max_packet_size: u32) -> Self {
-        Self { role: Role::Server, version: None, max_packet_size }
+        Self { role: Role::Server, version: None, level3: false, max_packet_size }
     }
 
     /// For a client that sent its CONNECT in `version`.
     #[must_use]
     pub const fn client(version: Version, max_packet_size: u32) -> Self {
-        Self { role: Role::Client, version: Some(version), max_packet_size }
+        Self { role: Role::Client, version: Some(version), level3: false, max_packet_size }
     }
 
     /// Tells the version of the CONNECT that was received.
     pub const fn set_version(&mut self, version: Version) {
         self.version = Some(version);
+    }
+
+    /// The client speaks level 3 (`MQIsdp`), which sends PUBREL, SUBSCRIBE and UNSUBSCRIBE again with DUP.
+    pub const fn set_level3(&mut self) {
+        self.level3 = true;
+    }
+
+    /// Whether [`Decoder::set_level3`] was called.
+    #[must_use]
+    pub const fn is_level3(&self) -> bool {
+        self.level3
     }
 
     /// `None` before CONNECT.
@@ -121,7 +133,7 @@ impl Decoder {
                     return Err(DecodeError::Malformed("DUP is set with QoS 0 [MQTT-3.3.1-2; 3:3.3.1-2]"));
                 }
             }
-            T::Pubrel | T::Subscribe | T::Unsubscribe if flags != 2 => {
+            T::Pubrel | T::Subscribe | T::Unsubscribe if flags != 2 && !(self.level3 && flags == 10) => {
                 return Err(DecodeError::Malformed(
                     "flags are not 0010 [MQTT-3.6.1-1, 3.8.1-1, 3.10.1-1; 3:3.6.1-1, 3.8.1-1, 3.10.1-1]",
                 ));

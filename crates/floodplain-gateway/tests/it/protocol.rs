@@ -50,6 +50,11 @@ fn connect_is_checked() {
         ("receive maximum 0", v5(b"\x21\x00\x00", "a"), Closes(b"\x20\x02\x00\x82")),
         ("property twice", v5(b"\x21\x00\x01\x21\x00\x01", "a"), Closes(b"\x20\x02\x00\x82")),
         ("MQIsdp", packet(0x10, b"\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01a"), Answers(b"\x20\x02\x00\x00")),
+        (
+            "MQIsdp without id (3.1 §3.1)",
+            packet(0x10, b"\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x00"),
+            Closes(b"\x20\x02\x00\x02"),
+        ),
     ];
     for (what, bytes, then) in cases {
         check(&server, what, &mut server.raw(), &bytes, &then);

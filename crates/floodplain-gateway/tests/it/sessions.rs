@@ -198,3 +198,26 @@ fn the_will_fires_when_the_connection_breaks_and_not_after_disconnect() {
     drop(with_will(0x0e, "breaks1"));
     subscriber.expect(b"\x32\x0e\x00\x03w/t\x00\x01breaks1");
 }
+
+/// MQTT 3.1: CONNACK has no session present, and SUBSCRIBE and PUBREL may be sent again with DUP.
+#[test]
+fn a_client_of_level_3_finds_its_session() {
+    let server = Server::start();
+    let connect = packet(0x10, b"\x00\x06MQIsdp\x03\x00\x00\x3c\x00\x03old");
+    for qos in [1, 2] {
+        let mut client = server.raw();
+        client.send(&connect);
+        client.expect(b"\x20\x02\x00\x00");
+        if qos == 1 {
+            let again = |first| packet(first, &[b"\x00\x01", &text("t")[..], b"\x01"].concat());
+            client.send(&[again(0x82), again(0x8a)].concat());
+            client.expect(b"\x90\x03\x00\x01\x01\x90\x03\x00\x01\x01");
+            continue;
+        }
+        let mut publisher = server.v3("pub");
+        publish_1(&mut publisher, "t", 0..1);
+        take_1(&mut client, "t", 0..1);
+        client.send(b"\x34\x05\x00\x01x\x00\x09\x6a\x02\x00\x09\x6a\x02\x00\x09");
+        client.expect(b"\x50\x02\x00\x09\x70\x02\x00\x09\x70\x02\x00\x09");
+    }
+}

@@ -1,6 +1,6 @@
 //! Statements on CONNECT, CONNACK, DISCONNECT and AUTH that bytes alone decide.
 
-use floodplain_mqtt::{ConnackCode, DecodeError, DisconnectCode, Packet, Version, connect_refusal};
+use floodplain_mqtt::{ConnackCode, DecodeError, Decoder, DisconnectCode, Packet, Version, connect_refusal};
 
 use crate::check::{
     Is::{Good, Level, Malformed, Protocol, Topic},
@@ -169,4 +169,19 @@ fn errors_map_to_reason_codes_and_cite_a_clause() {
     assert_eq!(DecodeError::TooLarge { len: 2, max: 1 }.disconnect_code(), DisconnectCode::PacketTooLarge);
     let error = Server5.decoder().decode(0x82, b"\0\x01\0").expect_err("no filter");
     assert_eq!(error.to_string(), "protocol error: SUBSCRIBE has no filter [MQTT-3.8.3-2; 3:3.8.3-3]");
+}
+
+/// Level 3 sends these again with DUP (MQTT 3.1 §3.6, §3.8, §3.10); the later levels have reserved the bit.
+#[test]
+fn only_level_3_repeats_control_packets_with_dup() {
+    for packet in [&b"\x6a\x02\0\x07"[..], b"\x8a\x06\0\x07\0\x01a\x01", b"\xaa\x05\0\x07\0\x01a"] {
+        let mut decoder = Decoder::server(1 << 20);
+        decoder.set_version(Version::V311);
+        assert!(decoder.next(packet).is_err(), "{packet:02x?}");
+        decoder.set_level3();
+        assert!(decoder.next(packet).unwrap().is_some(), "{packet:02x?}");
+        let mut other = packet.to_vec();
+        other[0] ^= 1;
+        assert!(decoder.next(&other).is_err(), "{other:02x?}");
+    }
 }
