@@ -221,3 +221,26 @@ fn a_client_of_level_3_finds_its_session() {
         client.expect(b"\x50\x02\x00\x09\x70\x02\x00\x09\x70\x02\x00\x09");
     }
 }
+
+/// Subscription identifier, No Local and Retain As Published are of the session: a restart keeps them.
+#[test]
+fn options_of_a_subscription_survive_a_restart() {
+    let server = Server::start();
+    let mut subscriber = server.v5("s", &EXPIRY_HOUR);
+    // QoS 1, No Local, Retain As Published, subscription identifier 7.
+    subscriber.send(&packet(0x82, &[b"\x00\x01\x02\x0b\x07", &text("t")[..], &[1 | 4 | 8]].concat()));
+    subscriber.expect(b"\x90\x04\x00\x01\x00\x01");
+    drop(subscriber);
+    let server = server.restart();
+    let mut subscriber = server.raw();
+    subscriber.send(&connect(5, 0, 60, &EXPIRY_HOUR, "s"));
+    assert_eq!(subscriber.packet()[2..4], [1, 0]);
+    subscriber.send(b"\x32\x07\x00\x01t\x00\x09\x00o");
+    subscriber.expect(b"\x40\x02\x00\x09");
+    let mut publisher = server.v3("pub");
+    publisher.send(b"\x33\x06\x00\x01t\x00\x01r");
+    publisher.expect(b"\x40\x02\x00\x01");
+    let got = subscriber.packet();
+    assert_eq!((got[0], &got[5..]), (0x33, &[0, 1, 2, 0x0b, 7, b'r'][..]), "{got:02x?}");
+    subscriber.expect_silence();
+}

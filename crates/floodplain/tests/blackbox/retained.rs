@@ -3,7 +3,7 @@
 use crate::{
     client::Client,
     target::{each, each_version},
-    wire::{MESSAGE_EXPIRY, Prop, Publish, Version},
+    wire::{Connect, MESSAGE_EXPIRY, Prop, Publish, Version},
 };
 use anyhow::ensure;
 use std::time::{Duration, Instant};
@@ -153,6 +153,38 @@ fn thousand_retained_messages_come_whole() {
             ensure!(seen.insert(got.text()), "{got:?} came twice");
         }
         for n in 0..1_000 {
+            publisher.publish(Publish::new(t.topic(&format!("{n}/state")), "", 1).retained())?;
+        }
+        Ok(())
+    });
+}
+
+/// What a lasting session was to get when its connection broke is owed to it (MQTT 5.0 §4.1; 3: §4.1).
+#[test]
+fn retained_messages_go_on_after_a_reset() {
+    each_version(|t, v| {
+        const COUNT: usize = 500;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        for n in 0..COUNT {
+            publisher.publish(Publish::new(t.topic(&format!("{n}/state")), format!("{n}"), 1).retained())?;
+        }
+        let connect = Connect::lasting(v, t.id("s"), 600);
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        subscriber.subscribe(&t.topic("+/state"), 1)?;
+        let mut seen = std::collections::BTreeSet::new();
+        for stop in [40, 200, 370, COUNT] {
+            while seen.len() < stop {
+                let got = subscriber.message()?;
+                ensure!(got.topic == t.topic(&format!("{}/state", got.text())), "{got:?}");
+                seen.insert(got.text());
+            }
+            // Unread and unacknowledged messages are under way.
+            subscriber.cut();
+            let (again, present) = Client::resume(t.mqtt, &connect)?;
+            ensure!(present, "the session was lost");
+            subscriber = again;
+        }
+        for n in 0..COUNT {
             publisher.publish(Publish::new(t.topic(&format!("{n}/state")), "", 1).retained())?;
         }
         Ok(())

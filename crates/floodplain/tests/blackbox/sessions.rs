@@ -4,7 +4,8 @@ use crate::{
     client::Client,
     target::{each, each_version},
     wire::{
-        self, Connect, MESSAGE_EXPIRY, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Prop, Publish, SESSION_EXPIRY, Version,
+        self, Connect, MESSAGE_EXPIRY, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Prop, Publish, SESSION_EXPIRY,
+        SUBSCRIPTION_ID, Version,
     },
 };
 use anyhow::{bail, ensure};
@@ -291,5 +292,65 @@ fn hundred_thousand_bytes_wait_for_each_of_ten_sleepers() {
             sleeper.hears_nothing()?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn options_of_a_subscription_last() {
+    // §3.8.3.1, §3.8.2.1.2: they are of the subscription, and that is of the session (§4.1).
+    const NO_LOCAL: u8 = 1 << 2;
+    const AS_PUBLISHED: u8 = 1 << 3;
+    each(|t| {
+        let v = Version::V5;
+        let connect = Connect::lasting(v, t.id("s"), 600);
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        subscriber.subscribe_with(&[Prop::Var(SUBSCRIPTION_ID, 7)], &[(&t.topic("a"), 1 | NO_LOCAL | AS_PUBLISHED)])?;
+        subscriber.subscribe_with(&[Prop::Var(SUBSCRIPTION_ID, 268_435_455)], &[(&t.topic("+"), 1 | NO_LOCAL)])?;
+        subscriber.leave()?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        publisher.publish(Publish::new(t.topic("a"), "asleep", 1).retained())?;
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        subscriber.say(&t.topic("a"), "own", 1)?;
+        publisher.publish(Publish::new(t.topic("a"), "awake", 1).retained())?;
+        publisher.publish(Publish::new(t.topic("b"), "other", 1).retained())?;
+        for (topic, text, retain, mut ids) in [
+            ("a", "asleep", true, vec![7, 268_435_455]),
+            ("a", "awake", true, vec![7, 268_435_455]),
+            ("b", "other", false, vec![268_435_455]),
+        ] {
+            let got = subscriber.hears(&t.topic(topic), text)?;
+            let mut found = got.subscription_ids();
+            found.sort_unstable();
+            ids.sort_unstable();
+            ensure!(got.retain == retain && found == ids, "{got:?}");
+        }
+        subscriber.hears_nothing()
+    });
+}
+
+#[test]
+fn a_pubrec_that_refuses_frees_its_place() {
+    // §4.3.3, §4.9: the identifier and the place in Receive Maximum are free again.
+    each(|t| {
+        let v = Version::V5;
+        let mut connect = Connect::lasting(v, t.id("s"), 600);
+        connect.props.push(Prop::Two(wire::RECEIVE_MAXIMUM, 1));
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        subscriber.subscribe(&t.topic("a"), 2)?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        for n in 0..5 {
+            publisher.say(&t.topic("a"), &format!("{n}"), 2)?;
+        }
+        for n in 0..5 {
+            let got = subscriber.message_raw()?;
+            ensure!(got.text() == format!("{n}"), "{got:?}");
+            // 0x97: quota exceeded.
+            let [high, low] = got.id.to_be_bytes();
+            subscriber.send(&wire::packet(0x50, &[high, low, 0x97]))?;
+        }
+        subscriber.cut();
+        let (mut subscriber, present) = Client::resume(t.mqtt, &connect)?;
+        ensure!(present);
+        subscriber.hears_nothing()
     });
 }
