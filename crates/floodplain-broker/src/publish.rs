@@ -103,6 +103,8 @@ impl Worker {
             key: session.principal.device.as_str().as_bytes(),
             qos,
             retain: publish.retain,
+            // Of two retained messages from two partitions the later counts, and a millisecond is long.
+            ingest_time_ns: publish.retain.then_some(self.now.0),
             ..MessageRef::default()
         };
         if !publish.properties.is_empty() {

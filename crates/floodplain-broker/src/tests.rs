@@ -446,3 +446,22 @@ fn retained_messages_that_a_crash_cut_off_come_later() {
     retained_messages_survive(1, true, PERFECT, 4);
     retained_messages_survive(1, true, SLOPPY, 5);
 }
+
+/// Clients of two partitions take turns, each after the other's PUBACK, within one millisecond: the last one counts.
+#[test]
+fn the_later_retained_message_counts_within_a_millisecond() {
+    let mut rig = Rig::new(PERFECT, 1);
+    let publishers: Vec<_> = (0..6).map(|n| clean(&mut rig, &format!("p{n}"))).collect();
+    for round in 0..4_u8 {
+        for (n, publisher) in publishers.iter().enumerate() {
+            rig.advance(Duration::from_nanos(1_000));
+            rig.send(*publisher, &packet(0x33, &[0, 1, b't', 0, 1, round, n as u8]));
+            rig.expect(*publisher, &[0x40, 2, 0, 1]);
+            let subscriber = clean(&mut rig, "sub");
+            rig.send(subscriber, &packet(0x82, b"\x00\x01\x00\x01t\x00"));
+            rig.expect(subscriber, b"\x90\x03\x00\x01\x00");
+            rig.expect(subscriber, &packet(0x31, &[0, 1, b't', round, n as u8]));
+            rig.hang_up(subscriber);
+        }
+    }
+}
