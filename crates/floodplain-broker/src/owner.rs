@@ -17,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-/// Records folded since the last snapshot that are worth one more at the end.
-const LAST_SNAPSHOT_BYTES: u64 = 1 << 20;
+/// State that is copied for snapshots in one tick: some milliseconds.
+const SNAPSHOT_TICK_BYTES: usize = 8 << 20;
 
 /// What one worker asks another.
 #[derive(Debug)]
@@ -497,12 +497,13 @@ impl Worker {
         self.owner.requests.iter().all(is_folded) && self.owner.snapshots_running == 0
     }
 
-    /// The last snapshots before the end, of what would take a while to replay. True the first time.
+    /// The last snapshots before the end: retention may pass what is not in them before the next start. True the
+    /// first time.
     pub(crate) fn last_snapshots(&mut self) -> bool {
         if std::mem::replace(&mut self.owner.has_last_snapshots, true) {
             return false;
         }
-        self.snapshot_folds(LAST_SNAPSHOT_BYTES);
+        self.snapshot_folds(1, usize::MAX);
         self.owner.snapshots_running > 0
     }
 
@@ -525,7 +526,7 @@ impl Worker {
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);
         self.owner.dirty = true;
-        self.snapshot_folds(self.shared.config.snapshot_bytes);
+        self.snapshot_folds(self.shared.config.snapshot_bytes, SNAPSHOT_TICK_BYTES);
     }
 
     /// Appends what sessions did not get to `dlq`.
@@ -540,16 +541,18 @@ impl Worker {
         }
     }
 
-    fn snapshot_folds(&mut self, every: u64) {
-        let mut work = Vec::new();
+    /// Begins the snapshots that are due, but no more once their states have `max_bytes`.
+    fn snapshot_folds(&mut self, every: u64, max_bytes: usize) {
+        let mut due = DueSnapshots { every, steady: self.steady, left_bytes: max_bytes, work: Vec::new() };
         for data in &mut self.owner.data {
-            work.extend(due_snapshot(&mut data.retained, every));
-            work.extend(due_snapshot(&mut data.waiting, every));
+            due.look_at(&mut data.retained);
+            due.look_at(&mut data.waiting);
         }
         for requests in &mut self.owner.requests {
-            work.extend(due_snapshot(&mut requests.sessions, every));
-            work.extend(due_snapshot(&mut requests.presence, every));
+            due.look_at(&mut requests.sessions);
+            due.look_at(&mut requests.presence);
         }
+        let work = due.work;
         self.owner.snapshots_running += work.len();
         for work in work {
             self.run_job(work);
@@ -605,10 +608,22 @@ fn again(error: &floodplain_log::ReadError) -> floodplain_log::ReadError {
     }
 }
 
-fn due_snapshot<F: Fold>(runner: &mut Runner<F>, every: u64) -> Option<Work> {
-    if runner.bytes_since_snapshot() >= every {
-        runner.begin_snapshot();
+/// A round of snapshots.
+struct DueSnapshots {
+    every: u64,
+    steady: Timestamp,
+    left_bytes: usize,
+    work: Vec<Work>,
+}
+
+impl DueSnapshots {
+    fn look_at<F: Fold>(&mut self, runner: &mut Runner<F>) {
+        if self.left_bytes > 0 && runner.is_snapshot_due(self.every, self.steady) {
+            let len = runner.begin_snapshot(self.steady);
+            self.left_bytes = self.left_bytes.saturating_sub(len);
+        }
+        if let Some(snapshot) = runner.take_snapshot() {
+            self.work.push(Work::Snapshot { snapshots: runner.snapshots().clone(), snapshot: Box::new(snapshot) });
+        }
     }
-    let snapshot = runner.take_snapshot()?;
-    Some(Work::Snapshot { snapshots: runner.snapshots().clone(), snapshot: Box::new(snapshot) })
 }

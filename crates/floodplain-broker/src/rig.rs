@@ -232,6 +232,15 @@ impl Rig {
         self.turn();
     }
 
+    /// Takes all records of these streams from the log.
+    pub(crate) fn trim_all(&self, streams: &[&str]) {
+        for stream in self.log.streams().iter().filter(|stream| streams.contains(&stream.id.stream.as_str())) {
+            for partition in (0..stream.partitions).map(|index| stream.partition(index)) {
+                self.log.trim(partition, self.log.watermark(partition));
+            }
+        }
+    }
+
     /// One turn of each worker.
     pub(crate) fn turn(&mut self) {
         std::thread::yield_now();

@@ -465,3 +465,26 @@ fn the_later_retained_message_counts_within_a_millisecond() {
         }
     }
 }
+
+/// Retention does not wait for folds, so a session that few events concern must not need its first ones for ever.
+#[test]
+fn what_retention_takes_from_requests_is_in_snapshots_in_time() {
+    let mut rig = Rig::new(PERFECT, 1);
+    let subscriber = lasting(&mut rig, "sub", 0);
+    rig.send(subscriber, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
+    rig.expect(subscriber, b"\x90\x03\x00\x01\x01");
+    let publisher = clean(&mut rig, "pub");
+    rig.send(publisher, b"\x33\x07\x00\x01t\x00\x01\x00\x07");
+    rig.expect(publisher, b"\x40\x02\x00\x01");
+    rig.hang_up(subscriber);
+    for _ in 0..3 {
+        rig.advance(Duration::from_secs(61));
+    }
+    rig.trim_all(&["requests", "telemetry"]);
+    rig.crash(PERFECT, 2);
+    lasting(&mut rig, "sub", 1);
+    let other = clean(&mut rig, "other");
+    rig.send(other, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
+    rig.expect(other, b"\x90\x03\x00\x01\x01");
+    rig.expect(other, b"\x33\x07\x00\x01t\x00\x01\x00\x07");
+}

@@ -5,7 +5,7 @@ use floodplain_log::{
     Append, BatchBuilder, Compression, Log, Outcome, Partition, Read, ReadError, Refusal, Stream, header,
 };
 use floodplain_types::{Class, PartitionId, Position, Timestamp};
-use std::{collections::VecDeque, ops::Range, path::PathBuf};
+use std::{collections::VecDeque, ops::Range, path::PathBuf, time::Duration};
 use tracing::{error, warn};
 
 /// Bytes asked for in one read.
@@ -27,6 +27,12 @@ pub struct RunnerConfig {
     pub folds: Option<Stream>,
     pub snapshots: Snapshots,
 }
+
+/// When a fold that has replayed something first writes a snapshot, after the start of the process.
+const SNAPSHOT_FIRST: Duration = Duration::from_secs(10);
+/// How often it does so for each [`SNAPSHOT_BYTES`] of state.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
+const SNAPSHOT_BYTES: usize = 16 << 20;
 
 /// What the caller is to do now.
 #[derive(Debug)]
@@ -178,6 +184,8 @@ pub struct Runner<F: Fold> {
     /// A state whose outputs are not all out yet.
     held: Option<Snapshot>,
     bytes_since_snapshot: u64,
+    /// From then on the next record is reason enough for a snapshot; by the owner's steady clock.
+    snapshot_due: Timestamp,
     out: Outputs,
     builder: BatchBuilder,
     meters: Meters,
@@ -236,6 +244,7 @@ impl<F: Fold> Runner<F> {
             unit_bytes_max: UNIT_BYTES_MAX,
             held: None,
             bytes_since_snapshot: 0,
+            snapshot_due: Timestamp(0) + SNAPSHOT_FIRST,
             out: Outputs::default(),
             builder: BatchBuilder::new(),
             meters: Meters::new(F::NAME),
@@ -609,17 +618,26 @@ impl<F: Fold> Runner<F> {
         }
     }
 
-    /// Bytes of records folded since the last [`Self::begin_snapshot`].
+    /// Whether a snapshot should be begun: after `every_bytes` of records, or in time, since retention does not wait
+    /// for a fold with few records. A large state, which takes long to copy, is copied less often.
+    ///
+    /// `steady` counts from the start of the process.
     #[must_use]
-    pub const fn bytes_since_snapshot(&self) -> u64 {
-        self.bytes_since_snapshot
+    pub fn is_snapshot_due(&self, every_bytes: u64, steady: Timestamp) -> bool {
+        let bytes = self.bytes_since_snapshot;
+        bytes >= every_bytes || (bytes > 0 && steady >= self.snapshot_due)
     }
 
     /// Copies the state for a snapshot. [`Self::take_snapshot`] gives it out once all outputs up to
     /// this point are committed: a state that is ahead of its outputs would lose them in a crash.
-    pub fn begin_snapshot(&mut self) {
+    ///
+    /// `steady` counts from the start of the process.
+    /// Gives the bytes that the state has.
+    pub fn begin_snapshot(&mut self, steady: Timestamp) -> usize {
         let mut state = Vec::new();
         self.fold.snapshot(&mut state);
+        self.snapshot_due = steady + SNAPSHOT_EVERY * (1 + (state.len() / SNAPSHOT_BYTES) as u32);
+        let len = state.len();
         self.held = Some(Snapshot {
             meta: SnapshotMeta {
                 fold: F::NAME.to_owned(),
@@ -633,6 +651,7 @@ impl<F: Fold> Runner<F> {
             state,
         });
         self.bytes_since_snapshot = 0;
+        len
     }
 
     /// The snapshot that was begun, when it may be written: give it to [`Snapshots::write`] on a

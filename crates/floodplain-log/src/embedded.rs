@@ -78,6 +78,8 @@ pub struct EmbeddedConfig {
     /// The oldest segments are removed while the log has more bytes than this. By default a fifth
     /// of the disk.
     pub retention_bytes: Option<u64>,
+    /// Retention takes nothing before the log has been open for so long: time for readers to catch up after a stop.
+    pub retention_delay: Duration,
     /// How many segment files stay open.
     pub open_files_max: usize,
 }
@@ -94,6 +96,7 @@ impl EmbeddedConfig {
             reserve_bytes: None,
             retention_age: Duration::from_hours(7 * 24),
             retention_bytes: None,
+            retention_delay: Duration::ZERO,
             open_files_max: 64,
         }
     }
@@ -123,6 +126,8 @@ struct Inner {
     /// Wakes the commit thread.
     queued: Condvar,
     queued_bytes: AtomicU64,
+    /// When it was opened.
+    opened: std::time::Instant,
     /// Journals that wait for their segment, and the frames in them.
     sealed_count: AtomicU64,
     sealed_frames: AtomicU64,

@@ -10,6 +10,7 @@ use floodplain_types::Class;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Why a value fits its type.
@@ -277,6 +278,8 @@ fn log(settings: &Settings, data_dir: &Path) -> EmbeddedConfig {
         reserve_bytes: settings.size_or_auto("log.reserve_size"),
         retention_age: settings.duration("log.retention"),
         retention_bytes: settings.size_or_auto("log.retention_size"),
+        // Longer than folds need to write down what they have replayed.
+        retention_delay: Duration::from_secs(60),
         ..EmbeddedConfig::new(data_dir.join("log"))
     }
 }

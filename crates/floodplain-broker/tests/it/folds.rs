@@ -175,7 +175,7 @@ impl Case {
                 }
             }
             if self.rng.random_ratio(1, 8) {
-                runner.begin_snapshot();
+                runner.begin_snapshot(Timestamp(0));
             }
             if let Some(snapshot) = runner.take_snapshot() {
                 runner.snapshots().write(&snapshot).unwrap();

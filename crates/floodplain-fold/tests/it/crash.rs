@@ -27,7 +27,7 @@ fn run_with_crashes(log: &dyn Log, streams: &Streams, crash: usize, snapshot_eve
                 return steps;
             }
             if step % snapshot_every == 0 {
-                runner.begin_snapshot();
+                runner.begin_snapshot(Timestamp(0));
             }
             if let Some(snapshot) = runner.take_snapshot() {
                 runner.snapshots().write(&snapshot).unwrap();
@@ -136,7 +136,7 @@ fn live(log: &Arc<AdverseLog>, streams: &Streams, disk: &Arc<dyn Disk>, rng: &mu
                 log.pump();
             }
             if rng.random_ratio(1, 10) {
-                runner.begin_snapshot();
+                runner.begin_snapshot(Timestamp(0));
             }
             if let Some(snapshot) = runner.take_snapshot() {
                 runner.snapshots().write(&snapshot).unwrap();

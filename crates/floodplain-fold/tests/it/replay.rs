@@ -43,7 +43,7 @@ proptest! {
             let mut runner = streams.runner(&log, &disk);
             write(&log, streams.input.partition(0), part);
             Worker::new().run(&log, &mut runner);
-            runner.begin_snapshot();
+            runner.begin_snapshot(Timestamp(0));
             let snapshot = runner.take_snapshot().unwrap();
             prop_assert_eq!(snapshot.meta.position, log.watermark(streams.input.partition(0)));
             runner.snapshots().write(&snapshot).unwrap();
@@ -219,7 +219,7 @@ fn a_snapshot_waits_for_its_outputs() {
     write(&log, streams.input.partition(0), &[(1, Ask::Emit(1), 0)]);
     let read = log.read(streams.input.partition(0), Position::ZERO, usize::MAX).unwrap();
     runner.on_read(&log, streams.input.partition(0), Position::ZERO, Ok(&read)).unwrap();
-    runner.begin_snapshot();
+    runner.begin_snapshot(Timestamp(0));
     assert_eq!(runner.take_snapshot(), None, "its output is not out");
     worker.run(&log, &mut runner);
     assert!(runner.take_snapshot().is_some());

@@ -171,7 +171,7 @@ fn a_log_that_is_behind_its_fold_is_not_repaired() {
     write(&log, streams.input.partition(0), &[(1, Ask::Add(1), 0), (1, Ask::Emit(1), 0)]);
     let mut runner = streams.runner(&log, &disk);
     Worker::new().run(&log, &mut runner);
-    runner.begin_snapshot();
+    runner.begin_snapshot(Timestamp(0));
     let snapshot = runner.take_snapshot().unwrap();
     runner.snapshots().write(&snapshot).unwrap();
     let other = model();

@@ -100,7 +100,8 @@ impl House {
         let moved = self.move_journals(inner);
         let healed = heal_all(inner);
         let merged = self.merge_small(inner);
-        let retained = if inner.closing() { Ok(()) } else { self.retention(inner) };
+        let is_early = inner.opened.elapsed() < inner.config.retention_delay;
+        let retained = if inner.closing() || is_early { Ok(()) } else { self.retention(inner) };
         inner.metrics.segments.set(read(&inner.view).segments.len() as f64);
         inner.metrics.log_bytes.set(read(&inner.view).len_bytes() as f64);
         swept.and(moved).and(healed).and(merged).and(retained)

@@ -114,7 +114,10 @@ pub(super) fn open(
     clock: Arc<dyn Clock>,
     mut config: EmbeddedConfig,
 ) -> Result<(Inner, Writer, RecoveryReport), OpenError> {
-    #[expect(clippy::disallowed_methods, reason = "for the report only")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long it takes, and how long ago it was, whatever the clock is set to"
+    )]
     let started = std::time::Instant::now();
     let dir = config.dir.clone();
     disk.create_dir_all(&dir).context("create", &dir)?;
@@ -178,6 +181,7 @@ pub(super) fn open(
         queue: Mutex::new(Queue::default()),
         queued: Condvar::new(),
         queued_bytes: AtomicU64::new(0),
+        opened: started,
         sealed_count: AtomicU64::new(0),
         sealed_frames: AtomicU64::new(0),
         active_since_ms: AtomicI64::new(i64::MAX),

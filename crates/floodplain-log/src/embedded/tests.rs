@@ -558,6 +558,22 @@ fn retention_by_age_keeps_positions_and_tells() {
 }
 
 #[test]
+fn retention_waits_for_its_delay() {
+    let mut bed = Bed::small_journals();
+    for delay in [Duration::from_hours(1), Duration::ZERO] {
+        bed.config.retention_delay = delay;
+        let (log, _) = bed.open();
+        let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+        for (_, value) in numbered(0..20) {
+            put(&*log, p, &[&value], Class::All);
+        }
+        bed.clock.advance(Duration::from_hours(8 * 24));
+        log.maintain().unwrap();
+        assert_eq!(log.start(p) > Position::ZERO, delay.is_zero());
+    }
+}
+
+#[test]
 fn retention_by_size_takes_the_oldest() {
     let mut bed = Bed::small_journals();
     bed.config.retention_bytes = Some(6_000);
