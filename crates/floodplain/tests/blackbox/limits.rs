@@ -59,7 +59,6 @@ fn a_retained_message_that_came_live_does_not_come_again() {
             subscriber.send(&wire::subscribe(v, id, &[], &[(&topic, 1)]))?;
             publisher.say(&topic, "now", 0)?;
             publisher.publish(Publish::new(&topic, "now", 0).retained())?;
-            publisher.say(&topic, "end", 1)?;
             let mut seen = 0;
             loop {
                 match subscriber.recv()? {
@@ -68,7 +67,8 @@ fn a_retained_message_that_came_live_does_not_come_again() {
                         break;
                     }
                     Packet::Publish(_) => seen += 1,
-                    Packet::Suback { .. } => {}
+                    // Only now is it certain that the next message comes.
+                    Packet::Suback { .. } => publisher.say(&topic, "end", 1)?,
                     other => bail!("unexpected {other:?}"),
                 }
             }
