@@ -7,6 +7,7 @@ mod damage;
 mod engine;
 mod faults;
 mod full;
+mod states;
 mod world;
 
 /// The first seed of a run.

@@ -25,7 +25,8 @@ pub enum Op {
 /// its kind (`data/log/segment-01-02.tmp` is a `log/segment.tmp`).
 #[must_use]
 pub fn file_kind(path: &Path) -> String {
-    let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
+    let text =
+        |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
     let name = text(path.file_name());
     let (name, suffix) = name.strip_suffix(".tmp").map_or((name.as_str(), ""), |name| (name, ".tmp"));
     let is_number = |rest: &str| rest.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
