@@ -47,7 +47,7 @@ impl Start {
         let mut world = World::new(seed);
         let mut life = world.recover(false);
         world.create_stream(&life).ok()?;
-        fill(&mut world, &mut life, if self == Self::SmallSegments { 14 } else { 30 });
+        fill(&mut world, &mut life, if self == Self::SmallSegments { 14 } else { 18 });
         match self {
             Self::Closed => world.end_of_life(life, End::Closed),
             Self::TornAndDoubtful => {
@@ -125,8 +125,8 @@ impl Start {
 fn fill(world: &mut World, life: &mut Life, steps: u32) {
     for step in 0..steps {
         match step {
-            10 => drop(world.create_stream(life)),
-            20 => world.trim(life),
+            6 => drop(world.create_stream(life)),
+            12 => world.trim(life),
             _ => world.append(life),
         }
         world.wait(life);
