@@ -51,7 +51,7 @@ fn flip(path: &Path, values: &[&str]) {
             // With key and length before it: two bytes alone may also be in a checksum.
             let record = [b"device", &[2 * value.len() as u8][..], value.as_bytes()].concat();
             let at = bytes.windows(record.len()).position(|found| found == record).unwrap();
-            bytes[at + record.len() - 1] ^= 1;
+            bytes[at + record.len() - value.len()] ^= 1;
         }
     });
 }
