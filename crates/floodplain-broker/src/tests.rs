@@ -5,8 +5,8 @@ use floodplain_testkit::Adversity;
 use floodplain_types::{Position, Timestamp};
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-const PERFECT: Adversity = Adversity { holes: 0, duplicates: 0, unknown: 0, fenced: 0, late: false };
-const SLOPPY: Adversity = Adversity { holes: 200, duplicates: 50, unknown: 0, fenced: 0, late: true };
+const PERFECT: Adversity = Adversity::NONE;
+const SLOPPY: Adversity = Adversity { duplicates: 50, ..Adversity::MILD };
 
 fn lasting(rig: &mut Rig, id: &str, present: u8) -> ClientId {
     let client = rig.client();

@@ -230,6 +230,17 @@ struct Pending {
     queued_at: Instant,
 }
 
+/// Nobody waits for ever: what goes without an answer, because the commit thread has panicked, say,
+/// may or may not have been written.
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let Some(Reply { sink, tag }) = self.reply.take() else { return };
+        let tell = || sink.complete(vec![Completion { tag, outcome: Outcome::Unknown }]);
+        // A second panic on the way out of the first would end the process.
+        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(tell)));
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "measures how long things take, decides nothing")]
 fn stopwatch() -> Instant {
     Instant::now()
@@ -434,6 +445,10 @@ impl Inner {
             return Err((refusal, reply));
         }
         let mut queue = lock(&self.queue);
+        // Once more: a commit thread that has panicked empties the queue for the last time.
+        if let Some(refusal) = self.poison_refusal() {
+            return Err((refusal, reply));
+        }
         if queue.closing {
             return Err((Refusal::Closing, reply));
         }

@@ -1,11 +1,12 @@
 //! A log that does what distributed engines do to their users, from a seed.
 
+mod gap;
 #[cfg(test)]
 mod tests;
 
 use floodplain_log::{
-    Append, Batch, BatchBuilder, Completion, CompletionSink, Compression, FetchedRecord, HEADER_BYTES, Log, Outcome,
-    Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
+    Append, Batch, BatchBuilder, Completion, CompletionSink, Compression, FetchedRecord, HEADER_BYTES, InOrder, Log,
+    Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_types::{PartitionId, Position, StreamId};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -21,6 +22,8 @@ use std::{
 pub struct Adversity {
     /// A marker that no reader sees takes a position before, between or after the batches.
     pub holes: u32,
+    /// One of the batches has offsets that no record has, between its records or behind the last one.
+    pub gaps: u32,
     /// The append is written twice.
     pub duplicates: u32,
     /// The outcome is [`Outcome::Unknown`]; by chance the records are there or not.
@@ -28,27 +31,36 @@ pub struct Adversity {
     /// Ownership of a partition is lost: this append and up to three more that touch it end as
     /// [`Refusal::Fenced`].
     pub fenced: u32,
+    /// The append is refused for want of room in memory or on the disk, and with it what the same submitter
+    /// appends before it has heard of that, if it wants its order kept.
+    pub refused: u32,
     /// Whether completions and watermarks come late, each in its own time, so that a record may
     /// be acknowledged long before it can be read, or read before it is acknowledged.
     pub late: bool,
 }
 
 impl Adversity {
+    /// Nothing: the log as it is.
+    pub const NONE: Self = Self { holes: 0, gaps: 0, duplicates: 0, unknown: 0, fenced: 0, refused: 0, late: false };
     /// Nothing but delay and holes: what code must bear without noticing.
-    pub const MILD: Self = Self { holes: 200, duplicates: 0, unknown: 0, fenced: 0, late: true };
+    pub const MILD: Self = Self { holes: 200, gaps: 100, late: true, ..Self::NONE };
     /// Everything, often.
-    pub const HARSH: Self = Self { holes: 200, duplicates: 50, unknown: 50, fenced: 20, late: true };
+    pub const HARSH: Self = Self { duplicates: 50, unknown: 50, fenced: 20, refused: 30, ..Self::MILD };
 }
 
 /// What an [`AdverseLog`] has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Struck {
     pub holes: u64,
+    pub gaps: u64,
     pub duplicates: u64,
     /// Appends with an unknown outcome that were written, and that were not.
     pub unknown_written: u64,
     pub unknown_lost: u64,
     pub fenced: u64,
+    pub refused: u64,
+    /// Appends that were refused because one before them was.
+    pub after_refused: u64,
     /// Watermarks that were never told because a later one was.
     pub watermarks_skipped: u64,
 }
@@ -81,6 +93,9 @@ struct State {
     /// Decides when things arrive; apart, so that timing does not change fate.
     delay: SmallRng,
     fenced: HashMap<Partition, u32>,
+    /// What each submitter with an order was or will be told of refusals, in this order: whether the log
+    /// below made it.
+    refusals: HashMap<u32, Vec<bool>>,
     pending: HashMap<u64, Pending>,
     next_tag: u64,
     completions: VecDeque<(Reply, Outcome)>,
@@ -94,8 +109,9 @@ struct State {
 /// An append that the log below has not ended.
 struct Pending {
     reply: Reply,
-    /// Indices of markers among the batches.
-    markers: Vec<usize>,
+    submitter: Option<u32>,
+    /// Indices of markers and copies among the batches.
+    hidden: Vec<usize>,
     unknown: bool,
 }
 
@@ -143,14 +159,18 @@ impl CompletionSink for Tap {
     fn complete(&self, completions: Vec<Completion>) {
         let mut state = self.0.state();
         for Completion { tag, outcome } in completions {
-            let Some(Pending { reply, markers, unknown }) = state.pending.remove(&tag) else { continue };
+            let Some(Pending { reply, submitter, hidden, unknown }) = state.pending.remove(&tag) else { continue };
             let outcome = match outcome {
                 Outcome::Committed(_) if unknown => Outcome::Unknown,
                 Outcome::Committed(positions) => {
-                    let real = positions.into_iter().enumerate().filter(|(i, _)| !markers.contains(i));
+                    let real = positions.into_iter().enumerate().filter(|(i, _)| !hidden.contains(i));
                     Outcome::Committed(real.map(|(_, position)| position).collect())
                 }
-                other => other,
+                Outcome::Refused(refusal) => {
+                    state.note_refusal(submitter, true);
+                    Outcome::Refused(refusal)
+                }
+                Outcome::Unknown => Outcome::Unknown,
             };
             state.completions.push_back((reply, outcome));
         }
@@ -174,6 +194,7 @@ impl AdverseLog {
                 fate: SmallRng::seed_from_u64(seed),
                 delay: SmallRng::seed_from_u64(!seed),
                 fenced: HashMap::new(),
+                refusals: HashMap::new(),
                 pending: HashMap::new(),
                 next_tag: 0,
                 completions: VecDeque::new(),
@@ -225,6 +246,47 @@ impl AdverseLog {
     /// Gives the ownership of a partition back.
     pub fn release(&self, partition: Partition) {
         self.shared.state().fenced.remove(&partition);
+    }
+
+    fn take(&self, mut append: Append, reply: Option<Reply>, order: Option<InOrder>) {
+        let adversity = &self.adversity;
+        let mut state = self.shared.state();
+        let submitter = order.map(|order| order.submitter);
+        let (mut hidden, mut is_unknown) = (Vec::new(), false);
+        if !append.batches.is_empty() {
+            let refusal = state.refusal(&append, adversity, order);
+            is_unknown = refusal.is_none() && state.strikes(adversity.unknown);
+            let is_lost = is_unknown && state.fate.random();
+            state.struck.unknown_lost += u64::from(is_lost);
+            if refusal.is_some() || is_lost {
+                if refusal.is_some() {
+                    state.note_refusal(submitter, false);
+                }
+                if let Some(reply) = reply {
+                    state.completions.push_back((reply, refusal.map_or(Outcome::Unknown, Outcome::Refused)));
+                    self.shared.arrived.notify_all();
+                }
+                return;
+            }
+            state.struck.unknown_written += u64::from(is_unknown);
+            state.tear(&mut append, adversity.gaps);
+            let copies = state.copies(&append, adversity.duplicates);
+            hidden = state.punch(&mut append, adversity.holes);
+            hidden.extend(append.batches.len()..append.batches.len() + copies.len());
+            append.batches.extend(copies);
+        }
+        let reply = reply.map(|reply| {
+            let tag = state.next_tag;
+            state.next_tag += 1;
+            state.pending.insert(tag, Pending { reply, submitter, hidden, unknown: is_unknown });
+            Reply { sink: Arc::clone(&self.tap) as Arc<dyn CompletionSink>, tag }
+        });
+        let order = order.map(|order| state.order_below(order));
+        drop(state);
+        match (reply, order) {
+            (Some(reply), Some(order)) => self.inner.submit_in_order(append, reply, order),
+            (reply, _) => self.inner.submit(append, reply),
+        }
     }
 
     fn learn(&self, stream: &Stream) {
@@ -311,6 +373,57 @@ impl State {
         per_thousand > 0 && self.fate.random_range(0..1000) < per_thousand
     }
 
+    fn note_refusal(&mut self, submitter: Option<u32>, by_the_log_below: bool) {
+        if let Some(submitter) = submitter {
+            self.refusals.entry(submitter).or_default().push(by_the_log_below);
+        }
+    }
+
+    /// Why the append is refused, if it is.
+    fn refusal(&mut self, append: &Append, adversity: &Adversity, order: Option<InOrder>) -> Option<Refusal> {
+        let is_behind_one = order.is_some_and(|InOrder { submitter, refusals_seen }| {
+            self.refusals.get(&submitter).is_some_and(|refusals| refusals_seen < refusals.len() as u64)
+        });
+        if is_behind_one {
+            self.struck.after_refused += 1;
+            return Some(Refusal::AfterRefused);
+        }
+        if self.is_fenced(append, adversity.fenced) {
+            return Some(Refusal::Fenced);
+        }
+        if !self.strikes(adversity.refused) {
+            return None;
+        }
+        self.struck.refused += 1;
+        Some(if self.fate.random() {
+            Refusal::Overloaded { capacity_bytes: 0 }
+        } else {
+            Refusal::DiskFull { free_bytes: 0, reserve_bytes: 1 }
+        })
+    }
+
+    /// The same order in the words of the log below, which knows its own refusals only.
+    fn order_below(&self, order: InOrder) -> InOrder {
+        let refusals = self.refusals.get(&order.submitter).map_or(&[][..], Vec::as_slice);
+        let seen = usize::try_from(order.refusals_seen).unwrap_or(usize::MAX).min(refusals.len());
+        let refusals_seen = refusals[..seen].iter().filter(|by_the_log_below| **by_the_log_below).count() as u64;
+        InOrder { refusals_seen, ..order }
+    }
+
+    /// Tears a gap into one batch, by chance.
+    fn tear(&mut self, append: &mut Append, gaps: u32) {
+        if !self.strikes(gaps) {
+            return;
+        }
+        let idx = self.fate.random_range(0..append.batches.len());
+        let batch = &mut append.batches[idx].1;
+        let (at, width) = (self.fate.random_range(1..=batch.record_count()), self.fate.random_range(1..=3));
+        if let Some(torn) = gap::with_gap(batch, at, width) {
+            *batch = torn;
+            self.struck.gaps += 1;
+        }
+    }
+
     /// Whether one of the partitions is not owned (any more).
     fn is_fenced(&mut self, append: &Append, fenced: u32) -> bool {
         if self.strikes(fenced) {
@@ -332,6 +445,18 @@ impl State {
         }
         self.struck.fenced += u64::from(hit);
         hit
+    }
+
+    /// The batches once more, by chance. They go with the first ones, so that neither is there without the other.
+    fn copies(&mut self, append: &Append, duplicates: u32) -> Vec<(Partition, Batch)> {
+        /// Far below what one append may have.
+        const MAX_BYTES: usize = 1 << 20;
+        let bytes: usize = append.batches.iter().map(|(_, batch)| batch.as_bytes().len()).sum();
+        if !self.strikes(duplicates) || bytes > MAX_BYTES {
+            return Vec::new();
+        }
+        self.struck.duplicates += 1;
+        append.batches.clone()
     }
 
     /// Puts a marker among the batches, by chance, and says where.
@@ -362,44 +487,12 @@ impl Log for AdverseLog {
         self.inner.partition_id(partition)
     }
 
-    fn submit(&self, mut append: Append, reply: Option<Reply>) {
-        let Adversity { holes, duplicates, unknown, fenced, .. } = self.adversity;
-        let mut state = self.shared.state();
-        if append.batches.is_empty() {
-            drop(state);
-            return self.inner.submit(append, reply);
-        }
-        if state.is_fenced(&append, fenced) {
-            if let Some(reply) = reply {
-                state.completions.push_back((reply, Outcome::Refused(Refusal::Fenced)));
-                self.shared.arrived.notify_all();
-            }
-            return;
-        }
-        let is_unknown = state.strikes(unknown);
-        if is_unknown && state.fate.random() {
-            state.struck.unknown_lost += 1;
-            if let Some(reply) = reply {
-                state.completions.push_back((reply, Outcome::Unknown));
-                self.shared.arrived.notify_all();
-            }
-            return;
-        }
-        state.struck.unknown_written += u64::from(is_unknown);
-        let again = state.strikes(duplicates).then(|| Append { batches: append.batches.clone(), class: append.class });
-        state.struck.duplicates += u64::from(again.is_some());
-        let markers = state.punch(&mut append, holes);
-        let reply = reply.map(|reply| {
-            let tag = state.next_tag;
-            state.next_tag += 1;
-            state.pending.insert(tag, Pending { reply, markers, unknown: is_unknown });
-            Reply { sink: Arc::clone(&self.tap) as Arc<dyn CompletionSink>, tag }
-        });
-        drop(state);
-        self.inner.submit(append, reply);
-        if let Some(again) = again {
-            self.inner.submit(again, None);
-        }
+    fn submit(&self, append: Append, reply: Option<Reply>) {
+        self.take(append, reply, None);
+    }
+
+    fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
+        self.take(append, Some(reply), Some(order));
     }
 
     fn queued_bytes(&self) -> u64 {

@@ -1,12 +1,14 @@
 //! A disk in memory that loses power, fills up and fails, all from a seed.
 
 mod faults;
+mod gate;
 mod image;
 
 #[cfg(test)]
 mod tests;
 
-pub use faults::{Fault, Op, Rule};
+pub use faults::{Fault, Op, Rule, file_kind};
+pub use gate::Gate;
 
 use faults::{Faults, Verdict};
 use floodplain_log::{Disk, DiskFile, Entry, Space};
@@ -16,7 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 /// Counts of what was asked of a [`FaultDisk`].
@@ -24,6 +26,8 @@ use std::{
 pub struct Stats {
     /// Calls of each kind.
     pub calls: BTreeMap<Op, u64>,
+    /// Calls of each kind on each [`file_kind`].
+    pub calls_on: BTreeMap<(Op, String), u64>,
     pub written_bytes: u64,
     pub read_bytes: u64,
     /// Files that are open now, and the most that were open at once.
@@ -44,7 +48,13 @@ impl Stats {
 /// Cheap to clone; clones are the same disk. Everything it decides comes from seeds, so equal
 /// calls in equal order have equal results.
 #[derive(Clone)]
-pub struct FaultDisk(Arc<Mutex<State>>);
+pub struct FaultDisk(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when a gate opens, and when a caller begins to wait at one.
+    gates: Condvar,
+}
 
 struct State {
     image: Image,
@@ -53,6 +63,8 @@ struct State {
     stats: Stats,
     locked: BTreeSet<PathBuf>,
     total_bytes: u64,
+    gates: Vec<gate::Closed>,
+    gates_made: u64,
     /// The newest calls but successful questions, for those who look for the cause of a failure.
     recent: VecDeque<Call>,
 }
@@ -80,19 +92,22 @@ impl FaultDisk {
     }
 
     fn with(image: Image, seed: u64, total_bytes: u64) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
             image,
             faults: Faults::default(),
             rng: SmallRng::seed_from_u64(seed),
             stats: Stats::default(),
             locked: BTreeSet::new(),
             total_bytes,
+            gates: Vec::new(),
+            gates_made: 0,
             recent: VecDeque::new(),
-        })))
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), gates: Condvar::new() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The disk as it is found after a power cut at this moment: what was synced, and of the rest
@@ -104,6 +119,7 @@ impl FaultDisk {
     pub fn power_cut(&self, seed: u64) -> Self {
         let mut state = self.state();
         state.faults.freeze();
+        self.wake();
         let mut rng = SmallRng::seed_from_u64(seed);
         let image = state.image.after_power_cut(&mut rng);
         Self::with(image, rng.random(), state.total_bytes)
@@ -115,6 +131,7 @@ impl FaultDisk {
     pub fn process_crash(&self) -> Self {
         let mut state = self.state();
         state.faults.freeze();
+        self.wake();
         Self::with(state.image.clone(), state.rng.random(), state.total_bytes)
     }
 
@@ -151,6 +168,19 @@ impl FaultDisk {
     /// Forgets all rules.
     pub fn heal(&self) {
         self.state().faults.clear();
+    }
+
+    /// Makes a failed folder sync strict: entries that it did not make certain are seen until the
+    /// power goes, and are gone then, whatever later syncs of the folder say.
+    pub fn forget_failed_entries(&self) {
+        self.state().image.set_forgets();
+    }
+
+    /// The kinds of calls, and of the files they were on, that have failed by a rule, or by which
+    /// the power went.
+    #[must_use]
+    pub fn hit(&self) -> BTreeSet<(Op, String)> {
+        self.state().faults.hit().clone()
     }
 
     /// How many calls have failed by a rule.
@@ -219,6 +249,7 @@ impl State {
     /// Counts a call and decides how it ends.
     fn enter(&mut self, op: Op, path: &Path) -> Verdict {
         *self.stats.calls.entry(op).or_default() += 1;
+        *self.stats.calls_on.entry((op, file_kind(path))).or_default() += 1;
         let verdict = self.faults.judge(op, path);
         let asks = matches!(op, Op::Open | Op::List | Op::Space | Op::Read | Op::Len);
         if !asks || !matches!(verdict, Verdict::Pass) {
@@ -348,7 +379,7 @@ impl Disk for FaultDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.pass(Op::SyncDir, dir);
         match state.enter(Op::SyncDir, dir) {
             Verdict::Pass if state.image.has_dir(dir) => {
                 state.image.sync_dir(dir);
@@ -402,7 +433,7 @@ struct FaultFile {
 
 impl DiskFile for FaultFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.pass(Op::Read, &self.path);
         state.ask(Op::Read, &self.path)?;
         let bytes = state.image.bytes(self.ino);
         let start = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
@@ -413,7 +444,7 @@ impl DiskFile for FaultFile {
     }
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<usize> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.pass(Op::Write, &self.path);
         let state = &mut *state;
         let verdict = state.enter(Op::Write, &self.path);
         // A full disk takes what still fits.
@@ -438,7 +469,7 @@ impl DiskFile for FaultFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.pass(Op::Sync, &self.path);
         match state.enter(Op::Sync, &self.path) {
             Verdict::Pass => {
                 state.image.sync(self.ino);

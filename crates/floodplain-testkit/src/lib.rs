@@ -14,7 +14,7 @@ mod model;
 mod wait;
 
 pub use adverse::{AdverseLog, Adversity, Struck};
-pub use fault_disk::{Fault, FaultDisk, Op, Rule, Stats};
+pub use fault_disk::{Fault, FaultDisk, Gate, Op, Rule, Stats, file_kind};
 pub use history::{Copies, History, Report, Stamp, StampError, Violation};
 pub use model::{ModelLog, batch_of};
 pub use wait::{Outcomes, wait_until};

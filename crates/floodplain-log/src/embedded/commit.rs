@@ -15,6 +15,7 @@ use floodplain_types::{Class, Position};
 use std::{
     collections::VecDeque,
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -394,8 +395,9 @@ impl Drop for PoisonOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.poison("the commit thread has panicked".to_owned());
-            // Who still waits learns it by the end of its reply.
-            lock(&self.0.queue).pending.clear();
+            // Who still waits is told when they are dropped, which is behind the lock.
+            let pending = std::mem::take(&mut lock(&self.0.queue).pending);
+            drop(pending);
         }
     }
 }
@@ -409,8 +411,8 @@ struct Answers {
 }
 
 impl Answers {
-    fn add(&mut self, unit: Pending, outcome: Outcome) {
-        let Some(reply) = unit.reply else { return };
+    fn add(&mut self, mut unit: Pending, outcome: Outcome) {
+        let Some(reply) = unit.reply.take() else { return };
         let address = Arc::as_ptr(&reply.sink).cast::<()>() as usize;
         let idx = *self.idx.entry(address).or_insert(self.sinks.len());
         let completion = Completion { tag: reply.tag, outcome };
@@ -420,10 +422,16 @@ impl Answers {
         }
     }
 
+    /// A sink that panics does so when all others have been told.
     fn send(&mut self) {
         self.idx.clear();
+        let mut panicked = Ok(());
         for (sink, completions) in self.sinks.drain(..) {
-            sink.complete(completions);
+            let told = panic::catch_unwind(AssertUnwindSafe(|| sink.complete(completions)));
+            panicked = panicked.and(told);
+        }
+        if let Err(payload) = panicked {
+            panic::resume_unwind(payload);
         }
     }
 }

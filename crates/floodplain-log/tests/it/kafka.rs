@@ -95,6 +95,66 @@ fn batches_of_a_kafka_client_are_read() {
     assert_eq!(read, printed);
 }
 
+/// Compression, times that the broker sets, producer ids and sequences: all of it comes back as it went in,
+/// but for the offset, which the log gives. From the journal, from a segment, and record by record.
+#[test]
+fn batches_of_a_kafka_client_are_appended_and_read_back_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    java(&[&program(), "write", dir.path().to_str().unwrap()], "");
+    let names = ["none", "zstd", "idempotent", "append-time", "one"];
+    let theirs = names.map(|name| {
+        let bytes = std::fs::read(dir.path().join(name).with_extension("batch")).unwrap();
+        Batch::parse(Bytes::from(bytes)).unwrap()
+    });
+    let disk = FaultDisk::new(1);
+    let open = || {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
+        let config = EmbeddedConfig { journal_bytes: 1, tail_bytes: 0, ..EmbeddedConfig::new("log") };
+        Embedded::open(Arc::new(disk.clone()), clock, config).unwrap().0
+    };
+    let log = open();
+    let id = StreamId { tenant: TenantId::default_tenant(), stream: StreamName::new("k").unwrap(), generation: 0 };
+    let partition = log.open_stream(&id, 1).unwrap().partition(0);
+    let outcomes = Outcomes::new();
+    for (tag, batch) in (0..).zip(&theirs) {
+        let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
+        let batches = vec![(partition, batch.clone())];
+        log.submit(Append { batches, class: Class::All }, Some(Reply { sink, tag }));
+        assert!(matches!(outcomes.wait(tag, &|| ()), Outcome::Committed(_)));
+    }
+    let check = |log: &Embedded| {
+        let (mut at, mut ours, mut end) = (log.start(partition), Vec::new(), 0);
+        while at < log.watermark(partition) {
+            let read = log.read(partition, at, 1).unwrap();
+            ours.extend(read.batches);
+            at = read.next;
+        }
+        assert_eq!(ours.len(), theirs.len());
+        for ((ours, theirs), name) in ours.iter().zip(&theirs).zip(names) {
+            assert_eq!(ours.base.offset, end, "{name}");
+            end += u64::from(theirs.last_offset_delta()) + 1;
+            assert_eq!(ours.batch.as_bytes()[8..], theirs.as_bytes()[8..], "{name}: all but the base offset");
+            let moved = theirs.with_base_offset(ours.base.offset);
+            assert_eq!(describe(name, &ours.batch), describe(name, &moved));
+            let records = ours.batch.records().unwrap();
+            let refs: Vec<_> = records.iter().map(|record| ours.record_ref(&record.unwrap())).collect();
+            let fetched = log.fetch(partition, &refs).unwrap();
+            assert_eq!(fetched.len(), refs.len());
+            for (fetched, record) in fetched.iter().zip(&records) {
+                assert_eq!(fetched.bytes[..], *record.unwrap().bytes, "{name}");
+            }
+        }
+    };
+    check(&log);
+    log.maintain().unwrap();
+    check(&log);
+    drop(log);
+    let log = open();
+    log.maintain().unwrap();
+    assert_eq!(disk.files().iter().filter(|(path, _)| path.to_string_lossy().contains("journal-")).count(), 1);
+    check(&log);
+}
+
 #[test]
 fn partitions_equal_those_of_the_java_client() {
     let keys: Vec<String> = (0..500_u32)

@@ -1,8 +1,11 @@
 //! What the log promises, tried from outside.
 #![allow(clippy::unwrap_used)]
 
+mod commit;
 mod conformance;
+mod counted;
 mod crash;
+mod fixture;
 mod kafka;
 mod order;
 mod sectors;

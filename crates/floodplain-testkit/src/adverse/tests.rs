@@ -1,7 +1,8 @@
 //! Every adversity shows, equal seeds give equal adversities, and the contract still holds.
 
 use super::*;
-use crate::{ModelLog, Outcomes, batch_of, conformance, conformance::Harness};
+use crate::{FaultDisk, ModelLog, Outcomes, batch_of, conformance, conformance::Harness, wait_until};
+use floodplain_log::{Embedded, EmbeddedConfig};
 use floodplain_types::{Class, ManualClock, StreamName, TenantId};
 
 fn stream(log: &dyn Log) -> Stream {
@@ -47,7 +48,8 @@ fn values(log: &dyn Log, partition: Partition) -> Vec<String> {
 fn every_adversity_strikes_and_tells_the_truth() {
     let (inner, log, outcomes) = run(Adversity::HARSH, 3, 2_000);
     let struck = log.struck();
-    for count in [struck.holes, struck.duplicates, struck.unknown_lost, struck.unknown_written, struck.fenced] {
+    let Struck { holes, gaps, duplicates, unknown_lost, unknown_written, fenced, refused, .. } = struck;
+    for count in [holes, gaps, duplicates, unknown_lost, unknown_written, fenced, refused] {
         assert!(count > 10, "{struck:?}");
     }
     let partition = stream(&*log).partition(0);
@@ -64,7 +66,9 @@ fn every_adversity_strikes_and_tells_the_truth() {
                 let record = records.iter().next().unwrap().unwrap();
                 assert_eq!(record.value, Some(i.to_string().as_bytes()), "the position is that of the record");
             }
-            Outcome::Refused(Refusal::Fenced) => assert_eq!(copies, 0),
+            Outcome::Refused(Refusal::Fenced | Refusal::Overloaded { .. } | Refusal::DiskFull { .. }) => {
+                assert_eq!(copies, 0);
+            }
             Outcome::Unknown if copies == 0 => unknown_lost += 1,
             Outcome::Unknown => unknown_written += 1,
             Outcome::Refused(other) => panic!("{other}"),
@@ -73,6 +77,62 @@ fn every_adversity_strikes_and_tells_the_truth() {
     assert_eq!((struck.unknown_lost, struck.unknown_written), (unknown_lost, unknown_written));
     let firsts: Vec<u64> = seen.iter().map(|value| value.parse().unwrap()).collect();
     assert!(firsts.is_sorted(), "order is kept");
+}
+
+/// A submitter that repeats all that was refused, in order, over a log below that refuses, too.
+#[test]
+fn refusals_keep_the_order_of_a_submitter() {
+    const COUNT: u64 = 3_000;
+    let disk = FaultDisk::new(1);
+    let config = EmbeddedConfig { queue_bytes: 2_000, reserve_bytes: Some(0), ..EmbeddedConfig::new("log") };
+    let clock = Arc::new(ManualClock::default()) as Arc<dyn floodplain_types::Clock>;
+    let (inner, _) = Embedded::open(Arc::new(disk), clock, config).unwrap();
+    let adversity = Adversity { duplicates: 0, unknown: 0, ..Adversity::HARSH };
+    let log = AdverseLog::new(inner, adversity, 9);
+    let partition = stream(&*log).partition(0);
+    let outcomes = Outcomes::new();
+    let (mut next, mut refused, mut committed, mut refusals_seen, mut full) = (0, Vec::new(), 0, 0, 0);
+    let submit = |tag: u64, refusals_seen| {
+        let batches = vec![(partition, batch_of(b"k", tag.to_string().as_bytes(), 0))];
+        let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
+        let order = InOrder { submitter: 4, refusals_seen };
+        log.submit_in_order(Append { batches, class: Class::All }, Reply { sink, tag }, order);
+    };
+    let mut under_way = 0;
+    while committed < COUNT {
+        while next < COUNT && under_way < 40 && refused.is_empty() {
+            submit(next, refusals_seen);
+            next += 1;
+            under_way += 1;
+        }
+        log.pump();
+        for (tag, outcome) in outcomes.take_all() {
+            under_way -= 1;
+            match outcome {
+                Outcome::Committed(_) => committed += 1,
+                Outcome::Refused(refusal) => {
+                    full += u64::from(matches!(refusal, Refusal::Overloaded { capacity_bytes: 2_000 }));
+                    refusals_seen += 1;
+                    refused.push(tag);
+                }
+                Outcome::Unknown => panic!("{tag}"),
+            }
+        }
+        // All of them, once nothing is under way: what was accepted was accepted before them.
+        if under_way == 0 {
+            refused.sort_unstable();
+            under_way = refused.len();
+            refused.drain(..).for_each(|tag| submit(tag, refusals_seen));
+        }
+    }
+    let struck = log.struck();
+    assert!(struck.refused > 50 && struck.fenced > 50 && struck.after_refused > 200 && full > 0, "{struck:?}, {full}");
+    let pump = || {
+        log.pump();
+    };
+    wait_until("all can be read", &pump, || values(&*log, partition).len() as u64 == COUNT);
+    let found: Vec<u64> = values(&*log, partition).iter().map(|value| value.parse().unwrap()).collect();
+    assert_eq!(found, (0..COUNT).collect::<Vec<_>>());
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub(super) struct Image {
     entries: BTreeMap<PathBuf, Ino>,
     synced_entries: BTreeMap<PathBuf, Ino>,
     changes: Vec<Change>,
+    /// Whether a failed folder sync forgets changes for good.
+    forgets: bool,
     /// Always synced: `create_dir_all` promises it.
     dirs: BTreeSet<PathBuf>,
 }
@@ -201,11 +203,14 @@ impl Image {
         // did to the names is seen already, so nothing else is to be done.
     }
 
-    /// Some changes are certain, others wait for the next sync. None is forgotten while programs
-    /// see it, as bytes may be: a journalling file system that cannot write its journal stops, and
-    /// that is what a rule with all calls failing is for.
+    pub(super) fn set_forgets(&mut self) {
+        self.forgets = true;
+    }
+
+    /// Some changes are certain; the others wait for the next sync, or, if this disk forgets, are
+    /// there only until the power goes, as bytes are: no later sync makes them certain.
     pub(super) fn fail_sync_dir(&mut self, dir: &Path, rng: &mut SmallRng) {
-        let Self { changes, synced_entries, .. } = self;
+        let Self { changes, synced_entries, forgets, .. } = self;
         // In order: what came later is not certain before what came first.
         let certain = rng.random_range(0..=changes.len());
         let mut idx = 0;
@@ -215,7 +220,8 @@ impl Image {
             if done {
                 change.apply(synced_entries);
             }
-            !done
+            let is_forgotten = *forgets && change.unsynced.iter().any(|unsynced| unsynced == dir);
+            !done && !is_forgotten
         });
     }
 
@@ -282,6 +288,7 @@ impl Image {
             synced_entries: entries.clone(),
             entries,
             changes: Vec::new(),
+            forgets: self.forgets,
             dirs: self.dirs.clone(),
         }
     }

@@ -221,6 +221,85 @@ fn after_a_failed_folder_sync_the_name_is_certain_only_with_the_next() {
 }
 
 #[test]
+fn a_strict_disk_forgets_the_entries_of_a_failed_folder_sync_whatever_later_ones_say() {
+    let lost = |seed| {
+        let disk = FaultDisk::new(seed);
+        disk.forget_failed_entries();
+        disk.create(Path::new("a")).unwrap().sync().unwrap();
+        disk.fail(Rule::nth(1, Fault::Eio).of(Op::SyncDir));
+        assert!(disk.sync_dir(Path::new("")).is_err());
+        disk.create(Path::new("b")).unwrap().sync().unwrap();
+        disk.sync_dir(Path::new("")).unwrap();
+        assert_eq!(disk.files().len(), 2, "programs see both");
+        // A name that is given anew is as certain as any.
+        disk.rename(Path::new("b"), Path::new("c")).unwrap();
+        disk.sync_dir(Path::new("")).unwrap();
+        let found = disk.power_cut(seed);
+        assert!(found.contents(Path::new("c")).is_some());
+        found.contents(Path::new("a")).is_none()
+    };
+    assert_eq!((0..100).map(lost).collect::<BTreeSet<_>>(), BTreeSet::from([false, true]));
+}
+
+#[test]
+fn a_closed_gate_holds_a_call_and_no_other() {
+    let (disk, file) = disk_with_a_synced_file();
+    let gate = disk.close_gate(Op::Sync, "d/a");
+    file.write_at(b"new", 0).unwrap();
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| file.sync());
+        gate.wait_for_a_call();
+        let mut buf = [0; 3];
+        assert_eq!(file.read_at(&mut buf, 0).unwrap(), 3);
+        disk.create(&path("b")).unwrap().sync().unwrap();
+        assert_eq!(disk.stats().calls[&Op::Sync], 2, "the call has not been made");
+        drop(gate);
+        held.join().unwrap().unwrap();
+    });
+    assert_eq!(results_of_cuts(&disk, "a"), BTreeSet::from([some(b"new")]));
+}
+
+#[test]
+fn a_power_cut_opens_the_gates() {
+    let (disk, file) = disk_with_a_synced_file();
+    let gate = disk.close_gate(Op::Write, "d/a");
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| file.write_at(b"new", 0));
+        gate.wait_for_a_call();
+        let after = disk.power_cut(1);
+        assert!(held.join().unwrap().is_err());
+        assert_eq!(after.contents(&path("a")), some(b"old"));
+    });
+}
+
+#[test]
+fn files_have_kinds() {
+    for (path, kind) in [
+        ("data/log/journal-000000000000000a", "log/journal"),
+        ("data/log/segment-0000000000000001-0000000000000002.tmp", "log/segment.tmp"),
+        ("data/log/set-aside/journal-0000000000000001-20-5f", "set-aside/journal"),
+        ("data/log/set-aside", "log/set-aside"),
+        ("data/log", "data/log"),
+        ("catalog", "/catalog"),
+    ] {
+        assert_eq!(file_kind(Path::new(path)), kind);
+    }
+}
+
+#[test]
+fn a_rule_can_be_the_beginning_of_the_end() {
+    let (disk, file) = disk_with_a_synced_file();
+    disk.fail(Rule::nth(2, Fault::Eio).of(Op::Sync).on_kind("d/a").then_all());
+    file.sync().unwrap();
+    disk.list(Path::new("d")).unwrap();
+    file.sync().unwrap_err();
+    disk.list(Path::new("d")).unwrap_err();
+    file.sync().unwrap_err();
+    let hit = [(Op::List, "/d".to_owned()), (Op::Sync, "d/a".to_owned())];
+    assert_eq!(disk.hit(), BTreeSet::from(hit));
+}
+
+#[test]
 fn a_full_disk_takes_what_fits_and_then_nothing() {
     let (disk, file) = disk_with_a_synced_file();
     disk.set_total_bytes(10);

@@ -48,8 +48,10 @@ fn change(path: &Path, change: impl Fn(&mut Vec<u8>)) {
 fn flip(path: &Path, values: &[&str]) {
     change(path, |bytes| {
         for value in values {
-            let at = bytes.windows(value.len()).position(|found| found == value.as_bytes()).unwrap();
-            bytes[at] ^= 1;
+            // With key and length before it: two bytes alone may also be in a checksum.
+            let record = [b"device", &[2 * value.len() as u8][..], value.as_bytes()].concat();
+            let at = bytes.windows(record.len()).position(|found| found == record).unwrap();
+            bytes[at + record.len() - value.len()] ^= 1;
         }
     });
 }

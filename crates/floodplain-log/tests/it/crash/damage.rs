@@ -1,5 +1,7 @@
 //! Bits flip and bytes vanish on the disk: it is noticed, set aside, and the rest is served.
 
+use crate::counted::Counted;
+
 use super::{
     engine::{self, config},
     first_seed,
@@ -8,55 +10,12 @@ use super::{
 use floodplain_log::{Append, Embedded, Log, Outcome, RecoveryReport, Reply};
 use floodplain_testkit::{FaultDisk, Outcomes, Stamp, batch_of};
 use floodplain_types::{Class, Position};
-use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
-
-/// Counts the damage that a log has reported.
-#[derive(Debug, Default)]
-struct Reported(Arc<Count>);
-
-#[derive(Debug, Default)]
-struct Count(AtomicU64);
-
-impl CounterFn for Count {
-    fn increment(&self, value: u64) {
-        self.0.fetch_add(value, Ordering::SeqCst);
-    }
-
-    fn absolute(&self, value: u64) {
-        self.0.store(value, Ordering::SeqCst);
-    }
-}
-
-impl Recorder for Reported {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        if key.name() == "floodplain_log_damaged_ranges_total" {
-            Counter::from_arc(Arc::clone(&self.0))
-        } else {
-            Counter::noop()
-        }
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
 
 /// Everything in a log, by partition.
 type Contents = BTreeMap<String, Vec<(Position, Stamp)>>;
@@ -108,8 +67,7 @@ struct Found {
 /// Opens the damaged disk, compares, appends, opens again.
 fn look(disk: &FaultDisk, world: &World, whole: &Contents, context: &str) -> Found {
     let mut rng = SmallRng::seed_from_u64(7);
-    let reported = Reported::default();
-    let count = Arc::clone(&reported.0);
+    let reported = Counted::new("floodplain_log_damaged_ranges_total");
     let open = |rng: &mut SmallRng| {
         metrics::with_local_recorder(&reported, || engine::open_with(disk, &world.clock, config(rng)))
             .unwrap_or_else(|error| panic!("{context}: does not open: {error}"))
@@ -132,7 +90,7 @@ fn look(disk: &FaultDisk, world: &World, whole: &Contents, context: &str) -> Fou
     assert_eq!(again, served, "{context}: the same is served after a restart");
     drop(log);
     let set_aside = disk.files().iter().filter(|(path, _)| path.starts_with(Path::new(DIR).join("set-aside"))).count();
-    Found { missing, reused, report, reported: count.0.load(Ordering::SeqCst), set_aside }
+    Found { missing, reused, report, reported: reported.count(), set_aside }
 }
 
 const NEW: &str = "new";

@@ -7,10 +7,11 @@ use floodplain_types::{Clock, ManualClock, Position};
 use rand::{Rng as _, rngs::SmallRng};
 use std::sync::Arc;
 
-/// Journals of a few groups, caches that are often too small, hardly any open files.
+/// Journals mostly of a few groups, sometimes so long that segments are merged, caches that are often
+/// too small, hardly any open files.
 pub(super) fn config(rng: &mut SmallRng) -> EmbeddedConfig {
     EmbeddedConfig {
-        journal_bytes: [1 << 10, 4 << 10, 16 << 10][rng.random_range(0..3)],
+        journal_bytes: [1 << 10, 4 << 10, 16 << 10, 1 << 20][rng.random_range(0..4)],
         tail_bytes: [0, 2 << 10, 1 << 20][rng.random_range(0..3)],
         queue_bytes: 1 << 20,
         reserve_bytes: Some(64 << 10),

@@ -6,16 +6,19 @@ use floodplain_log::{
     Append, Batch, BatchBuilder, CompletionSink, Compression, Embedded, Log, Outcome, Partition, Refusal, Reply,
     WatermarkSink,
 };
-use floodplain_testkit::{Copies, FaultDisk, History, Outcomes, Stamp};
-use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
+use floodplain_testkit::{Copies, FaultDisk, History, Op, Outcomes, Stamp};
+use floodplain_types::{Class, Clock as _, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 pub(super) const DIR: &str = "data/log";
+
+/// Far more than a life needs to come to the call at which the power goes.
+const STEPS_MAX: u32 = 500;
 
 /// The greatest watermark that was told of each partition.
 #[derive(Debug, Default)]
@@ -52,6 +55,7 @@ impl Life {
 }
 
 /// One append unit: client and messages of each batch.
+#[derive(Clone)]
 struct Unit {
     class: Class,
     batches: Vec<(String, Vec<Stamp>)>,
@@ -99,7 +103,14 @@ pub(super) struct World {
     trimmed: HashMap<String, u64>,
     /// Watermarks of earlier lives, by client.
     watermarks: HashMap<String, Position>,
+    /// Cuts during a call, each at the one that was chosen for it, and how many of them were in a recovery.
     pub(super) cuts: u64,
+    pub(super) cuts_in_recovery: u64,
+    /// The calls that the power went during.
+    pub(super) cut_at: BTreeSet<(Op, String)>,
+    /// Calls of the last recovery and of the last life that came to their ends: cuts fall among so many.
+    recovery_calls: u64,
+    life_calls: u64,
     /// What was committed with a lesser class in the last life, and whether that holds as long as
     /// the power stays.
     lesser: Vec<(Unit, Vec<Position>, bool)>,
@@ -125,10 +136,12 @@ fn client(stream: &StreamId, index: u32) -> String {
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
+        let disk = FaultDisk::new(seed);
+        disk.forget_failed_entries();
         Self {
             seed,
             rng: SmallRng::seed_from_u64(seed),
-            disk: FaultDisk::new(seed),
+            disk,
             previous: FaultDisk::new(seed),
             clock: Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000))),
             history: History::new(),
@@ -141,7 +154,37 @@ impl World {
             trimmed: HashMap::new(),
             watermarks: HashMap::new(),
             cuts: 0,
+            cuts_in_recovery: 0,
+            cut_at: BTreeSet::new(),
+            recovery_calls: 40,
+            life_calls: 60,
             lesser: Vec::new(),
+        }
+    }
+
+    /// The same world once more, on a disk of its own; no life may be going on.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            seed: self.seed,
+            rng: self.rng.clone(),
+            disk: self.disk.duplicate(self.seed),
+            previous: self.previous.clone(),
+            clock: Arc::new(ManualClock::new(self.clock.now())),
+            history: self.history.clone(),
+            streams: self.streams.clone(),
+            next_stream: self.next_stream,
+            next_seq: self.next_seq.clone(),
+            places: self.places.clone(),
+            known: self.known.clone(),
+            units: self.units.clone(),
+            trimmed: self.trimmed.clone(),
+            watermarks: self.watermarks.clone(),
+            cuts: self.cuts,
+            cuts_in_recovery: self.cuts_in_recovery,
+            cut_at: self.cut_at.clone(),
+            recovery_calls: self.recovery_calls,
+            life_calls: self.life_calls,
+            lesser: self.lesser.clone(),
         }
     }
 
@@ -149,27 +192,35 @@ impl World {
     pub(super) fn recover(&mut self, cuts: bool) -> Life {
         loop {
             if cuts && self.rng.random_ratio(1, 3) {
-                self.disk.cut_at_call(self.rng.random_range(1..60));
+                self.disk.cut_at_call(self.rng.random_range(1..=self.recovery_calls));
             }
+            let calls_before = self.disk.calls();
             let opened = engine::open(&self.disk, &self.clock, &mut self.rng);
             self.disk.cancel_cut();
             match opened {
                 Ok(log) if !self.disk.is_frozen() => {
+                    self.recovery_calls = self.disk.calls() - calls_before;
                     self.check(&log, true);
                     return Life::begin(log);
                 }
                 // The power went while it was opened; what it did is as good as any crash.
-                _ if self.disk.is_frozen() => self.cut_power(),
+                _ if self.disk.is_frozen() => {
+                    self.cut_power();
+                    self.cuts_in_recovery += 1;
+                }
                 Ok(_) => unreachable!("the disk is not frozen"),
                 Err(error) => panic!("seed {}: a healthy disk does not open: {error}", self.seed),
             }
         }
     }
 
-    pub(super) fn cut_power(&mut self) {
+    fn cut_power(&mut self) {
+        if self.disk.is_frozen() {
+            self.cuts += 1;
+            self.cut_at.extend(self.disk.hit());
+        }
         let next = self.disk.power_cut(self.rng.random());
         self.previous = std::mem::replace(&mut self.disk, next);
-        self.cuts += 1;
         // Class `leader` survives a crash of the process, until the power goes before recovery.
         self.lesser.iter_mut().for_each(|(.., holds)| *holds = false);
     }
@@ -399,10 +450,13 @@ impl World {
             1 | 2 => End::ProcessCrash,
             _ => End::PowerCut,
         };
-        if end == End::PowerCut && self.rng.random_ratio(3, 4) {
-            self.disk.cut_at_call(self.rng.random_range(1..60));
+        // With a cut to come the life goes on until it has come.
+        let cut = end == End::PowerCut && self.rng.random_ratio(3, 4);
+        let (calls_before, steps) = (self.disk.calls(), if cut { STEPS_MAX } else { self.rng.random_range(1..25) });
+        if cut {
+            self.disk.cut_at_call(self.rng.random_range(1..=self.life_calls));
         }
-        for _ in 0..self.rng.random_range(1..25) {
+        for _ in 0..steps {
             if self.disk.is_frozen() {
                 break;
             }
@@ -417,6 +471,21 @@ impl World {
             self.clock.advance(Duration::from_millis(10));
         }
         self.disk.cancel_cut();
+        if !cut {
+            self.life_calls = (self.disk.calls() - calls_before).max(1);
+        }
         self.end_of_life(life, end);
+    }
+
+    /// Takes what a damaged log still holds for all there is: what is not in it was lost to the damage.
+    pub(super) fn forgive_damage(&mut self, log: &dyn Log) {
+        let mut payloads = Vec::new();
+        for stream in log.streams() {
+            for index in 0..stream.partitions {
+                payloads.extend(engine::read_all(log, stream.partition(index)).into_iter().map(|(_, payload)| payload));
+            }
+        }
+        self.history.forgive_missing(payloads.iter().map(Vec::as_slice));
+        self.units.clear();
     }
 }

@@ -1,0 +1,109 @@
+//! What age, size and trimming take, and what they leave.
+
+use super::*;
+
+/// Keeps what retention says.
+#[derive(Debug, Default)]
+struct Passed(Mutex<Vec<(Partition, Position)>>);
+
+impl RetentionSink for Passed {
+    fn passed(&self, starts: &[(Partition, Position)]) {
+        lock(&self.0).extend(starts);
+    }
+}
+
+#[test]
+fn retention_by_age_keeps_positions_and_tells() {
+    let bed = Bed::small_journals();
+    let (log, _) = bed.open();
+    let stream = log.open_stream(&stream_id("s"), 2).unwrap();
+    let (p, idle) = (stream.partition(0), stream.partition(1));
+    let passed = Arc::new(Passed::default());
+    log.watch_retention(Arc::clone(&passed) as _);
+    put(&*log, idle, &["old"], Class::All);
+    for (_, value) in numbered(0..20) {
+        put(&*log, p, &[&value], Class::All);
+    }
+    log.maintain().unwrap();
+    let old = log.read(p, Position::ZERO, 1).unwrap();
+    bed.clock.advance(Duration::from_hours(8 * 24));
+    for _ in 0..10 {
+        put(&*log, p, &["new"], Class::All);
+    }
+    log.maintain().unwrap();
+    let start = log.start(p);
+    assert!(start.offset > 10 && start.offset <= 20, "{start}");
+    assert_eq!(log.start(idle), Position::new(0, 1));
+    assert!(lock(&passed.0).contains(&(idle, Position::new(0, 1))));
+    assert!(matches!(log.read(p, Position::ZERO, 1), Err(ReadError::Trimmed { start: s, .. }) if s == start));
+    let record = old.batches[0].batch.records().unwrap();
+    let gone = old.batches[0].record_ref(&record.iter().next().unwrap().unwrap());
+    assert!(log.fetch(p, &[gone]).unwrap().is_empty());
+    assert_eq!(values(&*log, p, start.offset, 1).len() as u64, 30 - start.offset);
+    // Nothing is left of the idle partition, and still its positions go on.
+    drop(log);
+    let (log, _) = bed.open();
+    assert_eq!((log.start(idle), log.watermark(idle)), (Position::new(0, 1), Position::new(0, 1)));
+    assert_eq!(log.start(p), start);
+    assert_eq!(put(&*log, idle, &["next"], Class::All), Outcome::Committed(vec![Position::new(0, 1)]));
+    assert_eq!(values(&*log, idle, 1, 1), [(1, "next".to_owned())]);
+}
+
+#[test]
+fn retention_waits_for_its_delay() {
+    let mut bed = Bed::small_journals();
+    for delay in [Duration::from_hours(1), Duration::ZERO] {
+        bed.config.retention_delay = delay;
+        let (log, _) = bed.open();
+        let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+        for (_, value) in numbered(0..20) {
+            put(&*log, p, &[&value], Class::All);
+        }
+        bed.clock.advance(Duration::from_hours(8 * 24));
+        log.maintain().unwrap();
+        assert_eq!(log.start(p) > Position::ZERO, delay.is_zero());
+    }
+}
+
+#[test]
+fn retention_by_size_takes_the_oldest() {
+    let mut bed = Bed::small_journals();
+    bed.config.retention_bytes = Some(6_000);
+    let (log, _) = bed.open();
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    for (_, value) in numbered(0..100) {
+        put(&*log, p, &[&value], Class::All);
+    }
+    log.maintain().unwrap();
+    let bytes: u64 = ["segment-", "journal-"]
+        .iter()
+        .flat_map(|prefix| bed.files(prefix))
+        .map(|path| path.metadata().unwrap().len())
+        .sum();
+    assert!(bytes <= 6_000, "{bytes}");
+    let start = log.start(p).offset;
+    assert!(start > 0 && start < 100);
+    assert_eq!(values(&*log, p, start, 1), numbered(start..100));
+}
+
+#[test]
+fn trimming_takes_whole_segments_in_time() {
+    let bed = Bed::small_journals();
+    let (log, _) = bed.open();
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    for (_, value) in numbered(0..50) {
+        put(&*log, p, &[&value], Class::All);
+    }
+    log.maintain().unwrap();
+    let before = bed.files("segment-").len();
+    log.trim(p, Position::new(0, 25));
+    assert_eq!(log.start(p), Position::new(0, 25));
+    log.maintain().unwrap();
+    assert!(bed.files("segment-").len() < before);
+    assert_eq!(values(&*log, p, 25, 1), numbered(25..50));
+    drop(log);
+    let (log, _) = bed.open();
+    assert_eq!(log.start(p), Position::new(0, 25));
+    log.trim(p, Position::new(0, 1_000));
+    assert_eq!(log.start(p), log.watermark(p));
+}
