@@ -24,7 +24,17 @@ const SNAPSHOT_TICK_BYTES: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) enum Question {
     /// A page of what your partitions retain, once you have folded all that you have appended.
-    Retained { worker: u32, conn: ConnId, filter: TopicFilter, after: Option<Arc<str>>, limit: usize },
+    ///
+    /// Goes to the asking worker first, which then asks the others: they must also have folded what it has appended to
+    /// their partitions, at these positions.
+    Retained {
+        worker: u32,
+        conn: ConnId,
+        filter: TopicFilter,
+        after: Option<Arc<str>>,
+        limit: usize,
+        behind: Vec<(u32, Position)>,
+    },
     /// What waits for these filters in these partitions, from there on.
     Waiting {
         worker: u32,
@@ -139,6 +149,8 @@ pub(crate) struct Owner {
     pub(crate) dirty: bool,
     snapshots_running: usize,
     has_last_snapshots: bool,
+    /// The last batch that this worker has appended to each data partition of another one.
+    sent_away: BTreeMap<u32, Position>,
     /// When the sessions of this worker were last asked what they still need.
     pub(crate) scanned_at: Timestamp,
 }
@@ -159,6 +171,7 @@ impl Owner {
             dirty: true,
             snapshots_running: 0,
             has_last_snapshots: false,
+            sent_away: BTreeMap::new(),
             scanned_at: Timestamp(0),
         }
     }
@@ -175,6 +188,12 @@ impl Owner {
             }
         }
         self.dirty = true;
+    }
+
+    /// A unit with a batch for a data partition of another worker has ended.
+    pub(crate) fn sent_away(&mut self, partition: u32, base: Position) {
+        let last = self.sent_away.entry(partition).or_default();
+        *last = base.max(*last);
     }
 
     /// Lets a connection wait until its `Open` is folded.
@@ -465,7 +484,11 @@ impl Worker {
             }
             let data = &self.owner.data;
             let counts = barrier.counts.get_or_insert_with(|| data.iter().map(|data| data.sent_in).collect());
-            if data.iter().zip(counts).any(|(data, count)| data.sent_out < *count) {
+            let Question::Retained { behind, .. } = &barrier.question else { continue };
+            let is_behind = |data: &DataPartition| {
+                behind.iter().any(|(index, base)| *index == data.partition.index && data.retained.position() <= *base)
+            };
+            if data.iter().zip(counts).any(|(data, count)| data.sent_out < *count || is_behind(data)) {
                 self.owner.barriers.push_front(barrier);
                 return;
             }
@@ -474,7 +497,14 @@ impl Worker {
     }
 
     fn answer_question(&mut self, question: Question) {
-        let Question::Retained { worker, conn, filter, after, limit } = question else { return };
+        let Question::Retained { worker, conn, filter, after, limit, .. } = question else { return };
+        if worker == self.idx {
+            let behind: Vec<_> = self.owner.sent_away.iter().map(|(index, base)| (*index, *base)).collect();
+            for other in (0..self.shared.workers()).filter(|other| *other != worker) {
+                let (filter, after, behind) = (filter.clone(), after.clone(), behind.clone());
+                self.ask(other, Question::Retained { worker, conn, filter, after, limit, behind });
+            }
+        }
         let page = |data: &DataPartition| data.retained.fold().page(filter.as_str(), after.as_deref(), limit);
         let pages = self.owner.data.iter().map(page).collect();
         self.reply(worker, Answer::Retained { conn, pages });

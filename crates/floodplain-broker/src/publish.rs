@@ -11,7 +11,7 @@ use crate::{
 };
 use floodplain_log::{Correlation, MessageRef};
 use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, Publish, PubrelCode, QoS};
-use floodplain_types::Class;
+use floodplain_types::{Class, DeviceId, partition_index};
 use std::sync::Arc;
 
 impl Worker {
@@ -97,10 +97,20 @@ impl Worker {
                 binding.max(session.class).max(asked)
             }
         };
+        // The record is of the device that the topic names: all of one device are in one partition, in one order.
+        let access = &shared.access;
+        let named = access.bindings.device(topic).filter(|device| {
+            device.len() <= DeviceId::MAX_BYTES && access.policy.speaks_for(&session.principal, device)
+        });
+        let device = named.unwrap_or(session.principal.device.as_str());
+        let home = match named {
+            Some(device) => partition_index(device.as_bytes(), shared.telemetry.partitions),
+            None => session.partition,
+        };
         let mut message = MessageRef {
             topic,
             payload: publish.payload,
-            key: session.principal.device.as_str().as_bytes(),
+            key: device.as_bytes(),
             qos,
             retain: publish.retain,
             // Of two retained messages from two partitions the later counts, and a millisecond is long.
@@ -115,18 +125,19 @@ impl Worker {
             message.correlation = properties.correlation_data().map(Correlation::Raw);
             message.payload_format = properties.payload_is_utf8().map(u8::from);
         }
-        if *session.client != *session.principal.device.as_str() {
+        if *session.client != *device {
             message.publisher = Some(&session.client);
         }
         let (partition, client) = (session.partition, session.client.clone());
         let is_lasting = session.is_lasting();
         let epoch = session.epoch;
-        let publication = Arc::new(Publication::new(&message, users.iter(), partition, self.now, client.clone()));
+        let publication = Arc::new(Publication::new(&message, users.iter(), home, self.now, client.clone()));
         let ingest_ms = self.now.as_millis();
-        let kept = (qos > 0).then(|| publication.clone());
+        // Another worker that owns it reads it from the log.
+        let kept = (qos > 0 && shared.owner_of(home) == self.idx).then(|| publication.clone());
         let place = self.appends.push(
             class,
-            shared.telemetry.partition(partition),
+            shared.telemetry.partition(home),
             |batch| message.write(batch, ingest_ms, users.iter()),
             kept,
         );

@@ -93,16 +93,8 @@ impl Worker {
             lookup.due = Some(session.out.retained_due(&filter, after.clone()));
         }
         lookup.missing = workers;
-        for worker in 0..workers {
-            let question = Question::Retained {
-                worker: self.idx,
-                conn,
-                filter: filter.clone(),
-                after: after.clone(),
-                limit: PAGE,
-            };
-            self.ask(worker, question);
-        }
+        let worker = self.idx;
+        self.ask(worker, Question::Retained { worker, conn, filter, after, limit: PAGE, behind: Vec::new() });
     }
 
     /// The pages of one worker have come.

@@ -62,8 +62,18 @@ pub trait Policy: Send + Sync + fmt::Debug {
     /// [`Denied`].
     fn subscribe(&self, principal: &Principal, filter: &str) -> Result<(), Denied>;
 
+    /// Whether messages of `device` may be published by this identity. Where it may not, a message is of the identity's
+    /// own device, whatever its topic says.
+    fn speaks_for(&self, principal: &Principal, device: &str) -> bool;
+
     /// The least class that QoS 1 and 2 of this topic get; clients may ask for more.
     fn class(&self, principal: &Principal, topic: &str) -> Class;
+}
+
+/// Decides where messages go, by their topic alone.
+pub trait Bindings: Send + Sync + fmt::Debug {
+    /// The device that the topic names, if it names one: key of the record.
+    fn device<'t>(&self, topic: &'t str) -> Option<&'t str>;
 }
 
 /// Decides whether there is room.
@@ -75,19 +85,25 @@ pub trait Admission: Send + Sync + fmt::Debug {
     fn connect(&self, peer: SocketAddr) -> Result<(), Denied>;
 }
 
-/// The three seams together, as the broker uses them.
+/// The seams together, as the broker uses them.
 #[derive(Debug)]
 pub struct Access {
     pub identity: Box<dyn Identity>,
     pub policy: Box<dyn Policy>,
     pub admission: Box<dyn Admission>,
+    pub bindings: Box<dyn Bindings>,
 }
 
 impl Access {
     /// Everybody may do everything. Only for listeners that nobody else can reach.
     #[must_use]
     pub fn open_loopback() -> Self {
-        Self { identity: Box::new(OpenLoopback), policy: Box::new(OpenLoopback), admission: Box::new(OpenLoopback) }
+        Self {
+            identity: Box::new(OpenLoopback),
+            policy: Box::new(OpenLoopback),
+            admission: Box::new(OpenLoopback),
+            bindings: Box::new(DefaultBinding),
+        }
     }
 }
 
@@ -109,8 +125,22 @@ impl Policy for OpenLoopback {
     fn subscribe(&self, _: &Principal, _: &str) -> Result<(), Denied> {
         Ok(())
     }
+    fn speaks_for(&self, _: &Principal, _: &str) -> bool {
+        true
+    }
     fn class(&self, _: &Principal, _: &str) -> Class {
         Class::All
+    }
+}
+
+/// `devices/{device}/...`; all other messages are of the device that publishes them.
+#[derive(Debug, Clone, Copy)]
+pub struct DefaultBinding;
+
+impl Bindings for DefaultBinding {
+    fn device<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let (device, _) = topic.strip_prefix("devices/")?.split_once('/')?;
+        (!device.is_empty()).then_some(device)
     }
 }
 

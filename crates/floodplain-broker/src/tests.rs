@@ -488,3 +488,50 @@ fn what_retention_takes_from_requests_is_in_snapshots_in_time() {
     rig.expect(other, b"\x90\x03\x00\x01\x01");
     rig.expect(other, b"\x33\x07\x00\x01t\x00\x01\x00\x07");
 }
+
+/// A gateway speaks for devices whose partitions other workers own. Their records are of the device, in one partition;
+/// subscribers get them in order, and a subscription right behind a message finds it retained, also at QoS 0.
+#[test]
+fn messages_of_devices_that_the_topic_names() {
+    for adversity in [PERFECT, SLOPPY] {
+        let mut rig = Rig::new(adversity, 1);
+        let gateway = clean(&mut rig, "gateway");
+        let live = clean(&mut rig, "live");
+        rig.send(live, &packet(0x82, b"\x00\x01\x00\x0bdevices/+/t\x01"));
+        rig.expect(live, b"\x90\x03\x00\x01\x01");
+        for round in 0..20_u8 {
+            for device in b'a'..=b'h' {
+                let topic = [b"\x00\x0bdevices/", &[device][..], b"/t"].concat();
+                rig.send(gateway, &packet(0x31, &[&topic[..], &[round]].concat()));
+                rig.send(gateway, &packet(0x82, &[&[0, 1], &topic[..], &[0]].concat()));
+                rig.expect(gateway, b"\x90\x03\x00\x01\x00");
+                rig.expect(gateway, &packet(0x31, &[&topic[..], &[round]].concat()));
+                rig.send(gateway, &packet(0xa2, &[&[0, 1], &topic[..]].concat()));
+                rig.expect(gateway, b"\xb0\x02\x00\x01");
+                rig.expect(live, &packet(0x30, &[&topic[..], &[round]].concat()));
+                rig.send(gateway, &packet(0x32, &[&topic[..], &[0, 2, round]].concat()));
+                rig.expect(gateway, b"\x40\x02\x00\x02");
+                rig.turn_until(|rig| rig.has_output(live));
+                let got = rig.take(live);
+                assert_eq!(
+                    (&got[..2 + topic.len()], got.last()),
+                    (&[&[0x32, 14 + 2], &topic[..]].concat()[..], Some(&round))
+                );
+                let id = &got[2 + topic.len()..][..2];
+                rig.send(live, &[0x40, 2, id[0], id[1]]);
+            }
+        }
+        let mut homes = std::collections::BTreeMap::<Vec<u8>, BTreeSet<u32>>::new();
+        let telemetry = rig.log.streams().into_iter().find(|found| found.id.stream.as_str() == "telemetry").unwrap();
+        for index in 0..telemetry.partitions {
+            let read = rig.log.read(telemetry.partition(index), Position::ZERO, usize::MAX).unwrap();
+            for batch in &read.batches {
+                for record in &batch.batch.records().unwrap() {
+                    homes.entry(record.unwrap().key.unwrap().to_vec()).or_default().insert(index);
+                }
+            }
+        }
+        assert_eq!(homes.len(), 8, "{homes:?}");
+        assert!(homes.values().all(|partitions| partitions.len() == 1), "{homes:?}");
+    }
+}

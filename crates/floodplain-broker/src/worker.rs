@@ -405,6 +405,10 @@ impl Worker {
             End::Quiet => {}
             End::Committed { waiters, sent } => {
                 for (partition, sent) in sent {
+                    let is_data = partition == self.shared.telemetry.partition(partition.index);
+                    if is_data && self.shared.owner_of(partition.index) != self.idx {
+                        self.owner.sent_away(partition.index, sent.base);
+                    }
                     self.owner.sent(partition, sent);
                 }
                 for (waiter, position) in waiters {

@@ -28,6 +28,9 @@ macro_rules! name {
         pub struct $type(Arc<str>);
 
         impl $type {
+            /// Longer names are refused.
+            pub const MAX_BYTES: usize = $max;
+
             /// Checks length and alphabet.
             ///
             /// # Errors
@@ -36,8 +39,8 @@ macro_rules! name {
                 if name.is_empty() {
                     return Err(IdError::Empty { kind: $kind });
                 }
-                if name.len() > $max {
-                    return Err(IdError::TooLong { kind: $kind, len: name.len(), max: $max });
+                if name.len() > Self::MAX_BYTES {
+                    return Err(IdError::TooLong { kind: $kind, len: name.len(), max: Self::MAX_BYTES });
                 }
                 let check: fn(&'static str, &str) -> Result<(), IdError> = $check;
                 check($kind, name)?;
