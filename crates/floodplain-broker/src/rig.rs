@@ -2,7 +2,7 @@
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Worker, seams::Access};
 use floodplain_log::{
-    Append, FetchedRecord, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
+    Append, FetchedRecord, InOrder, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
     WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
@@ -47,6 +47,9 @@ impl Log for Counting {
     }
     fn submit(&self, append: Append, reply: Option<Reply>) {
         self.inner.submit(append, reply);
+    }
+    fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
+        self.inner.submit_in_order(append, reply, order);
     }
     fn queued_bytes(&self) -> u64 {
         self.inner.queued_bytes()
@@ -130,8 +133,10 @@ impl Rig {
     }
 
     fn boot(&mut self, adversity: Adversity, seed: u64) {
-        let log = AdverseLog::start(Arc::new(self.model.clone()), adversity, seed);
-        let shared: Arc<dyn Log> = Arc::new(Counting { inner: log, bytes: self.bytes_read.clone() });
+        // A broker that is refused an append at its start does not start.
+        let at_start = Adversity { refused: 0, unknown: 0, ..adversity };
+        let log = AdverseLog::start(Arc::new(self.model.clone()), at_start, seed);
+        let shared: Arc<dyn Log> = Arc::new(Counting { inner: log.clone(), bytes: self.bytes_read.clone() });
         self.log = shared.clone();
         let access = Access::open_loopback();
         let dir = PathBuf::from("/data");
@@ -140,6 +145,7 @@ impl Rig {
             Environment { access, log: shared, disk, data_dir: dir, clock: self.clock.clone(), run: self.run };
         let broker = Broker::open(self.config.clone(), environment, 2).unwrap();
         self.workers = vec![broker.worker(0).unwrap(), broker.worker(1).unwrap()];
+        log.set_adversity(adversity);
     }
 
     /// The process dies and starts again on the same log; all connections are gone.
@@ -207,6 +213,23 @@ impl Rig {
             }
             self.turn();
         }
+    }
+
+    /// Waits for so many bytes, and takes them; `None` if the connection ends first. Time passes meanwhile.
+    pub(crate) fn take_or_end(&mut self, client: ClientId, len: usize) -> Option<Vec<u8>> {
+        for turn in 0..30_000 {
+            let output = &mut self.clients[client.0].output;
+            if output.len() >= len {
+                let rest = output.split_off(len);
+                return Some(std::mem::replace(output, rest));
+            }
+            if !self.is_open(client) {
+                return None;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+            self.advance(Duration::from_millis(if turn > 50 { 1_000 } else { 20 }));
+        }
+        panic!("neither {len} bytes nor an end");
     }
 
     /// Waits for these bytes, and takes them.

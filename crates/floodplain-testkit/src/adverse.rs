@@ -73,7 +73,6 @@ pub struct Struck {
 /// below directly sees them.
 pub struct AdverseLog {
     inner: Arc<dyn Log>,
-    adversity: Adversity,
     shared: Arc<Shared>,
     /// One sink for all, so that the log below can group what it reports.
     tap: Arc<Tap>,
@@ -88,6 +87,7 @@ struct Shared {
 }
 
 struct State {
+    adversity: Adversity,
     /// Decides what happens to appends.
     fate: SmallRng,
     /// Decides when things arrive; apart, so that timing does not change fate.
@@ -119,7 +119,7 @@ impl fmt::Debug for AdverseLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdverseLog")
             .field("inner", &self.inner)
-            .field("adversity", &self.adversity)
+            .field("adversity", &self.shared.state().adversity)
             .finish_non_exhaustive()
     }
 }
@@ -191,6 +191,7 @@ impl AdverseLog {
     pub fn new(inner: Arc<dyn Log>, adversity: Adversity, seed: u64) -> Arc<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
+                adversity,
                 fate: SmallRng::seed_from_u64(seed),
                 delay: SmallRng::seed_from_u64(!seed),
                 fenced: HashMap::new(),
@@ -208,7 +209,7 @@ impl AdverseLog {
         });
         let tap = Arc::new(Tap(Arc::clone(&shared)));
         inner.watch(Arc::clone(&tap) as Arc<dyn WatermarkSink>);
-        let log = Self { inner, adversity, shared, tap };
+        let log = Self { inner, shared, tap };
         for stream in log.inner.streams() {
             log.learn(&stream);
         }
@@ -238,6 +239,11 @@ impl AdverseLog {
         self.shared.state().struck
     }
 
+    /// Strikes with another frequency from now on; when things arrive stays as it is.
+    pub fn set_adversity(&self, adversity: Adversity) {
+        self.shared.state().adversity = adversity;
+    }
+
     /// Takes the ownership of a partition away until [`Self::release`].
     pub fn fence(&self, partition: Partition) {
         self.shared.state().fenced.insert(partition, u32::MAX);
@@ -249,12 +255,12 @@ impl AdverseLog {
     }
 
     fn take(&self, mut append: Append, reply: Option<Reply>, order: Option<InOrder>) {
-        let adversity = &self.adversity;
         let mut state = self.shared.state();
+        let adversity = state.adversity;
         let submitter = order.map(|order| order.submitter);
         let (mut hidden, mut is_unknown) = (Vec::new(), false);
         if !append.batches.is_empty() {
-            let refusal = state.refusal(&append, adversity, order);
+            let refusal = state.refusal(&append, order);
             is_unknown = refusal.is_none() && state.strikes(adversity.unknown);
             let is_lost = is_unknown && state.fate.random();
             state.struck.unknown_lost += u64::from(is_lost);
@@ -380,7 +386,7 @@ impl State {
     }
 
     /// Why the append is refused, if it is.
-    fn refusal(&mut self, append: &Append, adversity: &Adversity, order: Option<InOrder>) -> Option<Refusal> {
+    fn refusal(&mut self, append: &Append, order: Option<InOrder>) -> Option<Refusal> {
         let is_behind_one = order.is_some_and(|InOrder { submitter, refusals_seen }| {
             self.refusals.get(&submitter).is_some_and(|refusals| refusals_seen < refusals.len() as u64)
         });
@@ -388,10 +394,10 @@ impl State {
             self.struck.after_refused += 1;
             return Some(Refusal::AfterRefused);
         }
-        if self.is_fenced(append, adversity.fenced) {
+        if self.is_fenced(append, self.adversity.fenced) {
             return Some(Refusal::Fenced);
         }
-        if !self.strikes(adversity.refused) {
+        if !self.strikes(self.adversity.refused) {
             return None;
         }
         self.struck.refused += 1;

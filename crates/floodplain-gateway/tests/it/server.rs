@@ -1,9 +1,10 @@
-//! A gateway on a log in a temporary folder, and a client that speaks in bytes.
+//! A gateway on a log in a temporary folder that is as hard to use as its contract allows, and a client that speaks in bytes.
 #![allow(clippy::unwrap_used)]
 
 use floodplain_broker::seams::Access;
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_log::{Disk, Embedded, EmbeddedConfig, Log, OsDisk};
+use floodplain_testkit::{AdverseLog, Adversity};
 use floodplain_types::SystemClock;
 use std::{
     io::{ErrorKind, Read, Write},
@@ -34,7 +35,8 @@ impl Server {
         let config = EmbeddedConfig::new(dir.path().join("log"));
         let (log, _) = Embedded::open(disk.clone(), clock.clone(), config).unwrap();
         let config = GatewayConfig { mqtt_address: ([127, 0, 0, 1], 0).into(), threads, ..GatewayConfig::default() };
-        let shared: Arc<dyn Log> = log.clone();
+        // Offsets that no record has, and everything late, each in its own time.
+        let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, 1);
         let gateway =
             Gateway::start(&config, Access::open_loopback(), shared, disk, dir.path().to_owned(), clock).unwrap();
         Self { address: gateway.mqtt_address(), log, gateway, dir }
