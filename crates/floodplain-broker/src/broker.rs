@@ -113,11 +113,14 @@ impl Broker {
             indexes.map(|index| stream.partition(index)).collect()
         };
         let mut requests = Vec::new();
+        let mut unsaid = Vec::new();
         for partition in mine(&shared.requests) {
             let mut sessions = self.replayed(SessionFold::default(), partition)?;
             sessions.fold_mut().watch();
             // Connections of the run before are gone: their wills are due, their sessions sleep.
-            self.say_started(partition)?;
+            if !self.say_started(partition)? {
+                unsaid.push(partition.index);
+            }
             replay(&mut sessions, &*shared.log, &*shared.clock)?;
             let presence = self.replayed(PresenceFold::default(), partition)?;
             requests.push(RequestPartition::new(partition, sessions, presence));
@@ -131,6 +134,9 @@ impl Broker {
         let owner = Owner::new(data, requests, shared.workers());
         let mut worker = Worker::new(idx as u32, shared.clone(), owner);
         worker.tell_filters();
+        for index in unsaid {
+            worker.append_event(Class::All, "", index, &Event::ServerStart { run: shared.run });
+        }
         Ok(worker)
     }
 
@@ -151,7 +157,9 @@ impl Broker {
         Ok(runner)
     }
 
-    fn say_started(&self, partition: Partition) -> Result<(), StartError> {
+    /// Appends that this server has started; false if the log has no room now, as on a full disk: then the worker says
+    /// it when there is, before anything else.
+    fn say_started(&self, partition: Partition) -> Result<bool, StartError> {
         let mut batch = BatchBuilder::new();
         let value = Event::ServerStart { run: self.shared.run }.encode();
         let now = self.shared.clock.now().as_millis();
@@ -159,7 +167,10 @@ impl Broker {
         batch.push(now, None, Some(&value), none).expect("a small record fits an empty batch");
         let batches = batch.finish(Compression::None).map(|batch| (partition, batch)).into_iter().collect();
         match append(&*self.shared.log, Append { batches, class: Class::All }) {
-            Outcome::Committed(_) => Ok(()),
+            Outcome::Committed(_) => Ok(true),
+            Outcome::Refused(Refusal::DiskFull { .. } | Refusal::Overloaded { .. } | Refusal::Behind { .. }) => {
+                Ok(false)
+            }
             Outcome::Refused(refusal) => Err(StartError::Log(refusal.to_string())),
             Outcome::Unknown => Err(StartError::Log("the outcome of an append is unknown".to_owned())),
         }
@@ -191,14 +202,15 @@ fn append(log: &dyn Log, append: Append) -> Outcome {
     receiver.recv().unwrap_or(Outcome::Unknown)
 }
 
-/// Folds up to the watermark, and appends what that emits.
+/// Folds up to the watermark, and appends what that emits. Where the log has no room for that now, the worker goes on.
 fn replay<F: Fold>(runner: &mut Runner<F>, log: &dyn Log, clock: &dyn Clock) -> Result<(), StartError> {
     loop {
         match runner.next(log, clock.now()) {
             Next::Append(unit) => {
                 let outcome = append(log, unit);
                 if let floodplain_fold::Settled::Retry(refusal) = runner.on_outcome(outcome)? {
-                    return Err(StartError::Log(refusal.to_string()));
+                    tracing::warn!(%refusal, fold = F::NAME, "the log takes nothing now, its folds catch up later");
+                    return Ok(());
                 }
             }
             Next::Read { partition, from, max_bytes } => {

@@ -99,6 +99,7 @@ pub(crate) struct Rig {
     /// Bytes read from the log since the last look.
     pub(crate) bytes_read: Arc<AtomicU64>,
     model: ModelLog,
+    adverse: Option<Arc<AdverseLog>>,
     disk: FaultDisk,
     workers: Vec<Worker>,
     clients: Vec<Client>,
@@ -120,6 +121,7 @@ impl Rig {
             log,
             bytes_read: Arc::default(),
             model,
+            adverse: None,
             disk: FaultDisk::new(seed),
             workers: Vec::new(),
             clients: Vec::new(),
@@ -133,8 +135,8 @@ impl Rig {
     }
 
     fn boot(&mut self, adversity: Adversity, seed: u64) {
-        // A broker that is refused an append at its start does not start.
-        let at_start = Adversity { refused: 0, unknown: 0, ..adversity };
+        // A broker whose first append has no known outcome does not start: only a poisoned log does that.
+        let at_start = Adversity { unknown: 0, ..adversity };
         let log = AdverseLog::start(Arc::new(self.model.clone()), at_start, seed);
         let shared: Arc<dyn Log> = Arc::new(Counting { inner: log.clone(), bytes: self.bytes_read.clone() });
         self.log = shared.clone();
@@ -146,6 +148,12 @@ impl Rig {
         let broker = Broker::open(self.config.clone(), environment, 2).unwrap();
         self.workers = vec![broker.worker(0).unwrap(), broker.worker(1).unwrap()];
         log.set_adversity(adversity);
+        self.adverse = Some(log);
+    }
+
+    /// Changes what the log does from now on.
+    pub(crate) fn set_adversity(&self, adversity: Adversity) {
+        self.adverse.as_ref().expect("the rig has booted").set_adversity(adversity);
     }
 
     /// The process dies and starts again on the same log; all connections are gone.

@@ -606,3 +606,28 @@ fn messages_of_devices_that_the_topic_names() {
         assert!(homes.values().all(|partitions| partitions.len() == 1), "{homes:?}");
     }
 }
+
+/// The disk is full when the server starts: it starts, holds what it has to say, and says it when there is room.
+#[test]
+fn a_log_without_room_does_not_keep_the_server_from_starting() {
+    let full = Adversity { refused: 1_000, ..PERFECT };
+    let mut rig = Rig::new(PERFECT, 1);
+    let witness = lasting(&mut rig, "witness", 0);
+    rig.send(witness, &packet(0x82, b"\x00\x01\x00\x01w\x01"));
+    rig.expect(witness, b"\x90\x03\x00\x01\x01");
+    let mortal = rig.client();
+    // A will with QoS 1 on topic w.
+    let will = b"\x00\x04MQTT\x04\x0e\x00\x3c\x00\x01m\x00\x01w\x00\x04gone";
+    rig.send(mortal, &packet(0x10, will));
+    rig.expect(mortal, &[0x20, 2, 0, 0]);
+    rig.crash(full, 2);
+    for _ in 0..20 {
+        rig.advance(Duration::from_millis(100));
+    }
+    rig.set_adversity(PERFECT);
+    rig.advance(Duration::from_millis(100));
+    let witness = lasting(&mut rig, "witness", 1);
+    rig.turn_until(|rig| rig.has_output(witness));
+    let got = rig.take(witness);
+    assert!(got.ends_with(b"gone"), "{got:02x?}");
+}
