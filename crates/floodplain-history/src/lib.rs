@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod columns;
 mod error;
 pub mod filter;
+pub mod schema;
 pub mod window;
 
 pub mod merge;
