@@ -164,7 +164,9 @@ mod tests {
     #[test]
     fn what_is_no_schema_changes_nothing() {
         let mut fold = CatalogFold::<TableSchema>::default();
-        for bad in ["", "{}", r#"{"format":2,"version":1,"columns":[]}"#, r#"{"format":1,"version":4294967296,"columns":[]}"#] {
+        for bad in
+            ["", "{}", r#"{"format":2,"version":1,"columns":[]}"#, r#"{"format":1,"version":4294967296,"columns":[]}"#]
+        {
             assert!(!fold.apply_record(b"table/t", bad.as_bytes()), "{bad}");
         }
         assert!(fold.apply_record(b"table/t", br#"{"format":1,"version":7,"columns":[]}"#));
