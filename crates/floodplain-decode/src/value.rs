@@ -34,6 +34,12 @@ impl Value<'_> {
             Self::Rest(_) => return None,
         })
     }
+
+    /// Appends the value as JSON text, as it stands in overflow columns: bytes are base64, numbers keep all their
+    /// digits, and what is not finite is a text.
+    pub fn write_json(self, out: &mut String) {
+        crate::write_json::value(self, out);
+    }
 }
 
 /// Scalars of one type.

@@ -2,7 +2,10 @@
 
 use crate::{Error, Result};
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, new_null_array},
+    array::{
+        Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+        StructArray, new_null_array,
+    },
     compute::cast,
     datatypes::{
         DataType, Field, FieldRef, Fields, Float64Type, Int16Type, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit,
@@ -60,7 +63,7 @@ pub struct OwnColumn {
     pub kind: Kind,
     /// Given once, never used again for another column; at least [`FIRST_FIELD_ID`].
     pub field_id: i32,
-    /// Whether it is part of the row key; such a column is text.
+    /// Whether it is part of the row key.
     pub is_key: bool,
 }
 
@@ -79,8 +82,7 @@ impl Columns {
     /// The columns of `table`; `own` in any order.
     ///
     /// # Errors
-    /// [`Error::Schema`] if a field id is reserved or used twice, a name is used twice, or a key
-    /// column is not text.
+    /// [`Error::Schema`] if a field id is reserved or used twice, or a name is used twice.
     pub fn new(table: &str, version: u32, mut own: Vec<OwnColumn>) -> Result<Self> {
         let refuse = |reason: String| Err(Error::Schema { table: table.to_owned(), reason });
         own.sort_by_key(|column| column.field_id);
@@ -89,9 +91,6 @@ impl Columns {
         }
         if let Some(pair) = own.windows(2).find(|pair| pair[0].field_id == pair[1].field_id) {
             return refuse(format!("columns {:?} and {:?} share a field id", pair[0].name, pair[1].name));
-        }
-        if let Some(column) = own.iter().find(|column| column.is_key && column.kind != Kind::Text) {
-            return refuse(format!("key column {:?} is not text", column.name));
         }
         let mut fields = leading_fields();
         fields.extend(own.iter().map(|column| field(&column.name, column.kind.data_type(), true, column.field_id)));
@@ -255,7 +254,7 @@ fn leading_fields() -> Vec<FieldRef> {
 #[derive(Debug, Clone)]
 pub(crate) struct Heads<'a> {
     pub(crate) device: &'a StringArray,
-    pub(crate) keys: Vec<&'a StringArray>,
+    keys: Vec<KeyArray<'a>>,
     pub(crate) time: &'a [i64],
     pub(crate) time_ns: &'a [i16],
     pub(crate) generation: &'a [i32],
@@ -286,7 +285,7 @@ impl<'a> Heads<'a> {
         let seq = find(SEQ)?.as_struct();
         Ok(Self {
             device: find(DEVICE)?.as_string(),
-            keys: columns.keys.iter().map(|&key| Ok(find(key)?.as_string())).collect::<Result<_>>()?,
+            keys: columns.keys.iter().map(|&key| Ok(KeyArray::of(find(key)?))).collect::<Result<_>>()?,
             time: find(TIME)?.as_primitive::<TimestampMicrosecondType>().values(),
             time_ns: find(TIME_NS)?.as_primitive::<Int16Type>().values(),
             generation: seq.column(0).as_primitive::<Int32Type>().values(),
@@ -305,8 +304,12 @@ impl<'a> Heads<'a> {
         (self.generation[i], self.offset[i], self.row[i])
     }
 
-    pub(crate) fn key(&self, column: usize, i: usize) -> Option<&'a str> {
-        text(self.keys[column], i)
+    pub(crate) fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn key(&self, column: usize, i: usize) -> KeyCell<'a> {
+        self.keys[column].cell(i)
     }
 
     /// Whether the row had no time of its own.
@@ -330,6 +333,53 @@ impl<'a> Heads<'a> {
             )
         })
     }
+}
+
+/// A value of a key column. Null is before all others, 0 and -0 are one, and so is all that is not a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum KeyCell<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// In the order of the numbers.
+    Float(i64),
+    Text(&'a str),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum KeyArray<'a> {
+    Bool(&'a BooleanArray),
+    Int(&'a Int64Array),
+    Float(&'a Float64Array),
+    Text(&'a StringArray),
+}
+
+impl<'a> KeyArray<'a> {
+    fn of(array: &'a ArrayRef) -> Self {
+        match array.data_type() {
+            DataType::Boolean => Self::Bool(array.as_boolean()),
+            DataType::Int64 => Self::Int(array.as_primitive()),
+            DataType::Float64 => Self::Float(array.as_primitive()),
+            _ => Self::Text(array.as_string()),
+        }
+    }
+
+    fn cell(self, i: usize) -> KeyCell<'a> {
+        match self {
+            Self::Bool(array) if array.is_valid(i) => KeyCell::Bool(array.value(i)),
+            Self::Int(array) if array.is_valid(i) => KeyCell::Int(array.value(i)),
+            Self::Float(array) if array.is_valid(i) => KeyCell::Float(ordered(array.value(i))),
+            Self::Text(array) if array.is_valid(i) => KeyCell::Text(array.value(i)),
+            _ => KeyCell::Null,
+        }
+    }
+}
+
+/// A number that is ordered like `value`.
+fn ordered(value: f64) -> i64 {
+    let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
+    let bits = value.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
 /// A text, or `None` for null.

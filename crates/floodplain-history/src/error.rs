@@ -1,6 +1,8 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::{io, path::PathBuf};
+use floodplain_log::{ReadError, Refusal};
+use floodplain_types::{PartitionId, Position};
+use std::{io, path::PathBuf, time::Duration};
 
 /// A cause from a library whose types stay inside.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +28,31 @@ pub enum Error {
     /// A kernel refused, mostly because a column would pass 2 GiB.
     #[error("cannot {action} rows of table {table}")]
     Compute { action: &'static str, table: String, source: Cause },
+    /// The log takes no record of the engine; it tries again.
+    #[error("cannot append a record of history")]
+    Refused(#[from] Refusal),
+    /// Whether a record of the engine is in the log is not known; it is appended again, and applies once.
+    #[error("whether a record of history was appended is not known")]
+    Unknown,
+    /// The log cannot be read; the engine tries again.
+    #[error("cannot read the log for history")]
+    Log(#[from] ReadError),
+    /// A fold of the engine cannot start or go on.
+    #[error("fold of history fails")]
+    Fold(#[source] Cause),
+    /// Files, schemas and manifest do not fit each other, or another process writes the same manifest.
+    #[error("manifest of history does not fit: {0}")]
+    Manifest(String),
+}
+
+/// Decoding has not come as far as a reader needs in the time it had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("decoding of {partition} is at {decoded}, short of {wanted}, after {waited:?}")]
+pub struct Lag {
+    pub partition: PartitionId,
+    pub decoded: Position,
+    pub wanted: Position,
+    pub waited: Duration,
 }
 
 /// Results of this crate.

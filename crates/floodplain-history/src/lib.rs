@@ -7,11 +7,13 @@
 //! - [`buffer`]: rows of a [`window`] until they are in a file; [`run`]: its sorted parts.
 //! - [`mod@file`]: one Parquet file. [`manifest`]: which files there are.
 //! - [`snapshot`]: a table at one moment; reading it, and making one file of many.
+//! - [`route`]: which table a record is for. [`engine`]: from the log to files. [`History`]: its thread and its readers.
 
 pub mod catalog;
 pub mod columns;
 mod error;
 pub mod filter;
+pub mod schema;
 pub mod window;
 
 pub mod merge;
@@ -22,4 +24,10 @@ pub mod file;
 pub mod manifest;
 pub mod snapshot;
 
-pub use error::{Error, Result};
+pub mod engine;
+mod history;
+pub mod route;
+mod tables;
+
+pub use error::{Error, Lag, Result};
+pub use history::{Handle, History};

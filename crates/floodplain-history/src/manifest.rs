@@ -71,6 +71,13 @@ impl ManifestFold {
         self.flushed.get(&key).copied().unwrap_or(Position::ZERO)
     }
 
+    /// The position of a partition from which on nothing is in any file.
+    #[must_use]
+    pub fn flushed_until(&self, partition: &str) -> Position {
+        let flushed = self.flushed.iter().filter(|((_, _, name), _)| name == partition).map(|(_, to)| *to);
+        flushed.max().unwrap_or_default().max(self.replay_from(partition))
+    }
+
     /// Whether a row is in a file already, so that a replay skips it.
     #[must_use]
     pub fn is_flushed(&self, table: &str, window: Window, partition: &str, position: Position) -> bool {

@@ -62,6 +62,11 @@ impl Run {
         }
         let every: Vec<usize> = (0..columns.schema().fields().len()).collect();
         let batches: Vec<_> = self.batches.iter().map(|batch| columns.upcast(batch, &every)).collect::<Result<_>>()?;
+        let key_ids = |columns: &Columns| columns.keys().iter().map(|&key| columns.field_id(key)).collect::<Vec<_>>();
+        if key_ids(&self.columns) != key_ids(columns) {
+            // A column has become a key: there is another order, and rows that were one are no more.
+            return Ok(Self::new(columns, &batches)?.unwrap_or_else(|| self.clone()));
+        }
         Ok(Self { columns: columns.clone(), batches: batches.into(), ..self.clone() })
     }
 

@@ -95,6 +95,26 @@ impl FileReader {
         &self.known.facts
     }
 
+    /// Whether the rows are in the order of the keys of `columns`: not if a column of the file became a key later.
+    pub(crate) fn is_sorted_for(&self, columns: &Columns) -> bool {
+        let metadata = self.known.metadata.metadata();
+        let (schema, leaves) =
+            (metadata.file_metadata().schema_descr(), metadata.file_metadata().schema_descr().columns());
+        let root_id = |leaf: usize| {
+            let info = schema.get_column_root(leaf).get_basic_info();
+            info.has_id().then(|| info.id())
+        };
+        let sorting = metadata.row_groups().first().and_then(|group| group.sorting_columns());
+        let sorted_by: Vec<i32> = sorting
+            .into_iter()
+            .flatten()
+            .filter_map(|column| root_id(usize::try_from(column.column_idx).ok()?))
+            .collect();
+        let keys = columns.keys().iter().map(|&key| columns.field_id(key));
+        let mut missing = keys.filter(|id| !sorted_by.contains(id));
+        !missing.any(|id| (0..leaves.len()).any(|leaf| root_id(leaf) == Some(id)))
+    }
+
     /// Reads the whole file and compares it with the checksum of its entry. Blocks.
     ///
     /// # Errors

@@ -259,7 +259,7 @@ impl Seen {
         for i in 1..rows.num_rows() {
             let ordering = match heads.time[i - 1].cmp(&heads.time[i]) {
                 // Most rows have the device of the row before, and a later time.
-                Ordering::Less if heads.keys.is_empty() && heads.device.value(i - 1) == heads.device.value(i) => {
+                Ordering::Less if heads.key_count() == 0 && heads.device.value(i - 1) == heads.device.value(i) => {
                     Ordering::Less
                 }
                 _ => heads.compare_keys(i - 1, &heads, i),

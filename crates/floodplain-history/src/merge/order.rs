@@ -5,7 +5,6 @@ use crate::{
     Result,
     columns::{Columns, Heads, text},
 };
-use arrow::array::{Array as _, StringArray};
 use std::{collections::HashMap, ops::Range};
 
 /// Rows that come out.
@@ -177,9 +176,10 @@ fn is_ordered(heads: &Heads<'_>, i: usize, j: usize) -> bool {
 
 /// For each row the rank of its (device, key columns), and how many there are.
 fn series(heads: &Heads<'_>) -> (Vec<u32>, usize) {
-    let (mut ranks, mut count) = ranks_of(heads.device);
-    for key in &heads.keys {
-        let (of_key, keys) = ranks_of(key);
+    let rows = heads.time.len();
+    let (mut ranks, mut count) = Ids::of(rows, |row| text(heads.device, row)).ranked();
+    for key in 0..heads.key_count() {
+        let (of_key, keys) = Ids::of(rows, |row| heads.key(key, row)).ranked();
         if keys > 1 {
             let pair = |row: usize| (ranks[row], of_key[row]);
             let ids = Ids::of(ranks.len(), pair);
@@ -187,10 +187,6 @@ fn series(heads: &Heads<'_>) -> (Vec<u32>, usize) {
         }
     }
     (ranks, count)
-}
-
-fn ranks_of(texts: &StringArray) -> (Vec<u32>, usize) {
-    Ids::of(texts.len(), |row| text(texts, row)).ranked()
 }
 
 /// Different values, numbered as they were met.

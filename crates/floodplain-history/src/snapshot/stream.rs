@@ -85,6 +85,7 @@ impl Iterator for PartRows {
 /// Rows of one source that match.
 #[derive(Debug)]
 enum SourceRows {
+    Nothing,
     File(FileRows),
     Run { run: Run, next: usize, projection: Vec<usize>, filter: Filter },
 }
@@ -92,7 +93,20 @@ enum SourceRows {
 impl SourceRows {
     fn open(source: &Source, columns: &Arc<Columns>, projection: &[usize], filter: &Filter) -> Result<Self> {
         Ok(match source {
-            Source::File(file) => Self::File(file.open()?.rows(columns.clone(), projection, filter)?),
+            Source::File(file) => {
+                let file = file.open()?;
+                if !file.is_sorted_for(columns) {
+                    // Rare, and takes memory for the whole file, until it is made into another one.
+                    let all: Vec<usize> = (0..columns.schema().fields().len()).collect();
+                    let rows = file.rows(columns.clone(), &all, filter)?.collect::<Result<Vec<_>>>()?;
+                    let rows: Vec<_> = rows.into_iter().filter(|rows| rows.num_rows() > 0).collect();
+                    return Ok(match Run::new(columns, &rows)? {
+                        Some(run) => Self::open(&Source::Run(run), columns, projection, filter)?,
+                        None => Self::Nothing,
+                    });
+                }
+                Self::File(file.rows(columns.clone(), projection, filter)?)
+            }
             Source::Run(run) => {
                 let (projection, filter) = (projection.to_vec(), filter.clone());
                 Self::Run { run: run.clone(), next: 0, projection, filter }
@@ -106,6 +120,7 @@ impl Iterator for SourceRows {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self {
+            Self::Nothing => None,
             Self::File(rows) => rows.find(|rows| !rows.as_ref().is_ok_and(|rows| rows.num_rows() == 0)),
             Self::Run { run, next, projection, filter } => loop {
                 if *next == run.batches().len() {

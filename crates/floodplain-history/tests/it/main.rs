@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod buffers;
+mod engine;
+mod engine_faults;
 mod files;
 mod merging;
 mod model;

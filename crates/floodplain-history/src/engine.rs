@@ -1,0 +1,328 @@
+//! From the log to files: one owner reads records, buffers rows, writes files and keeps them few.
+//!
+//! [`Engine`] has no thread: who has one calls [`Engine::step`] until there is nothing to do. What a step could not
+//! do, because disk or log refused, it does at the next one. Order of a flush: buffer, file, manifest record, and only
+//! then the buffer is forgotten; so after a crash anywhere each row is in a file or is decoded again.
+
+mod change;
+mod commit;
+mod place;
+
+pub use commit::Wake;
+
+use crate::{
+    Error, Result,
+    catalog::CatalogFold,
+    manifest::ManifestFold,
+    route::Route,
+    schema::columns_of,
+    tables::{Shared, Table, folder},
+};
+use change::Pending;
+use commit::open_fold;
+use floodplain_decode::{Rows, schema::TableSchema};
+use floodplain_fold::Runner;
+use floodplain_log::{Disk, Log, Partition, ReadError, Stream};
+use floodplain_types::{Clock, Position, Timestamp};
+use place::Placing;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tracing::{error, warn};
+
+/// Bytes asked for in one read: what is decoded between two looks at buffers.
+const READ_BYTES: usize = 256 << 10;
+
+/// What the engine reads and how much it keeps.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Folder of the files, and of the folds' snapshots. Nobody else writes here.
+    pub dir: PathBuf,
+    /// The streams whose messages become rows.
+    pub inputs: Vec<Stream>,
+    /// Where schemas are ordered.
+    pub state: Stream,
+    /// Where the manifest's records are, all in partition 0.
+    pub manifest: Stream,
+    /// Bytes of all buffers; beyond it the largest are flushed before more is read.
+    pub buffers_bytes_max: usize,
+    /// Buffers of all tables and windows.
+    pub buffers_max: usize,
+    /// A buffer that is so large is flushed.
+    pub flush_bytes: usize,
+    /// A buffer that is so old is flushed.
+    pub flush_age: Duration,
+    /// More tables are not made by themselves: their messages go to [`crate::route::MESSAGES`].
+    pub tables_max: usize,
+    /// How old rows of a table may become; without limit if it is not here.
+    pub retention: BTreeMap<String, Duration>,
+    /// Bytes of all files; beyond it the oldest are removed.
+    pub files_bytes_max: Option<u64>,
+}
+
+impl EngineConfig {
+    /// The defaults.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, inputs: Vec<Stream>, state: Stream, manifest: Stream) -> Self {
+        Self {
+            dir: dir.into(),
+            inputs,
+            state,
+            manifest,
+            buffers_bytes_max: 256 << 20,
+            buffers_max: 4096,
+            flush_bytes: 64 << 20,
+            flush_age: Duration::from_secs(600),
+            tables_max: 256,
+            retention: BTreeMap::new(),
+            files_bytes_max: None,
+        }
+    }
+}
+
+/// A partition that is decoded.
+#[derive(Debug)]
+struct Source {
+    partition: Partition,
+    /// Its lasting name.
+    name: Arc<str>,
+    position: Position,
+    /// Rows of records before it may be in files already.
+    flushed_until: Position,
+}
+
+/// Owner of the tables of one tenant.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    disk: Arc<dyn Disk>,
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    route: Arc<dyn Route>,
+    shared: Arc<Shared>,
+    wake: Arc<Wake>,
+    catalogs: Vec<Runner<CatalogFold<TableSchema>>>,
+    manifest: Runner<ManifestFold>,
+    sources: Vec<Source>,
+    /// The source that is read next.
+    turn: usize,
+    /// A change of the manifest that has begun; no other begins before its end.
+    pending: Option<Pending>,
+    next_file: u64,
+    rows: Rows,
+    placing: Placing,
+}
+
+impl Engine {
+    /// Folds schemas and manifest up to their watermarks, and removes files that no manifest names. Blocks.
+    ///
+    /// # Errors
+    /// Those of disk and log; [`Error::Manifest`] if a table has files and no schema.
+    pub fn open(
+        config: EngineConfig,
+        disk: Arc<dyn Disk>,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        route: Arc<dyn Route>,
+    ) -> Result<Self> {
+        let snapshots = config.dir.join("folds");
+        let open = |index| open_fold(&*log, &disk, &snapshots, config.state.partition(index));
+        let catalogs = (0..config.state.partitions).map(open).collect::<Result<Vec<_>>>()?;
+        let manifest = open_fold(&*log, &disk, &snapshots, config.manifest.partition(0))?;
+        let mut engine = Self {
+            shared: Arc::new(Shared::new()),
+            wake: Arc::new(Wake::default()),
+            catalogs,
+            manifest,
+            sources: Vec::new(),
+            turn: 0,
+            pending: None,
+            next_file: 0,
+            rows: Rows::new(),
+            placing: Placing::default(),
+            config,
+            disk,
+            log,
+            clock,
+            route,
+        };
+        engine.log.watch(engine.wake.clone());
+        for catalog in &mut engine.catalogs {
+            commit::fold(&*engine.log, catalog, engine.clock.now())?;
+        }
+        commit::fold(&*engine.log, &mut engine.manifest, engine.clock.now())?;
+        engine.open_tables()?;
+        engine.open_sources();
+        Ok(engine)
+    }
+
+    fn open_tables(&mut self) -> Result<()> {
+        let mut tables = self.shared.tables();
+        for (name, schema) in self.catalogs.iter().flat_map(|catalog| catalog.fold().iter()) {
+            let dir = self.config.dir.join(folder(name));
+            self.disk.create_dir_all(&dir).map_err(|source| Error::Io {
+                action: "create",
+                path: dir.clone(),
+                source,
+            })?;
+            tables.insert(name.to_owned(), Table::new(Arc::new(columns_of(name, schema)?), dir));
+        }
+        let manifest = self.manifest.fold();
+        for name in manifest.tables() {
+            let Some(table) = tables.get_mut(name) else {
+                return Err(Error::Manifest(format!("table {name:?} has files and no schema")));
+            };
+            manifest.files(name).for_each(|entry| table.add(&self.disk, entry.clone()));
+        }
+        for table in tables.values() {
+            let known: BTreeSet<&str> = table.files.keys().map(String::as_str).collect();
+            remove_orphans(&*self.disk, &table.dir, &known)?;
+        }
+        Ok(())
+    }
+
+    fn open_sources(&mut self) {
+        let manifest = self.manifest.fold();
+        let partitions =
+            self.config.inputs.iter().flat_map(|stream| (0..stream.partitions).map(|i| stream.partition(i)));
+        for partition in partitions {
+            let Some(id) = self.log.partition_id(partition) else { continue };
+            let name: Arc<str> = id.to_string().into();
+            let (position, flushed_until) = (manifest.replay_from(&name), manifest.flushed_until(&name));
+            self.sources.push(Source { partition, name, position, flushed_until });
+        }
+        let positions: BTreeMap<_, _> = self.sources.iter().map(|source| (source.partition, source.position)).collect();
+        self.shared.decoded.send_replace(positions.clone());
+        self.shared.replay_from.send_replace(positions);
+    }
+
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) const fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    /// What readers ask. Waits of a reader end only if somebody goes on calling [`Self::step`].
+    #[must_use]
+    pub fn handle(&self) -> crate::Handle {
+        crate::Handle::new(self.shared.clone(), self.log.clone())
+    }
+
+    /// Does the next thing: ends a change of the manifest, flushes, decodes some records, or, with nothing to
+    /// decode, removes what is too old and makes one file of several. Returns whether there was anything to do.
+    ///
+    /// # Errors
+    /// Those of disk and log. Nothing is lost: the next call tries again.
+    pub fn step(&mut self) -> Result<bool> {
+        if self.pending.is_some() {
+            self.go_on()?;
+            return Ok(true);
+        }
+        let due = self.due();
+        if !due.is_empty() {
+            self.begin_flush(&due)?;
+            return Ok(true);
+        }
+        if self.decode()? {
+            return Ok(true);
+        }
+        Ok(self.begin_expire() || self.begin_compact())
+    }
+
+    /// Flushes all buffers, for a test or before a long stop.
+    ///
+    /// # Errors
+    /// Those of disk and log; what was flushed stays flushed.
+    pub fn flush_all(&mut self) -> Result<()> {
+        while self.pending.is_some() {
+            self.go_on()?;
+        }
+        let all: Vec<_> = self.buffers().into_iter().map(|(key, ..)| key).collect();
+        if !all.is_empty() {
+            self.begin_flush(&all)?;
+            self.go_on()?;
+        }
+        Ok(())
+    }
+
+    /// Writes snapshots of schemas and manifest, so that the next start reads less of the log. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Fold`]; earlier snapshots are still there.
+    pub fn write_snapshots(&mut self) -> Result<()> {
+        self.catalogs.iter_mut().try_for_each(commit::write_snapshot)?;
+        commit::write_snapshot(&mut self.manifest)
+    }
+
+    /// Decodes what one read of one partition brings; `false` if all partitions are at their watermarks.
+    fn decode(&mut self) -> Result<bool> {
+        for _ in 0..self.sources.len() {
+            let at = self.turn % self.sources.len();
+            self.turn = at + 1;
+            let Source { partition, position: from, ref name, .. } = self.sources[at];
+            if from >= self.log.watermark(partition) {
+                continue;
+            }
+            let read = match self.log.read(partition, from, READ_BYTES) {
+                Err(ReadError::Trimmed { start: next, .. } | ReadError::Corrupt { next, .. }) if next > from => {
+                    error!(partition = %name, %from, to = %next, "records are gone before their rows were in files");
+                    metrics::counter!("floodplain_history_lost_ranges_total").increment(1);
+                    self.advance(at, next);
+                    return Ok(true);
+                }
+                read => read?,
+            };
+            for lost in read.damaged.iter().filter(|lost| lost.end > from) {
+                error!(partition = %name, from = %lost.start, to = %lost.end, "damage of the log has taken records");
+                metrics::counter!("floodplain_history_lost_ranges_total").increment(1);
+            }
+            for batch in &read.batches {
+                let Ok(records) = batch.batch.records() else {
+                    metrics::counter!("floodplain_history_unreadable_batches_total").increment(1);
+                    continue;
+                };
+                for record in records.iter().map_while(Result::ok) {
+                    let position = batch.position(&record);
+                    if position >= self.sources[at].position {
+                        self.place(at, batch, &record, position)?;
+                        // What fails later does not place this record again.
+                        self.sources[at].position = position.next();
+                    }
+                }
+            }
+            let next = self.sources[at].position.max(read.next);
+            self.advance(at, next);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn advance(&mut self, at: usize, next: Position) {
+        let source = &mut self.sources[at];
+        source.position = next;
+        self.shared.decoded.send_modify(|decoded| {
+            decoded.insert(source.partition, next);
+        });
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+fn remove_orphans(disk: &dyn Disk, dir: &Path, known: &BTreeSet<&str>) -> Result<()> {
+    let entries = disk.list(dir).map_err(|source| Error::Io { action: "list", path: dir.to_owned(), source })?;
+    for entry in entries.iter().filter(|entry| !known.contains(entry.name.as_str())) {
+        let path = dir.join(&entry.name);
+        // It costs space until the next start.
+        if let Err(error) = disk.remove(&path) {
+            warn!(path = %path.display(), %error, "history file without an entry could not be removed");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The engine and the log: folds that it reads, records that it appends.
+
+use crate::{Error, Result};
+use floodplain_fold::{Fold, Next, Runner, RunnerConfig, Snapshots};
+use floodplain_log::{
+    Append, BatchBuilder, Completion, CompletionSink, Compression, Disk, Log, Outcome, Partition, Refusal, Reply,
+    WatermarkSink,
+};
+use floodplain_types::{Class, Position, Timestamp};
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// How often a wait looks whether what it waits for has come unnoticed.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Wakes the engine when a watermark moves or an append ends.
+#[derive(Debug, Default)]
+pub struct Wake {
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_awake: bool,
+    /// The newest tag, and the end of its append.
+    tag: u64,
+    outcome: Option<Outcome>,
+}
+
+impl Wake {
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.moved.notify_all();
+        result
+    }
+
+    /// Ends the next [`Self::wait`].
+    pub(crate) fn wake(&self) {
+        self.with(|state| state.is_awake = true);
+    }
+
+    /// Waits until something has happened since the last call, at most so long.
+    pub(crate) fn wait(&self, at_most: Duration) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.moved.wait_timeout_while(state, at_most, |state| !state.is_awake);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_awake = false;
+    }
+}
+
+impl WatermarkSink for Wake {
+    fn advanced(&self, _watermarks: &[(Partition, Position)]) {
+        self.wake();
+    }
+}
+
+impl CompletionSink for Wake {
+    fn complete(&self, completions: Vec<Completion>) {
+        self.with(|state| {
+            for Completion { tag, outcome } in completions {
+                if tag == state.tag {
+                    state.outcome = Some(outcome);
+                    state.is_awake = true;
+                }
+            }
+        });
+    }
+}
+
+/// Appends one record with class `all` and waits for its end; returns its position.
+pub(super) fn append(
+    log: &dyn Log,
+    wake: &Arc<Wake>,
+    partition: Partition,
+    key: &[u8],
+    value: &[u8],
+    now: Timestamp,
+) -> Result<Position> {
+    let too_large = || Refusal::TooLarge { bytes: value.len() as u64, max_bytes: log.queue_capacity_bytes() };
+    let mut builder = BatchBuilder::new();
+    builder.push(now.as_millis(), Some(key), Some(value), []).map_err(|_| too_large())?;
+    let batch = builder.finish(Compression::None).ok_or_else(too_large)?;
+    let tag = wake.with(|state| {
+        (state.tag, state.outcome) = (state.tag + 1, None);
+        state.tag
+    });
+    let reply = Reply { sink: wake.clone(), tag };
+    log.submit(Append { batches: vec![(partition, batch)], class: Class::All }, Some(reply));
+    loop {
+        match wake.with(|state| state.outcome.take()) {
+            Some(Outcome::Committed(positions)) => return Ok(positions.first().copied().unwrap_or_default()),
+            Some(Outcome::Refused(refusal)) => return Err(refusal.into()),
+            Some(Outcome::Unknown) => return Err(Error::Unknown),
+            None => wake.wait(LOOK),
+        }
+    }
+}
+
+/// Opens a fold with its newest snapshot in `dir`.
+pub(super) fn open_fold<F: Fold + Default>(
+    log: &dyn Log,
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    partition: Partition,
+) -> Result<Runner<F>> {
+    let id = log.partition_id(partition).ok_or(Refusal::UnknownPartition(partition))?;
+    let snapshots = Snapshots::new(disk.clone(), dir, F::NAME, &id);
+    let config = RunnerConfig { partition, id, outputs: Vec::new(), folds: None, snapshots };
+    Runner::open(F::default(), config, log).map_err(|error| Error::Fold(error.into()))
+}
+
+/// Folds all that is committed.
+pub(super) fn fold<F: Fold>(log: &dyn Log, runner: &mut Runner<F>, now: Timestamp) -> Result<()> {
+    while let Next::Read { partition, from, max_bytes } = runner.next(log, now) {
+        let read = log.read(partition, from, max_bytes);
+        let folded = match read {
+            Ok(read) => runner.on_read(log, partition, from, Ok(&read)),
+            Err(error) => runner.on_read(log, partition, from, Err(error)),
+        };
+        folded.map_err(|error| Error::Fold(error.into()))?;
+    }
+    Ok(())
+}
+
+/// Folds until the record at `position`, which is committed, is folded.
+pub(super) fn fold_past<F: Fold>(
+    log: &dyn Log,
+    wake: &Wake,
+    runner: &mut Runner<F>,
+    position: Position,
+    now: Timestamp,
+) -> Result<()> {
+    loop {
+        fold(log, runner, now)?;
+        if runner.position() > position {
+            return Ok(());
+        }
+        // Its watermark is still on its way.
+        wake.wait(LOOK);
+    }
+}
+
+pub(super) fn write_snapshot<F: Fold>(runner: &mut Runner<F>) -> Result<()> {
+    if runner.bytes_since_snapshot() == 0 {
+        return Ok(());
+    }
+    runner.begin_snapshot();
+    let Some(snapshot) = runner.take_snapshot() else { return Ok(()) };
+    runner.snapshots().write(&snapshot).map(drop).map_err(|error| Error::Fold(error.into()))
+}

@@ -1,0 +1,276 @@
+//! From a record to rows in buffers.
+
+use super::{Engine, commit};
+use crate::{
+    Result,
+    buffer::{Cell, RowHead, WindowBuffer},
+    catalog::CatalogFold,
+    route::MESSAGES,
+    schema::{cell, columns_of},
+    tables::{Buffer, Table, folder},
+    window::Window,
+};
+use floodplain_decode::{
+    ColumnType, Input, Outcome, Row, Value,
+    schema::{Assignment, Change, TableSchema},
+};
+use floodplain_log::{MessageRef, ReadBatch, Record};
+use floodplain_types::{Position, Timestamp};
+use std::{collections::BTreeMap, sync::Arc};
+use tracing::warn;
+
+/// Longest name of a table.
+const TABLE_BYTES_MAX: usize = 256;
+/// Columns of the table of messages. A payload that is no UTF-8 is in the last one, as base64.
+const TOPIC: &str = "topic";
+const PAYLOAD: &str = "payload";
+const PAYLOAD_BASE64: &str = "payload_base64";
+
+/// Space for the work on one record.
+#[derive(Debug, Default)]
+pub(super) struct Placing {
+    assignment: Assignment,
+    text: String,
+    changes: BTreeMap<String, Vec<Change>>,
+}
+
+/// A record, and what is known of it.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    source: usize,
+    position: Position,
+    message: &'a MessageRef<'a>,
+    received: Timestamp,
+}
+
+/// A row that is ready for a buffer.
+struct Ready<'a> {
+    table: &'a str,
+    device: &'a str,
+    time: Option<Timestamp>,
+    /// It has no key of its own, whatever its time.
+    is_alone: bool,
+    row: u32,
+}
+
+impl Engine {
+    /// Decodes a record into buffers. All of its rows are there afterwards, or after an error none.
+    pub(super) fn place(
+        &mut self,
+        source: usize,
+        batch: &ReadBatch,
+        record: &Record<'_>,
+        position: Position,
+    ) -> Result<()> {
+        let message = match MessageRef::parse(record) {
+            Ok(message) => message,
+            Err(_) => {
+                // What a Kafka client has written has no topic, and is kept all the same.
+                let (key, payload) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
+                MessageRef { key, payload, ..MessageRef::default() }
+            }
+        };
+        let received = Timestamp::from_millis(batch.batch.timestamp_ms(record));
+        let received = message.ingest_time_ns.map_or(received, Timestamp);
+        let found = Found { source, position, message: &message, received };
+        let (mut rows, mut placing) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.placing));
+        let placed = self.place_message(found, &mut rows, &mut placing);
+        (self.rows, self.placing) = (rows, placing);
+        placed
+    }
+
+    fn place_message(
+        &mut self,
+        found: Found<'_>,
+        rows: &mut floodplain_decode::Rows,
+        placing: &mut Placing,
+    ) -> Result<()> {
+        let message = found.message;
+        let route = self.route.clone();
+        let target = route.target(message).filter(|target| self.may_have_table(target.table));
+        let Some(target) = target else { return self.place_raw(found, 0, None, placing) };
+        let (payload, content_type) = (message.payload, message.content_type);
+        let input = Input { payload, content_type, device: target.device, table: target.table };
+        let outcome = target.decoder.decode(&input, rows);
+        let Outcome::Rows(decoded) = outcome else { return self.place_raw(found, 0, None, placing) };
+        if decoded.rows().any(|row| !self.may_have_table(row.table())) {
+            metrics::counter!("floodplain_history_table_refused_total").increment(1);
+            return self.place_raw(found, 0, None, placing);
+        }
+        // First all schemas, so that a record is placed whole.
+        loop {
+            for row in decoded.rows() {
+                self.schema(row.table()).assign(&row, found.position, &mut placing.assignment);
+                for change in placing.assignment.changes() {
+                    let changes = placing.changes.entry(row.table().to_owned()).or_default();
+                    if !changes.contains(change) {
+                        changes.push(change.clone());
+                    }
+                }
+            }
+            if placing.changes.is_empty() {
+                break;
+            }
+            self.propose(&mut placing.changes)?;
+        }
+        for (number, row) in (0..).zip(decoded.rows()) {
+            self.place_row(found, number, &row, placing);
+        }
+        let refused = decoded.failures().first();
+        if let Some(failure) = refused {
+            metrics::counter!("floodplain_history_refused_total").increment(decoded.refused_count());
+            return self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing);
+        }
+        Ok(())
+    }
+
+    /// Whether a table may be made, or is there.
+    fn may_have_table(&self, table: &str) -> bool {
+        let is_name = !table.is_empty() && table.len() <= TABLE_BYTES_MAX && !table.chars().any(char::is_control);
+        let count: usize = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
+        is_name && table != MESSAGES && (count < self.config.tables_max || self.known(table).is_some())
+    }
+
+    fn known(&self, table: &str) -> Option<&Arc<TableSchema>> {
+        let partition = self.config.state.partition_of(&CatalogFold::<TableSchema>::key(table));
+        self.catalogs[partition.index as usize].fold().get(table)
+    }
+
+    fn schema(&self, table: &str) -> Arc<TableSchema> {
+        self.known(table).cloned().unwrap_or_default()
+    }
+
+    /// Has changes ordered by `state`; what became of them is in the schemas afterwards.
+    fn propose(&mut self, changes: &mut BTreeMap<String, Vec<Change>>) -> Result<()> {
+        while let Some((table, changes)) = changes.pop_first() {
+            let mut schema = (*self.schema(&table)).clone();
+            changes.iter().for_each(|change| {
+                schema.apply(change);
+            });
+            let key = CatalogFold::<TableSchema>::key(&table);
+            let partition = self.config.state.partition_of(&key);
+            let value = schema.to_stored();
+            let position = commit::append(&*self.log, &self.wake, partition, &key, value.as_bytes(), self.now())?;
+            let (now, catalog) = (self.now(), &mut self.catalogs[partition.index as usize]);
+            commit::fold_past(&*self.log, &self.wake, catalog, position, now)?;
+        }
+        Ok(())
+    }
+
+    fn place_row(&self, found: Found<'_>, number: u32, row: &Row<'_>, placing: &mut Placing) {
+        let schema = self.schema(row.table());
+        let Placing { assignment, text, .. } = placing;
+        schema.assign(row, found.position, assignment);
+        text.clear();
+        // What has to be written out is written first: cells borrow the text.
+        let mut parts = Vec::new();
+        for (_, value) in assignment.columns(row) {
+            let from = text.len();
+            if cell(value, text).is_none() {
+                parts.push(from..text.len());
+            }
+        }
+        let (mut parts, mut unused) = (parts.into_iter(), String::new());
+        let cells: Vec<(usize, Cell<'_>)> = assignment
+            .columns(row)
+            .map(|(column, value)| match value {
+                Value::Bytes(_) | Value::List(_) | Value::Rest(_) => {
+                    (column, Cell::Text(parts.next().map_or("", |part| &text[part])))
+                }
+                value => (column, cell(value, &mut unused).unwrap_or(Cell::Text(""))),
+            })
+            .collect();
+        let (table, device, time) = (row.table(), row.device(), row.time());
+        let time = time.or(found.message.event_time_ns.map(Timestamp));
+        let ready = Ready { table, device, time, is_alone: assignment.must_append(), row: number };
+        self.buffer(found, &ready, &schema, &cells, assignment.rest());
+    }
+
+    /// Keeps a message as it came, with the reason if it was refused.
+    fn place_raw(&mut self, found: Found<'_>, row: u32, refused: Option<&str>, placing: &mut Placing) -> Result<()> {
+        let message = found.message;
+        let schema = loop {
+            let schema = self.schema(MESSAGES);
+            let missing = [TOPIC, PAYLOAD, PAYLOAD_BASE64].into_iter().filter(|name| schema.column_of(name).is_none());
+            let add = |name: &str| Change::Add {
+                field: name.to_owned(),
+                column_type: ColumnType::Text,
+                wide: false,
+                key: false,
+                first_seen: found.position,
+            };
+            let changes: Vec<Change> = missing.map(add).collect();
+            if changes.is_empty() {
+                break schema;
+            }
+            placing.changes.insert(MESSAGES.to_owned(), changes);
+            self.propose(&mut placing.changes)?;
+        };
+        placing.text.clear();
+        let payload = std::str::from_utf8(message.payload);
+        if payload.is_err() {
+            cell(Value::Bytes(message.payload), &mut placing.text);
+        }
+        let (name, payload) = payload.map_or((PAYLOAD_BASE64, placing.text.as_str()), |text| (PAYLOAD, text));
+        let cells = [(TOPIC, message.topic), (name, payload)];
+        let cells = cells.into_iter().filter_map(|(name, text)| Some((schema.column_of(name)?, Cell::Text(text))));
+        let is_object =
+            payload.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(payload).is_ok();
+        let reason = refused.map(|reason| serde_json::json!({ "_refused": reason }).to_string());
+        let rest = reason.as_deref().or((is_object && name == PAYLOAD).then_some(payload));
+        let device = String::from_utf8_lossy(message.key);
+        let time = message.event_time_ns.map(Timestamp);
+        let ready = Ready { table: MESSAGES, device: &device, time, is_alone: true, row };
+        self.buffer(found, &ready, &schema, &cells.collect::<Vec<_>>(), rest);
+        Ok(())
+    }
+
+    /// Puts a row into its buffer, unless it is in a file.
+    fn buffer(
+        &self,
+        found: Found<'_>,
+        ready: &Ready<'_>,
+        schema: &TableSchema,
+        cells: &[(usize, Cell<'_>)],
+        rest: Option<&str>,
+    ) {
+        let source = &self.sources[found.source];
+        let received_us = found.received.0.div_euclid(1000);
+        let time = ready.time.unwrap_or(found.received);
+        let (time_us, time_ns) = (time.0.div_euclid(1000), time.0.rem_euclid(1000) as i16);
+        let window = Window::of(time_us, received_us);
+        if found.position < source.flushed_until
+            && self.manifest.fold().is_flushed(ready.table, window, &source.name, found.position)
+        {
+            return;
+        }
+        // Rows that must not be merged are marked by equal times.
+        let received_us = if ready.is_alone || ready.time.is_none() { time_us } else { received_us };
+        let (position, row, device) = (found.position, ready.row, ready.device);
+        let head = RowHead { device, time_us, time_ns, position, row, received_us };
+        let placed = self.table(ready.table, schema, |table| {
+            let since = self.now();
+            let new = || Buffer { rows: WindowBuffer::new(table.columns.clone(), window), since };
+            table.buffers.entry(window).or_insert_with(new).rows.append(&source.name, &head, cells, rest)
+        });
+        if let Err(error) = placed {
+            // It is in the log; and no row may keep those behind it from being seen.
+            warn!(table = ready.table, partition = %source.name, offset = position.offset, %error, "row was not stored");
+            metrics::counter!("floodplain_history_dropped_rows_total").increment(1);
+        }
+    }
+
+    /// The table with at least the columns of `schema`.
+    fn table(&self, name: &str, schema: &TableSchema, then: impl FnOnce(&mut Table) -> Result<()>) -> Result<()> {
+        let mut tables = self.shared.tables();
+        if !tables.contains_key(name) {
+            let table = Table::new(Arc::new(columns_of(name, schema)?), self.config.dir.join(folder(name)));
+            tables.insert(name.to_owned(), table);
+        }
+        let Some(table) = tables.get_mut(name) else { return Ok(()) };
+        if u64::from(table.columns.version()) < schema.version() {
+            table.set_columns(&Arc::new(columns_of(name, schema)?))?;
+        }
+        then(table)
+    }
+}

@@ -1,0 +1,165 @@
+//! The engine on its thread, and what readers ask.
+
+use crate::{
+    Lag, Result,
+    engine::{Engine, EngineConfig, Wake},
+    route::Route,
+    snapshot::TableSnapshot,
+    tables::Shared,
+};
+use floodplain_log::{Disk, Log, Partition};
+use floodplain_types::{Clock, Position};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use tracing::{error, warn};
+
+/// How long the engine rests when there is nothing to do and nothing wakes it: ages of buffers are looked at so often.
+const IDLE: Duration = Duration::from_secs(1);
+/// And after a failure.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// History of one tenant: a thread that reads the log, and files.
+///
+/// Wiring: open it after the log and before the listeners, with the streams whose messages become tables, the
+/// stream `state`, a stream of one partition for the manifest that retention does not touch, and a folder of its
+/// own. A query takes [`Log::watermark`] of all partitions it reads when it starts, awaits [`Handle::wait_decoded`]
+/// with them, takes [`Handle::snapshot`] of each table, and reads that on a thread that may block. Stop it
+/// after the listeners and before the log. Retention of the data streams must stay behind [`Handle::replay_from`].
+#[derive(Debug)]
+pub struct History {
+    handle: Handle,
+    stop: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What readers ask; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    log: Arc<dyn Log>,
+}
+
+impl History {
+    /// Reads what there is, then starts the engine. Blocks while it reads snapshots, schemas and the manifest.
+    ///
+    /// # Errors
+    /// [`crate::Error`]: the disk, or a manifest that does not fit its schemas.
+    pub fn open(
+        config: EngineConfig,
+        disk: Arc<dyn Disk>,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        route: Arc<dyn Route>,
+    ) -> Result<Self> {
+        let mut engine = Engine::open(config, disk, log.clone(), clock, route)?;
+        let (shared, wake, stop) = (engine.shared().clone(), engine.wake().clone(), Arc::new(AtomicBool::new(false)));
+        let stopping = stop.clone();
+        let run = move || {
+            while !stopping.load(Ordering::Acquire) {
+                match engine.step() {
+                    Ok(true) => {}
+                    Ok(false) => engine.wake().wait(IDLE),
+                    Err(error) => {
+                        warn!(%error, cause = ?error, "history could not go on, it tries again");
+                        metrics::counter!("floodplain_history_failures_total").increment(1);
+                        engine.wake().wait(BACKOFF);
+                    }
+                }
+            }
+            if let Err(error) = engine.write_snapshots() {
+                warn!(%error, "snapshot of history was not written, the next start reads more of the log");
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(run)
+            .map_err(|source| crate::Error::Io { action: "start the thread of", path: "history".into(), source })?;
+        Ok(Self { handle: Handle { shared, log }, stop, wake, thread: Some(thread) })
+    }
+
+    /// For readers.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Stops the engine and waits for it. What is in buffers is decoded again at the next start.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.wake();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            error!("thread of history has panicked");
+        }
+    }
+}
+
+impl Drop for History {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Handle {
+    pub(crate) const fn new(shared: Arc<Shared>, log: Arc<dyn Log>) -> Self {
+        Self { shared, log }
+    }
+
+    /// Names of all tables.
+    #[must_use]
+    pub fn tables(&self) -> Vec<String> {
+        self.shared.tables().keys().cloned().collect()
+    }
+
+    /// A table as it is now, buffers and files, each row once; `None` if there is none of this name.
+    /// Sorts what is in buffers and not sorted yet, some milliseconds; reads no file.
+    ///
+    /// # Errors
+    /// Those of [`TableSnapshot::new`].
+    pub fn snapshot(&self, table: &str) -> Result<Option<TableSnapshot>> {
+        self.shared.snapshot(table)
+    }
+
+    /// Before which position all records of a partition are decoded: their rows are in snapshots.
+    #[must_use]
+    pub fn decoded(&self, partition: Partition) -> Position {
+        self.shared.decoded.borrow().get(&partition).copied().unwrap_or_default()
+    }
+
+    /// From which record on a partition is needed at the next start, because its rows are in no file.
+    #[must_use]
+    pub fn replay_from(&self, partition: Partition) -> Position {
+        self.shared.replay_from.borrow().get(&partition).copied().unwrap_or_default()
+    }
+
+    /// Waits until all records before `watermarks` are decoded, so that a query sees what was acknowledged before
+    /// it began. Partitions that history does not read count as decoded.
+    ///
+    /// # Errors
+    /// [`Lag`] after `timeout`, naming a partition that is behind.
+    pub async fn wait_decoded(&self, watermarks: &[(Partition, Position)], timeout: Duration) -> Result<(), Lag> {
+        let mut decoded = self.shared.decoded.subscribe();
+        let behind = |decoded: &std::collections::BTreeMap<Partition, Position>| {
+            let is_behind = |(partition, wanted): &&(Partition, Position)| {
+                decoded.get(partition).is_some_and(|position| position < wanted)
+            };
+            watermarks.iter().find(is_behind).copied()
+        };
+        let wait = async { decoded.wait_for(|decoded| behind(decoded).is_none()).await.map(drop) };
+        // The sender is in `self.shared`, so only time ends the wait without an answer.
+        drop(tokio::time::timeout(timeout, wait).await);
+        let Some((partition, wanted)) = behind(&self.shared.decoded.borrow()) else { return Ok(()) };
+        let Some(id) = self.log.partition_id(partition) else { return Ok(()) };
+        Err(Lag { partition: id, decoded: self.decoded(partition), wanted, waited: timeout })
+    }
+}

@@ -1,0 +1,39 @@
+//! Which table the rows of a message are for, and who decodes it.
+
+use floodplain_decode::{Decoder, Definition};
+use floodplain_log::MessageRef;
+use std::fmt;
+
+/// Where all goes that has no table of its own, as it came.
+pub const MESSAGES: &str = "messages";
+
+/// Where the rows of a message go.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    pub table: &'a str,
+    pub device: &'a str,
+    pub decoder: &'a Decoder,
+}
+
+/// Decides by the message alone, so that a record that is decoded again goes to the same table.
+pub trait Route: fmt::Debug + Send + Sync {
+    /// `None` sends the message to [`MESSAGES`].
+    fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<Target<'a>>;
+}
+
+/// `devices/{device}/{table}`, each payload as it looks; all else is for [`MESSAGES`].
+#[derive(Debug)]
+pub struct DefaultRoute(Decoder);
+
+impl Default for DefaultRoute {
+    fn default() -> Self {
+        Self(Decoder::new(Definition::auto()))
+    }
+}
+
+impl Route for DefaultRoute {
+    fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<Target<'a>> {
+        let (device, table) = message.topic.strip_prefix("devices/")?.split_once('/')?;
+        (!device.is_empty() && !table.contains('/')).then_some(Target { table, device, decoder: &self.0 })
+    }
+}
