@@ -56,6 +56,7 @@ impl From<&Error> for Problem {
             Error::Memory { .. } => (S::INSUFFICIENT_STORAGE, "sql_memory_limit", "the query needs too much memory"),
             Error::Busy { .. } => (S::SERVICE_UNAVAILABLE, "sql_busy", "too many queries"),
             Error::Stopping => (S::SERVICE_UNAVAILABLE, "stopping", "the server is stopping"),
+            Error::Lag { .. } => (S::SERVICE_UNAVAILABLE, "sql_lag", "the tables are behind the log"),
             Error::Log { .. } => (S::INTERNAL_SERVER_ERROR, "log_read", "the log cannot be read"),
             Error::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal", "a fault of the server"),
         };

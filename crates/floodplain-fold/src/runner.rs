@@ -618,6 +618,12 @@ impl<F: Fold> Runner<F> {
         }
     }
 
+    /// Bytes of records folded since the last [`Self::begin_snapshot`].
+    #[must_use]
+    pub const fn bytes_since_snapshot(&self) -> u64 {
+        self.bytes_since_snapshot
+    }
+
     /// Whether a snapshot should be begun: after `every_bytes` of records, or in time, since retention does not wait
     /// for a fold with few records. A large state, which takes long to copy, is copied less often.
     ///

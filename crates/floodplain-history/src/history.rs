@@ -23,6 +23,8 @@ use tracing::{error, warn};
 const IDLE: Duration = Duration::from_secs(1);
 /// And after a failure.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// How often schemas and manifest are written down: retention of the log does not wait for them.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 
 /// History of one tenant: a thread that reads the log, and files.
 ///
@@ -58,11 +60,18 @@ impl History {
         clock: Arc<dyn Clock>,
         route: Arc<dyn Route>,
     ) -> Result<Self> {
-        let mut engine = Engine::open(config, disk, log.clone(), clock, route)?;
+        let mut engine = Engine::open(config, disk, log.clone(), clock.clone(), route)?;
         let (shared, wake, stop) = (engine.shared().clone(), engine.wake().clone(), Arc::new(AtomicBool::new(false)));
         let stopping = stop.clone();
         let run = move || {
+            let mut snapshot_at = clock.now() + SNAPSHOT_EVERY;
             while !stopping.load(Ordering::Acquire) {
+                if clock.now() >= snapshot_at {
+                    snapshot_at = clock.now() + SNAPSHOT_EVERY;
+                    if let Err(error) = engine.write_snapshots() {
+                        warn!(%error, "snapshot of history was not written");
+                    }
+                }
                 match engine.step() {
                     Ok(true) => {}
                     Ok(false) => engine.wake().wait(IDLE),

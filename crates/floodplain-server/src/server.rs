@@ -4,9 +4,10 @@ use crate::{Config, postgres, ready, telemetry};
 use floodplain_api::{Api, Limits};
 use floodplain_broker::seams::Access;
 use floodplain_gateway::{Gateway, GatewayConfig};
-use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk};
-use floodplain_sql::Sql;
-use floodplain_types::SystemClock;
+use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
+use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
+use floodplain_sql::{Sql, Tables};
+use floodplain_types::{StreamId, StreamName, SystemClock, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     fmt,
@@ -63,6 +64,10 @@ pub enum StartError {
     LogLocked(#[source] floodplain_log::OpenError),
     #[error("cannot open the log")]
     Log(#[source] floodplain_log::OpenError),
+    #[error("cannot open stream {stream}")]
+    Stream { stream: &'static str, source: Refusal },
+    #[error("cannot open the history of tables")]
+    History(#[source] floodplain_history::Error),
     #[error("cannot start mqtt")]
     Mqtt(#[from] floodplain_gateway::Error),
     #[error("cannot start the query pool")]
@@ -86,6 +91,7 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    history: History,
     log: Arc<Embedded>,
     signal: CancellationToken,
     runtime: Runtime,
@@ -116,8 +122,9 @@ impl Server {
         let postgres_socket = bind("postgres", config.postgres_address)?;
         drop(bind("mqtt", config.mqtt_address)?);
         let log = open_log(config)?;
+        let (history, tables) = open_history(config, log.clone())?;
         let gateway = start_gateway(config, log.clone())?;
-        let sql = Sql::new(log.clone(), config.sql.clone()).map_err(StartError::Sql)?;
+        let sql = Sql::with_tables(log.clone(), Some(tables), config.sql.clone()).map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
         let (http, http_listener) = listen("http", config.http_address, http_socket)?;
@@ -134,7 +141,7 @@ impl Server {
 
         let addresses = Addresses { mqtt: gateway.mqtt_address(), http, postgres };
         info!(mqtt = %addresses.mqtt, %http, %postgres, "server accepts traffic");
-        Ok(Self { addresses, gateway, http: http_task, http_stop, stopping, tasks, stop, log, signal, runtime })
+        Ok(Self { addresses, gateway, http: http_task, http_stop, stopping, tasks, stop, history, log, signal, runtime })
     }
 
     /// Where it listens; with the real ports where port 0 was asked for.
@@ -189,8 +196,11 @@ impl Server {
         if ended.is_err() {
             warn!("http had not ended at its deadline");
         }
-        let log = Arc::clone(&self.log);
-        let closing = self.runtime.spawn_blocking(move || log.close());
+        let (log, history) = (Arc::clone(&self.log), self.history);
+        let closing = self.runtime.spawn_blocking(move || {
+            history.stop();
+            log.close();
+        });
         let closed = self.runtime.block_on(async { tokio::time::timeout(LOG_DEADLINE, closing).await });
         if closed.is_err() {
             error!("the log had not closed at its deadline; what was acknowledged is kept");
@@ -222,6 +232,23 @@ fn open_log(config: &Config) -> Result<Arc<Embedded>, StartError> {
         error!(file = %range.file, bytes = ?range.bytes, "log is damaged here; acknowledged records are missing");
     }
     Ok(log)
+}
+
+/// Tables of what devices publish. What is in memory only is decoded from the log again.
+fn open_history(config: &Config, log: Arc<dyn Log>) -> Result<(History, Tables), StartError> {
+    let open = |name: &'static str, partitions| -> Result<Stream, StartError> {
+        let stream = StreamName::new(name).expect("our stream names are valid");
+        let id = StreamId { tenant: TenantId::default_tenant(), stream, generation: 0 };
+        log.open_stream(&id, partitions).map_err(|source| StartError::Stream { stream: name, source })
+    };
+    let partitions = config.broker.partitions;
+    let inputs = vec![open("telemetry", partitions)?];
+    let (state, manifest) = (open("state", partitions)?, open("_history", 1)?);
+    let history = EngineConfig::new(config.data_dir.join("history"), inputs.clone(), state, manifest);
+    let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
+    let history = History::open(history, disk, log, Arc::new(SystemClock), route).map_err(StartError::History)?;
+    let tables = Tables { handle: history.handle().clone(), inputs };
+    Ok((history, tables))
 }
 
 fn start_gateway(config: &Config, log: Arc<dyn Log>) -> Result<Gateway, StartError> {

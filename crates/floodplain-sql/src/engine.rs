@@ -4,9 +4,13 @@ use crate::{
     Config, Error, QueryResult, functions,
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
+    tables::{PublicSchema, Tables},
 };
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
+    catalog::{
+        CatalogProvider as _, CatalogProviderList as _, MemoryCatalogProvider, MemoryCatalogProviderList, TableProvider,
+    },
     common::{DataFusionError, Result as DataFusionResult, config::Dialect, tree_node::TreeNodeRecursion},
     execution::{
         SessionState, SessionStateBuilder,
@@ -16,7 +20,7 @@ use datafusion::{
     },
     logical_expr::LogicalPlan,
     physical_plan::execute_stream,
-    prelude::{SessionConfig, SessionContext},
+    prelude::SessionConfig,
     sql::{
         parser::{DFParserBuilder, Statement},
         sqlparser::{
@@ -43,6 +47,9 @@ const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 /// How many words and signs a query may have, not counting constants and commas: a bound for the depth of its
 /// expressions, which the planner walks by recursion. Long lists of constants do not count.
 const WORDS_MAX: usize = 2_000;
+/// Names of the only catalog and its schema.
+const CATALOG: &str = "floodplain";
+const SCHEMA: &str = "public";
 /// Enough for the deepest expression that [`WORDS_MAX`] allows; memory is used only where it is touched.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -55,8 +62,11 @@ pub struct Sql {
 #[derive(Debug)]
 struct Inner {
     config: Config,
-    /// Cloned for each query: it knows the table, the functions and the memory pool.
+    /// Cloned for each query: it knows the functions and the memory pool.
     base: SessionState,
+    log: Arc<dyn Log>,
+    records: Arc<dyn TableProvider>,
+    tables: Option<Tables>,
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
     metrics: Arc<Metrics>,
@@ -156,6 +166,14 @@ impl Sql {
     /// # Errors
     /// [`Error::Internal`] if the system gives no threads.
     pub fn new(log: Arc<dyn Log>, config: Config) -> Result<Self, Error> {
+        Self::with_tables(log, None, config)
+    }
+
+    /// The same, with tables beside the log.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_tables(log: Arc<dyn Log>, tables: Option<Tables>, config: Config) -> Result<Self, Error> {
         let niceness = i32::from(config.niceness);
         let pool = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
@@ -166,7 +184,7 @@ impl Sql {
             .on_thread_start(move || lower_priority(niceness))
             .build()
             .map_err(|error| Error::Internal { message: format!("cannot start the query pool: {error}") })?;
-        let base = base(log, &config).map_err(|error| Error::from_datafusion(&error, config.memory_max_bytes))?;
+        let base = base(&config).map_err(|error| Error::from_datafusion(&error, config.memory_max_bytes))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 running: Arc::new(Semaphore::new(config.running_max.max(1))),
@@ -174,6 +192,9 @@ impl Sql {
                 metrics: Arc::new(Metrics::new()),
                 pool: Pool(Some(pool)),
                 base,
+                records: Arc::new(RecordsTable::new(Arc::clone(&log), config.tenant.clone())),
+                log,
+                tables,
                 config,
             }),
         })
@@ -217,7 +238,7 @@ impl Sql {
             outcome: None,
         };
         let query = Query {
-            state: session(&inner.base, &snapshot),
+            state: inner.session(&snapshot),
             text: text.to_owned(),
             memory_max_bytes: config.memory_max_bytes,
             rows_max: config.rows_max,
@@ -289,7 +310,7 @@ fn lower_priority(niceness: i32) {
     }
 }
 
-fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
+fn base(config: &Config) -> DataFusionResult<SessionState> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(config.memory_max_bytes)))
         // Nothing of a query goes to disk: what does not fit into memory is refused.
@@ -297,7 +318,7 @@ fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
         .build_arc()?;
     let mut session = SessionConfig::new()
         .with_target_partitions(config.threads.max(1))
-        .with_default_catalog_and_schema("floodplain", "public")
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_information_schema(true);
     let options = session.options_mut();
     options.sql_parser.dialect = Dialect::PostgreSQL;
@@ -306,17 +327,22 @@ fn base(log: Arc<dyn Log>, config: &Config) -> DataFusionResult<SessionState> {
     let mut state =
         SessionStateBuilder::new().with_config(session).with_runtime_env(runtime).with_default_features().build();
     functions::register(&mut state, config.memory_max_bytes)?;
-    let context = SessionContext::new_with_state(state);
-    context.register_table("records", Arc::new(RecordsTable::new(log, config.tenant.clone())))?;
-    Ok(context.state())
+    Ok(state)
 }
 
-/// What `base` knows, with the present time for `now()`.
-fn session(base: &SessionState, snapshot: &Arc<Snapshot>) -> SessionState {
-    let mut state = base.clone();
-    state.config_mut().set_extension(Arc::clone(snapshot));
-    state.mark_start_execution();
-    state
+impl Inner {
+    /// What `base` knows, with the tables as this query sees them, and the present time for `now()`.
+    fn session(&self, snapshot: &Arc<Snapshot>) -> SessionState {
+        let mut state = self.base.clone();
+        let schema = PublicSchema::new(Arc::clone(&self.records), Arc::clone(&self.log), self.tables.clone());
+        let (catalogs, catalog) = (MemoryCatalogProviderList::new(), MemoryCatalogProvider::new());
+        catalog.register_schema(SCHEMA, Arc::new(schema)).expect("a catalog in memory takes schemas");
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+        state.register_catalog_list(Arc::new(catalogs));
+        state.config_mut().set_extension(Arc::clone(snapshot));
+        state.mark_start_execution();
+        state
+    }
 }
 
 type Planned = oneshot::Sender<Result<SchemaRef, Error>>;

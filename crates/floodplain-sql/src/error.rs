@@ -43,6 +43,9 @@ pub enum Error {
     /// Too many queries wait already.
     #[error("{running} queries are running and {waiting} are waiting: try again later")]
     Busy { running: usize, waiting: usize },
+    /// Rows of what was acknowledged before the query are not there yet.
+    #[error("tables are behind the log: {message}: try again, or ask the table records, which is never behind")]
+    Lag { message: String },
     /// The disk failed under the query.
     #[error("{message}")]
     Log { message: String },
@@ -80,6 +83,7 @@ impl Error {
             DataFusionError::NotImplemented(_) => Self::Invalid { message: format!("not supported: {message}"), at },
             DataFusionError::ResourcesExhausted(_) => Self::Memory { limit_bytes: memory_max_bytes, message },
             DataFusionError::Execution(_) | DataFusionError::ArrowError(..) => Self::Execution { message },
+            DataFusionError::External(cause) if cause.is::<floodplain_history::Lag>() => Self::Lag { message },
             DataFusionError::External(_) | DataFusionError::IoError(_) => Self::Log { message },
             _ => Self::Internal { message },
         }

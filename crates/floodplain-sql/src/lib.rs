@@ -10,6 +10,7 @@ mod error;
 mod result;
 
 mod records;
+mod tables;
 
 mod functions;
 
@@ -20,3 +21,4 @@ pub use encode::{Encoder, Format};
 pub use engine::Sql;
 pub use error::{Error, Location};
 pub use result::{Column, QueryResult, Stats};
+pub use tables::Tables;

@@ -147,7 +147,7 @@ pub(super) fn write_snapshot<F: Fold>(runner: &mut Runner<F>) -> Result<()> {
     if runner.bytes_since_snapshot() == 0 {
         return Ok(());
     }
-    runner.begin_snapshot();
+    runner.begin_snapshot(floodplain_types::Timestamp(0));
     let Some(snapshot) = runner.take_snapshot() else { return Ok(()) };
     runner.snapshots().write(&snapshot).map(drop).map_err(|error| Error::Fold(error.into()))
 }

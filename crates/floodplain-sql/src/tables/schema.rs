@@ -1,0 +1,115 @@
+//! Which tables one query finds.
+
+use super::provider::HistoryTable;
+use datafusion::{
+    catalog::{SchemaProvider, TableProvider},
+    common::{DataFusionError, Result},
+};
+use floodplain_history::{Handle, Lag};
+use floodplain_log::{Log, Partition, Stream};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::OnceCell;
+
+/// How long a query waits for decoding to reach what was acknowledged before it.
+const LAG_MAX: Duration = Duration::from_secs(1);
+
+/// The tables of history, for [`crate::Sql::with_tables`].
+#[derive(Debug, Clone)]
+pub struct Tables {
+    pub handle: Handle,
+    /// The streams whose messages become rows.
+    pub inputs: Vec<Stream>,
+}
+
+/// The schema `public` as one query sees it: a table that it names twice is the same both times.
+#[derive(Debug)]
+pub(crate) struct PublicSchema {
+    records: Arc<dyn TableProvider>,
+    log: Arc<dyn Log>,
+    tables: Option<Tables>,
+    decoded: OnceCell<Result<(), Lag>>,
+    found: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
+}
+
+/// The log itself.
+const RECORDS: &str = "records";
+
+impl PublicSchema {
+    pub(crate) fn new(records: Arc<dyn TableProvider>, log: Arc<dyn Log>, tables: Option<Tables>) -> Self {
+        Self { records, log, tables, decoded: OnceCell::new(), found: Mutex::default() }
+    }
+
+    /// Waits, once, until everything that is committed now is decoded.
+    async fn wait(&self, tables: &Tables) -> Result<()> {
+        let wait = async || {
+            let partitions = tables.inputs.iter().flat_map(|stream| {
+                let partition = move |index| -> (Partition, _) {
+                    let partition = stream.partition(index);
+                    (partition, self.log.watermark(partition))
+                };
+                (0..stream.partitions).map(partition)
+            });
+            tables.handle.wait_decoded(&partitions.collect::<Vec<_>>(), LAG_MAX).await
+        };
+        let decoded = self.decoded.get_or_init(wait).await;
+        decoded.clone().map_err(|lag| DataFusionError::External(Box::new(lag)))
+    }
+}
+
+#[async_trait::async_trait]
+impl SchemaProvider for PublicSchema {
+    fn table_names(&self) -> Vec<String> {
+        let tables = self.tables.as_ref().map(|tables| tables.handle.tables());
+        [RECORDS.to_owned()].into_iter().chain(tables.unwrap_or_default()).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if name == RECORDS {
+            return Ok(Some(Arc::clone(&self.records)));
+        }
+        let Some(tables) = &self.tables else { return Ok(None) };
+        self.wait(tables).await?;
+        if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Some(Arc::clone(found)));
+        }
+        let Some(name_there) = spelling(tables.handle.tables(), name) else { return Ok(None) };
+        let snapshot = tables.handle.snapshot(&name_there).map_err(|error| DataFusionError::External(error.into()))?;
+        let Some(snapshot) = snapshot else { return Ok(None) };
+        let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(Arc::clone(found.entry(name.to_owned()).or_insert(table))))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        name == RECORDS || self.tables.as_ref().is_some_and(|tables| spelling(tables.handle.tables(), name).is_some())
+    }
+}
+
+/// The name as it is spelled: as asked for, or else the only one that differs in case alone, since SQL writes names
+/// without quotes in lower case.
+fn spelling(names: Vec<String>, asked: &str) -> Option<String> {
+    let mut alike: Vec<String> = names.into_iter().filter(|name| name.eq_ignore_ascii_case(asked)).collect();
+    match alike.iter().position(|name| name == asked) {
+        Some(exact) => Some(alike.swap_remove(exact)),
+        None if alike.len() == 1 => alike.pop(),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_other_case_if_there_is_one() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(spelling(names(&["Engine", "oil"]), "engine").as_deref(), Some("Engine"));
+        assert_eq!(spelling(names(&["Engine", "engine"]), "engine").as_deref(), Some("engine"));
+        assert_eq!(spelling(names(&["Engine", "ENGINE"]), "engine"), None);
+        assert_eq!(spelling(names(&["oil"]), "engine"), None);
+    }
+}
