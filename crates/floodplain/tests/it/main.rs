@@ -7,3 +7,4 @@ mod process;
 mod cli;
 mod guides;
 mod serve;
+mod tables;

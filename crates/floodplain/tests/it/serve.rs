@@ -8,10 +8,10 @@ use std::{
 };
 
 /// An MQTT 5.0 connection, as few bytes of it as a test needs.
-struct Mqtt(TcpStream);
+pub(crate) struct Mqtt(TcpStream);
 
 impl Mqtt {
-    fn connect(address: SocketAddr, client: &str) -> Self {
+    pub(crate) fn connect(address: SocketAddr, client: &str) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // CONNECT: clean start, keep alive 60, no properties.
@@ -27,7 +27,7 @@ impl Mqtt {
     }
 
     /// Publishes at QoS 1 and waits for the PUBACK.
-    fn publish(&mut self, topic: &str, payload: &str) {
+    pub(crate) fn publish(&mut self, topic: &str, payload: &str) {
         let mut packet = vec![0x32, u8::try_from(5 + topic.len() + payload.len()).unwrap()];
         packet.extend_from_slice(&[0, u8::try_from(topic.len()).unwrap()]);
         packet.extend_from_slice(topic.as_bytes());

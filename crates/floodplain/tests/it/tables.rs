@@ -1,0 +1,61 @@
+//! From a payload to a row of a table.
+
+use crate::{
+    process::{Server, run, stderr, stdout},
+    serve::Mqtt,
+};
+use std::path::Path;
+
+/// The rows of a query as CSV, without the header.
+fn rows(folder: &Path, server: &Server, query: &str) -> Vec<String> {
+    let url = format!("http://{}", server.http);
+    let output = run(folder, &["sql", "--url", &url, "--output", "csv", query]);
+    assert!(output.status.success(), "{query}: {}", stderr(&output));
+    stdout(&output).lines().skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_row_is_there_once_its_message_is_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    for n in 1..=20 {
+        let device = format!("truck-{}", n % 3);
+        mqtt.publish(&format!("devices/{device}/engine"), &format!(r#"{{"n": {n}, "oil": {{"temp": {n}.5}}}}"#));
+        let found = rows(folder.path(), &server, r#"SELECT count(*), sum(n), max("oil.temp") FROM engine"#);
+        assert_eq!(found, [format!("{n},{}.0,{n}.5", n * (n + 1) / 2)]);
+    }
+    let devices = "SELECT device, count(*) FROM engine WHERE device <> 'truck-0' GROUP BY device ORDER BY device";
+    assert_eq!(rows(folder.path(), &server, devices), ["truck-1,7", "truck-2,7"]);
+}
+
+#[test]
+fn topics_without_a_table_go_to_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    Mqtt::connect(server.mqtt, "thermo").publish("home/kitchen", r#"{"celsius": 21.5}"#);
+    let found = rows(folder.path(), &server, "SELECT device, topic FROM messages");
+    assert_eq!(found, ["thermo,home/kitchen"]);
+}
+
+#[test]
+fn rows_outlive_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let query = r#"SELECT count(*), sum(n), count(DISTINCT device) FROM "Engine""#;
+    for life in 0..4_u32 {
+        let mut server = Server::start(folder.path());
+        if life > 0 {
+            assert_eq!(rows(folder.path(), &server, query), [format!("{},{}.0,5", life * 10, life * 55)]);
+        }
+        let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+        for n in 1..=10 {
+            mqtt.publish(&format!("devices/d{}/Engine", n % 5), &format!(r#"{{"n": {n}, "life": {life}}}"#));
+        }
+        if life % 2 == 0 {
+            server.signal("KILL");
+        } else {
+            server.signal("TERM");
+        }
+        server.wait();
+    }
+}
