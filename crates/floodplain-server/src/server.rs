@@ -141,7 +141,19 @@ impl Server {
 
         let addresses = Addresses { mqtt: gateway.mqtt_address(), http, postgres };
         info!(mqtt = %addresses.mqtt, %http, %postgres, "server accepts traffic");
-        Ok(Self { addresses, gateway, http: http_task, http_stop, stopping, tasks, stop, history, log, signal, runtime })
+        Ok(Self {
+            addresses,
+            gateway,
+            http: http_task,
+            http_stop,
+            stopping,
+            tasks,
+            stop,
+            history,
+            log,
+            signal,
+            runtime,
+        })
     }
 
     /// Where it listens; with the real ports where port 0 was asked for.

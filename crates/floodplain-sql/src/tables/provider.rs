@@ -36,7 +36,7 @@ impl TableProvider for HistoryTable {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         // What the filter understands it also applies to every row, so a LIMIT can go below it.
         let understood = filters.iter().map(|filter| {
-            if filter::narrow(&mut Filter::ALL, filter) {
+            if filter::narrow(&mut Filter::ALL.clone(), filter) {
                 TableProviderFilterPushDown::Exact
             } else {
                 TableProviderFilterPushDown::Unsupported
