@@ -1,0 +1,241 @@
+/** The HTTP contract of Floodplain, `/api/v1`, typed. Nothing else in the console speaks to the server. */
+
+export type Role = 'viewer' | 'editor' | 'admin';
+export interface Me { user: string | null; role: Role | null; claimed: boolean; version: string }
+export interface User { user: string; role: Role; created: string; last_login: string | null }
+export interface Token { id: string; name: string; role: Role; created: string; last_used: string | null; expires: string | null }
+
+interface Rate { messages_per_second: number; bytes_per_second: number }
+export interface Overview {
+  time: string; uptime_seconds: number; version: string; workers: number;
+  ack: { class: 'all' | 'leader' | 'none'; says: string };
+  connections: number; sessions: number; devices: number; topics: number; subscriptions: number;
+  in: Rate; out: Rate; rows_per_second: number;
+  messages_total: number; dropped_total: number; dlq_total: number;
+  sync: { p50_ms: number; p99_ms: number }; decode_lag_ms: number;
+  disk: { data_dir: string; free_bytes: number; total_bytes: number; log_bytes: number; history_bytes: number };
+  log: { poisoned: string | null }; alerts_firing: number;
+}
+
+export interface DeviceRow {
+  device: string; connected: boolean; last_seen: string | null; first_seen: string | null; address: string | null;
+  protocol: string | null; messages: number; tables: string[];
+}
+export interface Latest { table: string; columns: { name: string; type: string; time: string; value: unknown }[] }
+export interface Session {
+  client_id: string; lasting: boolean; expiry_seconds: number;
+  subscriptions: { filter: string; qos: number }[]; waiting: number;
+}
+export interface Device extends DeviceRow { latest: Latest[]; session: Session | null }
+export interface DeviceEvent { time: string; kind: string; detail: string }
+export interface Message {
+  position: string; topic: string; device: string; received: string; qos: number; retain: boolean; content_type: string | null;
+  user_properties: [string, string][]; payload: string | null; payload_base64: string | null; size: number;
+}
+export interface Topic {
+  name: string; topic: string; messages: number; children: number; retained: boolean; last_received: string | null;
+  last_device: string | null; bytes: number;
+}
+
+export interface Column { name: string; type: string }
+export interface Answer { columns: Column[]; rows: unknown[][]; warnings: string[]; stats: Record<string, unknown> }
+export interface Table {
+  table: string; columns: (Column & { role: 'value' | 'key' | 'attribute' | 'system' })[]; rows: number; files: number; bytes: number;
+  from: string | null; to: string | null; overwritten_values: number; retention: string | null; binding: string;
+}
+
+export interface Decoder { format: string; [option: string]: unknown }
+export interface BindingDraft {
+  name: string; filter: string; stream: string; device_level: number | null; table: { level: number } | { name: string };
+  decoder: Decoder; time_field: string | null; key_columns: string[]; class: string | null; retention: string | null;
+  dedup: { property: string } | null;
+}
+export interface Binding extends BindingDraft { version: number; matched: number; failed: number; builtin: boolean }
+export interface Field { name: string; role: string; type: string; value: unknown }
+export interface Tested {
+  binding: string; device: string; table: string;
+  rows: { table: string; device: string; time: string | null; fields: Field[] }[];
+  failure: { stage: string; reason: string; byte_position: number | null; line: number | null } | null;
+}
+export interface Job {
+  job: string; state: 'running' | 'done' | 'failed'; records: number; total: number; rows: number; failed: number;
+  started: string; ended: string | null;
+}
+export interface DeadLetter {
+  id: string; time: string; kind: 'decode' | 'session'; stage: string; reason: string; binding: string | null; topic: string;
+  device: string | null; position: string; byte_position: number | null; decoder_version: number | null;
+  payload: string | null; payload_base64: string | null; replayed: string | null;
+}
+
+export interface AlertRule {
+  name: string; kind: 'silent' | 'above' | 'below'; table: string | null; column: string | null; value: number | null;
+  minutes: number | null; devices: string | null; webhook: string | null; enabled: boolean;
+}
+export interface Alert extends AlertRule {
+  firing: { device: string; since: string; value: number | null }[]; fired_total: number;
+  last_webhook: { time: string; status: number | null; error: string | null } | null;
+}
+export type Paged<Name extends string, T> = Record<Name, T[]> & { next: string | null; total?: number };
+
+/** An error as the server explains it (RFC 9457). */
+export class Problem extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly position: { line: number; column: number } | null = null,
+  ) {
+    super(message);
+  }
+}
+
+/** The console's own folder: it also works under a sub-path. */
+export const base = new URL('.', document.baseURI);
+const at = (path: string) => new URL(`api/v1/${path}`, base);
+const segment = encodeURIComponent;
+/** A topic or filter as a path: `/` stays, wildcards are percent-encoded. */
+export const topicPath = (topic: string) => topic.split('/').map(encodeURIComponent).join('/');
+
+/** Called when the server wants a login. */
+export const onUnauthorized = { call: () => {} };
+
+/** Whole numbers beyond 2^53 keep their digits: they become texts. */
+function parse(text: string): unknown {
+  if (!/\d{16}/.test(text)) return JSON.parse(text);
+  const reviver = (_key: string, value: unknown, context?: { source?: string }) =>
+    typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value;
+  return JSON.parse(text, reviver as (key: string, value: unknown) => unknown);
+}
+
+async function call<T>(method: string, path: string, body?: unknown, init: RequestInit = {}): Promise<T> {
+  const headers = new Headers(init.headers);
+  if (body !== undefined && !headers.has('Content-Type')) {
+    headers.set('Content-Type', 'application/json');
+    body = JSON.stringify(body);
+  }
+  let response: Response;
+  try {
+    response = await fetch(at(path), { ...init, method, headers, body: body as BodyInit, credentials: 'same-origin' });
+  } catch (error) {
+    if (init.signal?.aborted) throw error;
+    throw new Problem(0, 'unreachable', 'The server does not answer.');
+  }
+  const text = await response.text();
+  if (response.ok) return (text ? parse(text) : undefined) as T;
+  const isLogin = path === 'login' || path === 'setup';
+  if (response.status === 401 && !isLogin) onUnauthorized.call();
+  let problem: { code?: string; title?: string; detail?: string; position?: { line: number; column: number } } = {};
+  try {
+    problem = JSON.parse(text);
+  } catch {
+    problem.detail = text.slice(0, 300);
+  }
+  const message = problem.detail || problem.title || `HTTP ${response.status}`;
+  throw new Problem(response.status, problem.code ?? `http_${response.status}`, message, problem.position ?? null);
+}
+
+function query(values: Record<string, string | number | boolean | null | undefined>): string {
+  const set = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== '');
+  return set.length ? `?${new URLSearchParams(set.map(([name, value]) => [name, String(value)]))}` : '';
+}
+
+/** Runs one SQL query. Rows come as objects by column name; here they become arrays in the order of the columns. */
+async function sql(text: string, signal?: AbortSignal): Promise<Answer> {
+  type Wire = {
+    columns: Column[]; rows: (unknown[] | Record<string, unknown>)[]; warnings?: string[];
+    stats?: Record<string, unknown>; error?: { code: string; detail: string };
+  };
+  const wire = await call<Wire>('POST', 'sql', { query: text, format: 'json' }, { signal });
+  // An error that comes after rows were sent is at the end of the answer: the rows so far are not all.
+  if (wire.error) throw new Problem(200, wire.error.code, wire.error.detail);
+  const rows = wire.rows.map((row) => (Array.isArray(row) ? row : wire.columns.map(({ name }) => row[name])));
+  return { columns: wire.columns, rows, warnings: wire.warnings ?? [], stats: wire.stats ?? {} };
+}
+
+export const api = {
+  me: () => call<Me>('GET', 'me'),
+  setup: (token: string, user: string, password: string) => call<void>('POST', 'setup', { token, user, password }),
+  login: (user: string, password: string) => call<void>('POST', 'login', { user, password }),
+  logout: () => call<void>('POST', 'logout'),
+  users: () => call<{ users: User[] }>('GET', 'users'),
+  addUser: (user: string, password: string, role: Role) => call<void>('POST', 'users', { user, password, role }),
+  changeUser: (user: string, change: { role?: Role; password?: string }) => call<void>('PATCH', `users/${segment(user)}`, change),
+  deleteUser: (user: string) => call<void>('DELETE', `users/${segment(user)}`),
+  tokens: () => call<{ tokens: Token[] }>('GET', 'tokens'),
+  addToken: (name: string, role: Role, expires: string | null) =>
+    call<{ id: string; token: string }>('POST', 'tokens', expires ? { name, role, expires } : { name, role }),
+  deleteToken: (id: string) => call<void>('DELETE', `tokens/${segment(id)}`),
+
+  overview: () => call<Overview>('GET', 'overview'),
+  devices: (search: string, connected: string, after: string | null, signal?: AbortSignal) =>
+    call<Paged<'devices', DeviceRow>>('GET', `devices${query({ search, connected, after, limit: 500 })}`, undefined, { signal }),
+  device: (device: string) => call<Device>('GET', `devices/${segment(device)}`),
+  deviceMessages: (device: string) => call<{ messages: Message[] }>('GET', `devices/${segment(device)}/messages?limit=50`),
+  deviceEvents: (device: string) => call<{ events: DeviceEvent[] }>('GET', `devices/${segment(device)}/events?limit=100`),
+
+  topics: (prefix: string, search: string, after: string | null = null) =>
+    call<Paged<'topics', Topic>>('GET', `topics${query({ prefix, search, after, limit: 500 })}`),
+  publish: (topic: string, payload: string, contentType: string, qos: number, retain: boolean) =>
+    call<{ position: string }>('POST', `topics/${topicPath(topic)}?qos=${qos}&retain=${retain}`, payload, {
+      headers: { 'Content-Type': contentType },
+    }),
+
+  sql,
+  tables: () => call<{ tables: Table[] }>('GET', 'tables'),
+  bindings: () => call<{ bindings: Binding[] }>('GET', 'bindings'),
+  putBinding: (binding: BindingDraft) => call<Binding>('PUT', `bindings/${segment(binding.name)}`, binding),
+  deleteBinding: (name: string) => call<void>('DELETE', `bindings/${segment(name)}`),
+  testBinding: (binding: BindingDraft | null, topic: string, payload: string, contentType: string | null, signal?: AbortSignal) =>
+    call<Tested>('POST', 'bindings/test', { binding, topic, payload, content_type: contentType }, { signal }),
+  replay: (binding: string | null, stream: string) => call<{ job: string }>('POST', 'replay', { binding, stream, from: null, to: null }),
+  jobs: () => call<{ jobs: Job[] }>('GET', 'replay'),
+  deadLetters: (reason: string, binding: string, after: string | null) =>
+    call<Paged<'entries', DeadLetter> & { counts: { reason: string; count: number }[] }>('GET', `dlq${query({ reason, binding, after })}`),
+  replayDeadLetters: (ids: string[] | null, reason?: string) =>
+    call<{ job: string }>('POST', 'dlq/replay', reason ? { ids, reason } : { ids }),
+
+  alerts: () => call<{ alerts: Alert[] }>('GET', 'alerts'),
+  putAlert: (alert: AlertRule) => call<void>('PUT', `alerts/${segment(alert.name)}`, alert),
+  deleteAlert: (name: string) => call<void>('DELETE', `alerts/${segment(name)}`),
+  testAlert: (alert: AlertRule) =>
+    call<{ would_fire: { device: string; value: number | null; time: string | null }[] }>('POST', 'alerts/test', alert),
+};
+
+/** How long after a refused stream the next try comes. */
+const RETRY_MS = 2000;
+
+/**
+ * Follows server-sent events until the returned function is called. The browser itself reconnects what breaks; what the
+ * server refuses (overload, a session that ended) it gives up, so that is tried again here, or leads to the login.
+ */
+export function follow(path: string, on: Record<string, (data: never) => void>, state: (open: boolean) => void = () => {}): () => void {
+  let source: EventSource;
+  let timer = 0;
+  let gone = false;
+
+  function refused() {
+    const again = () => {
+      if (!gone) timer = window.setTimeout(open, RETRY_MS);
+    };
+    api.me().then((me) => (me.claimed && !me.role ? onUnauthorized.call() : again()), again);
+  }
+
+  function open() {
+    source = new EventSource(at(path));
+    source.onopen = () => state(true);
+    source.onerror = () => {
+      if (gone) return;
+      state(false);
+      if (source.readyState === EventSource.CLOSED) refused();
+    };
+    for (const [name, handle] of Object.entries(on)) {
+      source.addEventListener(name, (event) => handle(parse((event as MessageEvent<string>).data) as never));
+    }
+  }
+  open();
+  return () => {
+    gone = true;
+    clearTimeout(timer);
+    source.close();
+  };
+}

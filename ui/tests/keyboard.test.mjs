@@ -1,0 +1,329 @@
+// What each page is for, done by keyboard alone; against the mock, whose fleet these tests know.
+import { after, before, test } from 'node:test';
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { DIST, reader, start } from './browser.mjs';
+import { serve } from '../dev/mock.mjs';
+
+let it;
+before(async () => {
+  delete process.env.FLOODPLAIN_URL;
+  it = await start();
+});
+after(() => it.stop());
+
+async function visit(t, path, url = it.url) {
+  const { context, page, faults } = await reader(it.browser, url, { acceptDownloads: true });
+  t.after(() => context.close());
+  await page.goto(url + path);
+  return { page, faults };
+}
+
+/** Presses Tab until what has the focus is called `name`. */
+async function tabTo(page, name) {
+  for (let n = 0; n < 60; n += 1) {
+    await page.keyboard.press('Tab');
+    const focused = await page.evaluate(() => {
+      const at = document.activeElement;
+      return at?.getAttribute('aria-label') ?? (at?.closest('label') ?? at)?.textContent?.trim() ?? '';
+    });
+    if (focused.includes(name)) return;
+  }
+  assert.fail(`Tab never comes to ${name}`);
+}
+
+test('the palette finds a device and opens it', async (t) => {
+  const { page } = await visit(t, '#/overview');
+  await page.getByRole('heading', { name: 'Overview' }).waitFor();
+  await page.keyboard.press('Control+k');
+  await page.keyboard.type('truck-017');
+  await page.getByRole('option', { name: 'truck-017' }).waitFor();
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'truck-017' }).waitFor();
+  assert.ok(page.url().endsWith('#/device/truck-017'));
+});
+
+test('the palette closes with Escape and opens again', async (t) => {
+  const { page } = await visit(t, '#/devices');
+  await page.getByRole('heading', { name: 'Devices' }).waitFor();
+  for (let n = 0; n < 2; n += 1) {
+    await page.keyboard.press('Control+k');
+    await page.getByRole('dialog').waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+  }
+});
+
+test('devices: search, then arrows and Enter; the link keeps the search', async (t) => {
+  const { page } = await visit(t, '#/devices');
+  await page.getByText('240 devices').waitFor();
+  await tabTo(page, 'Search devices');
+  await page.keyboard.type('trailer');
+  await page.getByText('40 devices').waitFor();
+  assert.ok(page.url().endsWith('#/devices?search=trailer'));
+  await tabTo(page, 'Devices');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'trailer-012' }).waitFor();
+  await page.goBack();
+  await page.getByText('40 devices').waitFor();
+});
+
+test('devices: of a long list only what is in view is in the document', async (t) => {
+  const { page } = await visit(t, '#/devices');
+  await page.getByText('240 devices').waitFor();
+  const list = page.getByRole('listbox', { name: 'Devices' });
+  assert.ok((await list.getByRole('option').count()) < 60);
+  await list.focus();
+  await page.keyboard.press('End');
+  await list.getByRole('option', { name: /trailer-240/ }).waitFor();
+  assert.ok((await list.getByRole('option').count()) < 60);
+});
+
+test('device: another column joins the chart, and the link says so', async (t) => {
+  const { page } = await visit(t, '#/device/truck-001');
+  await page.locator('canvas').waitFor();
+  await page.getByRole('button', { name: 'oil', exact: true }).focus();
+  await page.keyboard.press('Enter');
+  await page.waitForURL(/columns=rpm%2Coil/);
+  await page.getByRole('button', { name: 'Table of Values of truck-001' }).focus();
+  await page.keyboard.press('Enter');
+  await page.getByRole('columnheader', { name: 'oil' }).waitFor();
+  assert.ok((await page.getByRole('region', { name: /as a table/ }).getByRole('row').count()) > 100);
+});
+
+test('topics: the tree opens by arrows and follows by Enter; skipped messages are said; pause counts', async (t) => {
+  const { page } = await visit(t, '#/topics');
+  const first = page.getByRole('treeitem', { name: 'truck-001' });
+  await first.waitFor();
+  await tabTo(page, 'devices');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('ArrowRight');
+  await page.getByRole('treeitem', { name: 'engine' }).waitFor();
+  await page.keyboard.press('Home');
+  await page.keyboard.press('Enter');
+  await page.waitForURL(/follow=devices%2F%23/);
+  await page.getByText('17 skipped').waitFor();
+  await page.getByRole('button', { name: 'Pause' }).focus();
+  await page.keyboard.press('Enter');
+  await page.getByText(/skipped while paused/).waitFor();
+  await page.keyboard.press('Enter');
+  await page.getByText('Live', { exact: true }).waitFor();
+});
+
+test('topics: publish says where the message is', async (t) => {
+  const { page } = await visit(t, '#/topics?topic=devices/truck-001/engine');
+  const sent = page.waitForRequest((request) => request.method() === 'POST');
+  await tabTo(page, 'Topic');
+  await page.getByRole('textbox', { name: 'Payload' }).focus();
+  await page.keyboard.press('Control+a');
+  await page.keyboard.type('{"rpm": 1}');
+  await tabTo(page, 'Publish');
+  await page.keyboard.press('Enter');
+  await page.getByText('Committed at telemetry/3/0/182').waitFor();
+  const request = await sent;
+  assert.equal(request.postData(), '{"rpm": 1}');
+  assert.ok(request.url().endsWith('/topics/devices/truck-001/engine?qos=1&retain=false'));
+});
+
+test('SQL: Ctrl+Enter runs; the query is in the link and the history; CSV is what the table shows', async (t) => {
+  const { page, faults } = await visit(t, '#/sql?q=SELECT%201');
+  await page.getByRole('textbox', { name: 'SQL query' }).focus();
+  await page.keyboard.press('Control+a');
+  await page.keyboard.type('SELECT device, count(*) AS n FROM engine GROUP BY device');
+  await page.keyboard.press('Escape');
+  await page.keyboard.press('Control+Enter');
+  await page.getByRole('heading', { name: /12 rows/ }).waitFor();
+  assert.match(page.url(), /q=SELECT\+device/);
+  const saved = page.waitForEvent('download');
+  await page.getByRole('button', { name: 'CSV' }).focus();
+  await page.keyboard.press('Enter');
+  const lines = readFileSync(await (await saved).path(), 'utf8').split('\r\n');
+  assert.equal(lines[0], 'device,n');
+  assert.equal(lines[1], 'truck-001,300');
+  assert.equal(lines.length, 14);
+  await page.reload();
+  await page.getByRole('region', { name: 'History' }).getByText('SELECT device, count(*)').waitFor();
+  assert.deepEqual(faults, []);
+});
+
+test('SQL: an error is marked at its place', async (t) => {
+  const { page } = await visit(t, '#/sql?q=SELECT%20rpm,%0A%20%20wrong%20FROM%20engine');
+  await page.getByRole('textbox', { name: 'SQL query' }).focus();
+  await page.keyboard.press('Control+Enter');
+  await page.getByRole('alert').getByText(/no field named 'wrong'/).waitFor();
+  assert.equal(await page.locator('.cm-lintRange-error').textContent(), 'wrong');
+});
+
+test('SQL: the editor completes tables from the schema', async (t) => {
+  const { page } = await visit(t, '#/sql?q=SELECT%201');
+  await page.getByRole('region', { name: 'Tables' }).getByText('cooling').first().waitFor();
+  await page.getByRole('textbox', { name: 'SQL query' }).focus();
+  await page.keyboard.press('Control+a');
+  await page.keyboard.type('SELECT * FROM coo');
+  await page.getByRole('option', { name: 'cooling' }).waitFor();
+});
+
+test('bindings: the test shows rows, then the failure at its byte', async (t) => {
+  const { page } = await visit(t, '#/bindings?edit=cooling-units');
+  const payload = page.getByRole('textbox', { name: 'Payload' });
+  await payload.fill('{"ts": "2026-11-26T11:05:07Z", "ü": -18.2}');
+  await page.getByText('1 row', { exact: true }).waitFor();
+  await page.getByRole('cell', { name: '-18.2' }).waitFor();
+  await payload.fill('{"cargo": }');
+  await page.getByText(/expected a value/).waitFor();
+  assert.equal(await page.locator('mark').textContent(), '}');
+});
+
+test('bindings: a new one is saved by keyboard', async (t) => {
+  const { page } = await visit(t, '#/bindings?edit=%2B');
+  await page.getByRole('textbox', { name: 'Name', exact: true }).focus();
+  await page.keyboard.type('pumps');
+  await page.keyboard.press('Tab');
+  await page.keyboard.type('pumps/+/+');
+  await page.keyboard.press('Enter');
+  await page.getByRole('button', { name: 'pumps' }).waitFor();
+  await page.getByRole('cell', { name: 'pumps/+/+' }).waitFor();
+});
+
+test('alerts: a new one is tested, then saved', async (t) => {
+  const { page } = await visit(t, '#/alerts?edit=%2B');
+  await page.getByRole('textbox', { name: 'Name', exact: true }).fill('quiet');
+  await page.getByRole('button', { name: 'Test on current values' }).press('Enter');
+  await page.getByText(/Would fire now for \d+ devices/).waitFor();
+  await page.getByRole('button', { name: 'Save' }).press('Enter');
+  await page.getByRole('region', { name: 'Alert quiet' }).getByText(/silent for more than 5 min/).waitFor();
+});
+
+test('dead letters: by reason, the byte is marked, replay is said', async (t) => {
+  const { page } = await visit(t, '#/dead-letters');
+  await page.getByRole('button', { name: /checksum differs/ }).press('Enter');
+  await page.waitForURL(/reason=checksum/);
+  await page.locator('summary', { hasText: 'expected a value' }).first().waitFor({ state: 'detached' });
+  await page.locator('summary').first().press('Enter');
+  assert.equal(await page.locator('mark').first().textContent(), '07');
+  await page.getByRole('button', { name: 'Replay this one' }).first().press('Enter');
+  await page.getByText(/Replay r-\d+ started/).waitFor();
+  await page.getByText('replayed', { exact: true }).first().waitFor();
+});
+
+test('times and theme: what the reader chose is there after a reload', async (t) => {
+  const { page } = await visit(t, '#/overview');
+  await page.getByRole('button', { name: 'Dark theme' }).press('Enter');
+  await page.getByRole('button', { name: 'Times: Local' }).press('Enter');
+  await page.reload();
+  await page.getByRole('button', { name: 'Times: UTC' }).waitFor();
+  assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), 'dark');
+});
+
+test('an empty server says what to paste', async (t) => {
+  const server = await serve(DIST, { empty: true });
+  t.after(() => server.close());
+  const { page, faults } = await visit(t, '#/overview', server.url);
+  await page.getByText('mosquitto_pub -h 127.0.0.1').waitFor();
+  await page.getByText(`${server.url}api/v1/topics/devices/truck-1/engine?qos=1`).waitFor();
+  assert.deepEqual(faults, []);
+});
+
+test('setup by the one-time link under a sub-path, log out, log in, back to where one was', async (t) => {
+  const server = await serve(DIST, { path: '/plant/floodplain/' });
+  t.after(() => server.close());
+  const { page } = await visit(t, 'setup#one-time', server.url);
+  await page.getByRole('textbox', { name: 'User' }).fill('anna');
+  await page.getByRole('textbox', { name: 'Password', exact: true }).fill('correct horse');
+  await page.getByRole('textbox', { name: 'Password again' }).fill('correct horse');
+  await page.keyboard.press('Enter');
+  await page.getByRole('button', { name: 'anna: log out' }).waitFor();
+  assert.equal(page.url(), `${server.url}#/overview`);
+  await page.goto(`${server.url}#/alerts`);
+  await page.getByRole('button', { name: 'anna: log out' }).press('Enter');
+  await page.getByRole('heading', { name: /Log in/ }).waitFor();
+  await page.goto('about:blank');
+  await page.goto(`${server.url}#/devices?search=truck-01`);
+  await page.getByRole('textbox', { name: 'User' }).fill('anna');
+  await page.getByRole('textbox', { name: 'Password' }).fill('wrong');
+  await page.keyboard.press('Enter');
+  await page.getByText('User or password is wrong.').waitFor();
+  await page.getByRole('textbox', { name: 'Password' }).fill('correct horse');
+  await page.keyboard.press('Enter');
+  await page.getByText('8 devices', { exact: true }).waitFor();
+  assert.equal(page.url(), `${server.url}#/devices?search=truck-01`);
+});
+
+test('a login link leads nowhere but into the console', async (t) => {
+  const server = await serve(DIST, { claimed: true });
+  t.after(() => server.close());
+  const { page } = await visit(t, `#/login?then=${encodeURIComponent('https://example.com/')}`, server.url);
+  await page.getByRole('textbox', { name: 'User' }).fill('anna');
+  await page.getByRole('textbox', { name: 'Password' }).fill('correct horse battery');
+  await page.keyboard.press('Enter');
+  await page.waitForURL(`${server.url}#/overview`);
+});
+
+/** Answers the next queries with `body` instead of the mock. */
+const answers = (page, body) => page.route('**/api/v1/sql', (route) => route.fulfill({ contentType: 'application/json', body }));
+
+test('SQL: whole numbers beyond 2^53 keep all their digits', async (t) => {
+  const { page } = await visit(t, '#/sql?q=SELECT%201');
+  await answers(page, '{"columns":[{"name":"n","type":"Int64"}],"rows":[{"n":9007199254740993},{"n":-9223372036854775808},{"n":7}]}');
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByRole('cell', { name: '9007199254740993' }).waitFor();
+  assert.deepEqual(await page.getByRole('cell').allTextContents(), ['9007199254740993', '-9223372036854775808', '7']);
+});
+
+test('SQL: rows before an error at the end of the answer are not taken for all', async (t) => {
+  const { page } = await visit(t, '#/sql?q=SELECT%201');
+  await answers(page, '{"columns":[{"name":"n","type":"Int64"}],"rows":[{"n":1}],"error":{"code":"sql_limit_time","detail":"the query took too long"}}');
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByRole('alert').getByText('the query took too long').waitFor();
+  assert.equal(await page.getByRole('cell').count(), 0);
+});
+
+test('SQL: a warning of damage is shown with the rows', async (t) => {
+  const { page } = await visit(t, '#/sql?q=SELECT%201');
+  await answers(page, '{"columns":[{"name":"n","type":"Int64"}],"rows":[{"n":1}],"warnings":["12 records are missing"]}');
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByText('12 records are missing').waitFor();
+});
+
+test('what a device or a payload is called is text, never markup', async (t) => {
+  const { page, faults } = await visit(t, '#/sql?q=SELECT%201');
+  const evil = '<img src=x onerror=alert(1)>';
+  await answers(page, JSON.stringify({ columns: [{ name: evil, type: 'Utf8' }], rows: [{ [evil]: evil }] }));
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByRole('cell', { name: evil }).waitFor();
+  assert.equal(await page.locator('td img, th img').count(), 0);
+  assert.deepEqual(faults, []);
+});
+
+test('device: the chart draws what the query gave', async (t) => {
+  const { page } = await visit(t, '#/device/truck-001');
+  await page.locator('canvas').waitFor();
+  // Points of the first colour, #0b6478, one per column of pixels at least over most of the width.
+  await page.waitForFunction(() => {
+    const canvas = document.querySelector('canvas');
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const columns = new Set();
+    for (let n = 0; n < data.length; n += 4) if (data[n + 3] > 200 && data[n] < 40 && data[n + 1] > 80 && data[n + 2] > 100 && data[n + 1] < 130) columns.add((n / 4) % canvas.width);
+    return columns.size > canvas.width / 2;
+  });
+});
+
+test('a live view that the server refused comes back by itself', async (t) => {
+  const { context, page } = await reader(it.browser, it.url);
+  t.after(() => context.close());
+  let refused = 0;
+  await page.route('**/api/v1/overview?follow', (route) => (refused++ ? route.continue() : route.fulfill({ status: 503, body: '' })));
+  await page.goto(`${it.url}#/overview`);
+  await page.getByText('Reconnecting').waitFor();
+  await page.getByText('Live', { exact: true }).waitFor();
+});
+
+test('a session that ends leads to the login, and back', async (t) => {
+  const server = await serve(DIST, { claimed: true });
+  t.after(() => server.close());
+  const { page } = await visit(t, '#/alerts', server.url);
+  await page.getByRole('heading', { name: /Log in/ }).waitFor();
+  assert.ok(page.url().endsWith('#/login?then=%23%2Falerts'));
+});
