@@ -19,7 +19,7 @@ export async function start(options) {
 /** A fresh reader. `faults` collects console errors, exceptions and requests that leave the origin (which are refused). */
 export async function reader(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: 'reduce', ...options });
-  context.setDefaultTimeout(10_000);
+  context.setDefaultTimeout(30_000);
   const page = await context.newPage();
   const faults = [];
   const { origin } = new URL(url);

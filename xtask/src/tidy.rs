@@ -95,7 +95,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
         if entry.file_type()?.is_dir() {
-            if !["target", ".git", "corpus", "artifacts"].iter().any(|skipped| name == *skipped) {
+            if !["target", ".git", "corpus", "artifacts", "node_modules"].iter().any(|skipped| name == *skipped) {
                 walk(&path, files)?;
             }
         } else if ["rs", "toml", "md"].iter().any(|kind| path.extension().is_some_and(|extension| extension == *kind)) {

@@ -23,7 +23,7 @@ fn a_row_is_there_once_its_message_is_acknowledged() {
         let device = format!("truck-{}", n % 3);
         mqtt.publish(&format!("devices/{device}/engine"), &format!(r#"{{"n": {n}, "oil": {{"temp": {n}.5}}}}"#));
         let found = rows(folder.path(), &server, r#"SELECT count(*), sum(n), max("oil.temp") FROM engine"#);
-        assert_eq!(found, [format!("{n},{}.0,{n}.5", n * (n + 1) / 2)]);
+        assert_eq!(found, [format!("{n},{},{n}.5", n * (n + 1) / 2)]);
     }
     let devices = "SELECT device, count(*) FROM engine WHERE device <> 'truck-0' GROUP BY device ORDER BY device";
     assert_eq!(rows(folder.path(), &server, devices), ["truck-1,7", "truck-2,7"]);
@@ -45,7 +45,7 @@ fn rows_outlive_the_server() {
     for life in 0..4_u32 {
         let mut server = Server::start(folder.path());
         if life > 0 {
-            assert_eq!(rows(folder.path(), &server, query), [format!("{},{}.0,5", life * 10, life * 55)]);
+            assert_eq!(rows(folder.path(), &server, query), [format!("{},{},5", life * 10, life * 55)]);
         }
         let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
         for n in 1..=10 {
