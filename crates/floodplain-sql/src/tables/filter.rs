@@ -82,7 +82,10 @@ fn equalities(expr: &Expr, devices: &mut BTreeSet<String>) -> bool {
     match op {
         Operator::Or => equalities(left, devices) && equalities(right, devices),
         Operator::Eq => match (column(left), literal(right).and_then(text)) {
-            (Some("device"), Some(device)) => devices.insert(device) || true,
+            (Some("device"), Some(device)) => {
+                devices.insert(device);
+                true
+            }
             _ => false,
         },
         _ => false,
