@@ -127,8 +127,23 @@ impl Worker {
         self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
     }
 
-    /// Appends an event of a client to its partition of `requests`, in this turn's unit.
+    /// Appends an event of a client to its partition of `requests`, in this turn's unit or, if that is full, a new one:
+    /// however many connections come or go at once, units stay small.
     pub(crate) fn append_event(
+        &mut self,
+        class: Class,
+        client: &str,
+        partition: u32,
+        event: &Event,
+    ) -> Option<crate::append::Place> {
+        if self.appends.is_full() {
+            self.submit();
+        }
+        self.append_with_it(class, client, partition, event)
+    }
+
+    /// Appends an event in the unit of what was appended last with this class: both are there after a crash, or neither.
+    pub(crate) fn append_with_it(
         &mut self,
         class: Class,
         client: &str,

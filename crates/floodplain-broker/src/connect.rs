@@ -187,7 +187,7 @@ impl Worker {
             self.clients.insert(client.clone(), conn);
         }
         let now = quarter(self.steady);
-        self.half_open -= 1;
+        self.greeted(conn);
         let Some(connection) = self.get(conn) else { return Greeted::Gone };
         connection.decoder.set_version(version);
         if connect.level3 {
@@ -257,7 +257,7 @@ impl Worker {
         let Some(connection) = self.get(conn) else { return };
         connection.phase = Phase::Closed;
         connection.input = Vec::new();
-        self.half_open -= 1;
+        self.greeted(conn);
         self.effects.push_back(Effect::Move(conn, to, handoff));
     }
 

@@ -26,12 +26,14 @@ pub(crate) struct Blocked(u8);
 impl Blocked {
     /// CONNACK comes before everything else [MQTT-3.1.4-6].
     pub(crate) const OPENING: Self = Self(1);
-    /// The log is behind: publishers wait.
+    /// The log is behind: what is to be stored waits.
     pub(crate) const LOG: Self = Self(2);
     /// Too many acknowledgements are owed to this client.
     pub(crate) const ACKS: Self = Self(4);
     /// An older connection of the same client is read to its end first.
     pub(crate) const TAKEOVER: Self = Self(8);
+    /// It does not read what it was answered.
+    pub(crate) const OUTPUT: Self = Self(16);
 
     pub(crate) const fn any(self) -> bool {
         self.0 != 0
@@ -44,6 +46,10 @@ impl Blocked {
     }
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+    /// Whether it is held back for a reason that is not its own.
+    pub(crate) const fn by_us(self) -> bool {
+        self.0 & !Self::OUTPUT.0 != 0
     }
 }
 
@@ -68,6 +74,10 @@ pub(crate) struct Connection {
     pub(crate) stalled: bool,
     /// Deliveries wait until the output has gone.
     pub(crate) wants_room: bool,
+    /// The socket takes nothing any more, but may hold what the client has said before.
+    pub(crate) is_deaf: bool,
+    /// Bytes of `input` while CONNECT is not whole.
+    pub(crate) greeting_bytes: usize,
     /// An [`Effect::Write`] is on its way.
     pub(crate) dirty: bool,
     /// Quarter of a second in which something was received last.
@@ -114,6 +124,8 @@ impl Connection {
             written: 0,
             stalled: false,
             wants_room: false,
+            is_deaf: false,
+            greeting_bytes: 0,
             dirty: false,
             last_seen: now,
             keep_alive: 0,
@@ -187,8 +199,18 @@ impl Worker {
 
     /// Handles one packet. False: nothing was done, it must be given again later.
     fn packet(&mut self, conn: ConnId, packet: &Packet<'_>) -> Result<bool, Refusal> {
+        let is_stored = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_));
+        if is_stored && self.is_pressed() {
+            // What it brings would wait in memory: let it wait in the socket.
+            self.metrics.paused.increment(1);
+            if let Some(connection) = self.get(conn) {
+                connection.blocked.add(Blocked::LOG);
+                self.owner.paused.push(conn);
+            }
+            return Ok(false);
+        }
         match packet {
-            Packet::Publish(publish) => return self.publish(conn, publish),
+            Packet::Publish(publish) => self.publish(conn, publish)?,
             Packet::Puback(ack) => self.puback(conn, ack)?,
             Packet::Pubrec(ack) => self.pubrec(conn, ack)?,
             Packet::Pubrel(ack) => self.pubrel(conn, ack),
@@ -291,9 +313,18 @@ impl Worker {
         connection.acks = VecDeque::new();
         connection.session = None;
         if was_greeting {
-            self.half_open -= 1;
+            self.greeted(conn);
         }
         self.effects.push_back(Effect::Close(conn, kind));
+    }
+
+    /// A connection is not half-open any more.
+    pub(crate) fn greeted(&mut self, conn: ConnId) {
+        self.half_open -= 1;
+        if let Some(connection) = self.get(conn) {
+            let bytes = std::mem::take(&mut connection.greeting_bytes);
+            self.greeting_bytes -= bytes;
+        }
     }
 
     /// Lets the wheel bring up a connection.
@@ -321,7 +352,7 @@ impl Worker {
                 }
                 let allowed = keep_alive_quarters(connection.keep_alive);
                 // While we do not read, the clock of the client stands still.
-                let seen = if connection.blocked.any() { now } else { connection.last_seen };
+                let seen = if connection.blocked.by_us() { now } else { connection.last_seen };
                 if now >= seen + allowed {
                     self.metrics.keep_alive_timeouts.increment(1);
                     self.send_disconnect(conn, DisconnectCode::KeepAliveTimeout, None);

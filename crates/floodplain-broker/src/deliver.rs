@@ -98,7 +98,7 @@ impl Worker {
 
     pub(crate) fn write_at_once(&mut self, slot: u32, publication: &Publication, how: &Delivery<'_>) {
         let connection = &self.connections[slot as usize];
-        if connection.phase != Phase::Live {
+        if connection.phase != Phase::Live || connection.is_deaf {
             return;
         }
         let backlog = connection.backlog();
@@ -181,6 +181,9 @@ impl Worker {
         let mut held = Vec::new();
         loop {
             let Some(connection) = self.get(conn) else { return };
+            if connection.is_deaf {
+                return;
+            }
             let backlog = connection.backlog();
             let Some(session) = connection.session.as_deref_mut() else { return };
             let is_empty = session.out.queue.is_empty() && session.out.owed.is_empty();

@@ -1,12 +1,7 @@
 //! PUBLISH from a client, and the rest of its QoS 2 (MQTT 5.0 §3.3, §4.3).
 
 use crate::{
-    ConnId, Worker,
-    acks::What,
-    append::Waiter,
-    connect::asked_class,
-    connection::{Blocked, Refusal},
-    folds::Event,
+    ConnId, Worker, acks::What, append::Waiter, connect::asked_class, connection::Refusal, folds::Event,
     publication::Publication,
 };
 use floodplain_log::{Correlation, MessageRef};
@@ -22,20 +17,12 @@ impl Worker {
             && topic.bytes().filter(|byte| *byte == b'/').count() < config.topic_levels_max
     }
 
-    /// Handles PUBLISH. False: the log is behind, give it again later.
-    pub(crate) fn publish(&mut self, conn: ConnId, publish: &Publish<'_>) -> Result<bool, Refusal> {
-        if self.is_pressed() {
-            self.metrics.paused.increment(1);
-            if let Some(connection) = self.get(conn) {
-                connection.blocked.add(Blocked::LOG);
-                self.owner.paused.push(conn);
-            }
-            return Ok(false);
-        }
+    /// Handles PUBLISH.
+    pub(crate) fn publish(&mut self, conn: ConnId, publish: &Publish<'_>) -> Result<(), Refusal> {
         let shared = self.shared.clone();
         let config = &shared.config;
-        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return Ok(true) };
-        let Some(session) = connection.session.as_deref_mut() else { return Ok(true) };
+        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return Ok(()) };
+        let Some(session) = connection.session.as_deref_mut() else { return Ok(()) };
         let v5 = session.is_v5();
 
         if let Some(alias) = publish.properties.topic_alias() {
@@ -65,7 +52,7 @@ impl Worker {
             if publish.qos == QoS::ExactlyOnce && session.received.binary_search(&id.get()).is_ok() {
                 // Came before and was stored: PUBREC again, and not delivered again [MQTT-4.3.3-10].
                 self.owe_ready(conn, What::Pubrec(id, PubackCode::Success));
-                return Ok(true);
+                return Ok(());
             }
             if v5 && session.inbound >= config.receive_maximum {
                 self.metrics.receive_maximum_exceeded.increment(1);
@@ -76,7 +63,7 @@ impl Worker {
         let refused = if !self.topic_fits(topic) {
             Some(PubackCode::TopicNameInvalid)
         } else {
-            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(true) };
+            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
             match shared.access.policy.publish(&session.principal, topic) {
                 Ok(()) => None,
                 Err(_) => Some(PubackCode::NotAuthorized),
@@ -86,7 +73,7 @@ impl Worker {
             return self.refuse_publish(conn, publish, v5, code);
         }
 
-        let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(true) };
+        let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
         let qos = publish.qos as u8;
         let users = publish.properties.user_properties();
         let class = match publish.qos {
@@ -149,7 +136,7 @@ impl Worker {
         match publish.packet_id {
             None => self.route_at_once(&publication),
             Some(id) => {
-                let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(true) };
+                let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(()) };
                 // Only 5.0 is held to a maximum; a client of 3.1.1 may leave as many flows open as there are ids.
                 session.inbound = session.inbound.saturating_add(1);
                 let what = if publish.qos == QoS::ExactlyOnce {
@@ -157,9 +144,8 @@ impl Worker {
                         session.received.insert(at, id.get());
                     }
                     if let Some(epoch) = epoch.filter(|_| is_lasting) {
-                        // In the same unit: both are there after a crash, or neither.
                         let received = Event::Received { epoch, packet_id: id.get() };
-                        self.append_event(class, &client, partition, &received);
+                        self.append_with_it(class, &client, partition, &received);
                     }
                     What::Pubrec(id, PubackCode::Success)
                 } else {
@@ -172,7 +158,7 @@ impl Worker {
         if self.appends.is_full() {
             self.submit();
         }
-        Ok(true)
+        Ok(())
     }
 
     fn refuse_publish(
@@ -181,7 +167,7 @@ impl Worker {
         publish: &Publish<'_>,
         v5: bool,
         code: PubackCode,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<(), Refusal> {
         let disconnect = match code {
             PubackCode::TopicNameInvalid => Refusal::new(DisconnectCode::TopicNameInvalid, "topic name is too long"),
             _ => Refusal::new(DisconnectCode::NotAuthorized, "not authorized to publish"),
@@ -196,7 +182,7 @@ impl Worker {
                     _ => What::Puback(id, code),
                 };
                 self.owe_ready(conn, what);
-                Ok(true)
+                Ok(())
             }
             // 3.1.1 acknowledges or closes, nothing else [3:3.3.5-2]; QoS 0 has no answer.
             _ => Err(disconnect),

@@ -26,6 +26,7 @@ struct Client {
     at: Option<(usize, ConnId)>,
     output: Vec<u8>,
     reads: bool,
+    is_broken: bool,
 }
 
 /// Counts the bytes that are read from the log on behalf of sessions.
@@ -33,6 +34,7 @@ struct Client {
 struct Counting {
     inner: Arc<AdverseLog>,
     bytes: Arc<AtomicU64>,
+    largest: Arc<AtomicU64>,
 }
 
 impl Log for Counting {
@@ -49,6 +51,8 @@ impl Log for Counting {
         self.inner.submit(append, reply);
     }
     fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
+        let bytes: usize = append.batches.iter().map(|(_, batch)| batch.as_bytes().len()).sum();
+        self.largest.fetch_max(bytes as u64, Ordering::Relaxed);
         self.inner.submit_in_order(append, reply, order);
     }
     fn queued_bytes(&self) -> u64 {
@@ -98,6 +102,8 @@ pub(crate) struct Rig {
     pub(crate) log: Arc<dyn Log>,
     /// Bytes read from the log since the last look.
     pub(crate) bytes_read: Arc<AtomicU64>,
+    /// Bytes of the largest unit that a worker has appended.
+    pub(crate) largest_unit: Arc<AtomicU64>,
     model: ModelLog,
     adverse: Option<Arc<AdverseLog>>,
     disk: FaultDisk,
@@ -120,6 +126,7 @@ impl Rig {
             clock,
             log,
             bytes_read: Arc::default(),
+            largest_unit: Arc::default(),
             model,
             adverse: None,
             disk: FaultDisk::new(seed),
@@ -138,7 +145,11 @@ impl Rig {
         // A broker whose first append has no known outcome does not start: only a poisoned log does that.
         let at_start = Adversity { unknown: 0, ..adversity };
         let log = AdverseLog::start(Arc::new(self.model.clone()), at_start, seed);
-        let shared: Arc<dyn Log> = Arc::new(Counting { inner: log.clone(), bytes: self.bytes_read.clone() });
+        let shared: Arc<dyn Log> = Arc::new(Counting {
+            inner: log.clone(),
+            bytes: self.bytes_read.clone(),
+            largest: self.largest_unit.clone(),
+        });
         self.log = shared.clone();
         let access = Access::open_loopback();
         let dir = PathBuf::from("/data");
@@ -171,22 +182,48 @@ impl Rig {
         let worker = self.clients.len() % 2;
         let conn = self.workers[worker].open("127.0.0.1:9".parse().unwrap()).unwrap();
         self.by_conn.insert((worker, conn), self.clients.len());
-        self.clients.push(Client { at: Some((worker, conn)), output: Vec::new(), reads: true });
+        self.clients.push(Client { at: Some((worker, conn)), output: Vec::new(), reads: true, is_broken: false });
         ClientId(self.clients.len() - 1)
     }
 
     pub(crate) fn send(&mut self, client: ClientId, bytes: &[u8]) {
-        if let Some((worker, conn)) = self.clients[client.0].at {
-            self.workers[worker].received(conn, bytes);
-        }
+        self.send_in_turn(client, bytes);
         self.turn();
     }
 
+    /// Sends, and leaves the turn to others. Whether more would be read.
+    pub(crate) fn send_in_turn(&mut self, client: ClientId, bytes: &[u8]) -> bool {
+        let at = self.clients[client.0].at;
+        at.is_some_and(|(worker, conn)| self.workers[worker].received(conn, bytes))
+    }
+
     pub(crate) fn hang_up(&mut self, client: ClientId) {
+        self.hang_up_in_turn(client);
+        self.turn();
+    }
+
+    pub(crate) fn hang_up_in_turn(&mut self, client: ClientId) {
         if let Some((worker, conn)) = self.clients[client.0].at.take() {
             self.workers[worker].hung_up(conn);
         }
-        self.turn();
+    }
+
+    /// The client's socket refuses to be written to.
+    pub(crate) fn deafen(&mut self, client: ClientId) {
+        self.clients[client.0].is_broken = true;
+        if let Some((worker, conn)) = self.clients[client.0].at {
+            self.workers[worker].deafened(conn);
+        }
+    }
+
+    /// Whether the client's worker waits for the log.
+    pub(crate) fn is_pressed(&self, client: ClientId) -> bool {
+        self.clients[client.0].at.is_some_and(|(worker, _)| self.workers[worker].is_pressed())
+    }
+
+    /// What the broker has for a client that its socket has not taken, in bytes.
+    pub(crate) fn unread(&self, client: ClientId) -> usize {
+        self.clients[client.0].at.map_or(0, |(worker, conn)| self.workers[worker].output(conn).len())
     }
 
     /// Whether the client's socket takes what it is sent.
@@ -309,6 +346,10 @@ impl Rig {
     fn write(&mut self, worker: usize, conn: ConnId) {
         let Some(client) = self.by_conn.get(&(worker, conn)) else { return };
         let client = &mut self.clients[*client];
+        if client.is_broken {
+            self.workers[worker].deafened(conn);
+            return;
+        }
         if !client.reads {
             self.workers[worker].written(conn, 0);
             return;

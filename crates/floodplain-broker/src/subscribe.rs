@@ -23,6 +23,10 @@ const FRESH: Duration = Duration::from_secs(5);
 impl Worker {
     pub(crate) fn subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>) -> Result<(), Refusal> {
         let shared = self.shared.clone();
+        if subscribe.subscriptions.iter().nth(shared.config.subscriptions_max).is_some() {
+            // Each filter is looked for among those that are held.
+            return Err(Refusal::new(DisconnectCode::QuotaExceeded, "more filters in a packet than in a session"));
+        }
         let mut codes = Vec::new();
         let mut wish = RetainedWish::default();
         let mut stored = Vec::new();
@@ -171,6 +175,11 @@ impl Worker {
 
     pub(crate) fn unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe<'_>) {
         let shared = self.shared.clone();
+        if unsubscribe.filters.iter().nth(shared.config.subscriptions_max).is_some() {
+            let why = "more filters in a packet than in a session";
+            self.refuse_with(conn, Refusal::new(DisconnectCode::QuotaExceeded, why));
+            return;
+        }
         let mut codes = Vec::new();
         let mut gone = Vec::new();
         for filter in unsubscribe.filters.iter() {

@@ -1,5 +1,7 @@
 //! Workers as a whole, on logs that are hard to use.
 
+mod hostile;
+
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;
 use floodplain_types::{Position, Timestamp};

@@ -33,6 +33,13 @@ const SPARE_BUFFERS: usize = 64;
 /// A larger buffer is not kept.
 const SPARE_BYTES_MAX: usize = 64 << 10;
 
+/// What a client that does not read may leave unread before it is not read either, besides one packet of the greatest size.
+const UNREAD_BYTES: usize = 1 << 20;
+/// What the connections of a worker that have not finished CONNECT may hold together.
+const GREETING_BYTES_MAX: usize = 32 << 20;
+/// Beyond that the ones that hold more than this are closed; those that hold less are bounded by their number.
+const GREETING_BYTES: usize = 4 << 10;
+
 /// How long stopping may take.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
@@ -107,6 +114,8 @@ pub struct Worker {
     next_generation: u32,
     /// Connections without CONNECT.
     pub(crate) half_open: usize,
+    /// What they have sent of it.
+    pub(crate) greeting_bytes: usize,
     /// Connected clients by their id.
     pub(crate) clients: HashMap<Arc<str>, ConnId>,
     /// Closed before their `Open` was committed: the epoch for their `Close` is still to come.
@@ -148,6 +157,7 @@ impl Worker {
             connections: Slab::new(),
             next_generation: 1,
             half_open: 0,
+            greeting_bytes: 0,
             clients: HashMap::new(),
             closing: HashMap::new(),
             router: Router::new(idx as u8),
@@ -230,10 +240,27 @@ impl Worker {
                 connection.input.extend_from_slice(&bytes[used..]);
             }
         }
+        self.bound_greeting(conn);
+        let unread_max = UNREAD_BYTES + self.shared.config.maximum_packet_size as usize;
         self.get(conn).is_none_or(|connection| {
+            if connection.stalled && connection.backlog() > unread_max {
+                connection.blocked.add(Blocked::OUTPUT);
+            }
             connection.paused = connection.blocked.any();
             !connection.paused
         })
+    }
+
+    /// Closes a connection that holds much of a CONNECT while too much is held by all of them.
+    fn bound_greeting(&mut self, conn: ConnId) {
+        let Some(connection) = self.get(conn).filter(|connection| connection.phase == Phase::Greeting) else { return };
+        let bytes = connection.input.len();
+        let before = std::mem::replace(&mut connection.greeting_bytes, bytes);
+        self.greeting_bytes = self.greeting_bytes - before + bytes;
+        if self.greeting_bytes > GREETING_BYTES_MAX && bytes > GREETING_BYTES {
+            self.metrics.refused_greeting.increment(1);
+            self.end(conn, CloseKind::ByUs);
+        }
     }
 
     /// Handles what a connection's input holds, as far as it may.
@@ -274,6 +301,15 @@ impl Worker {
         self.close_lost(conn);
     }
 
+    /// The socket takes nothing any more. What the client has said before is still to be read, above all DISCONNECT,
+    /// which takes back the will; then comes [`Self::hung_up`].
+    pub fn deafened(&mut self, conn: ConnId) {
+        let Some(connection) = self.get(conn) else { return };
+        connection.is_deaf = true;
+        let bytes = connection.backlog();
+        self.written(conn, bytes);
+    }
+
     /// What is to be written to a connection's socket.
     #[must_use]
     pub fn output(&self, conn: ConnId) -> &[u8] {
@@ -287,6 +323,10 @@ impl Worker {
     pub fn written(&mut self, conn: ConnId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else { return };
         connection.written += bytes;
+        if bytes > 0 && connection.blocked.has(Blocked::OUTPUT) {
+            // It cannot show that it lives by what it sends.
+            connection.last_seen = quarter(self.steady);
+        }
         if connection.written < connection.output.len() {
             connection.stalled = true;
             return;
@@ -301,6 +341,9 @@ impl Worker {
         if waited || connection.wants_room {
             connection.wants_room = false;
             self.pump(conn);
+        }
+        if self.get(conn).is_some_and(|connection| connection.blocked.has(Blocked::OUTPUT)) {
+            self.unblock(conn, Blocked::OUTPUT);
         }
     }
 

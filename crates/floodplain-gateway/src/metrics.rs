@@ -6,6 +6,7 @@ use metrics::{Counter, counter};
 pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     pub(crate) refused_half_open: Counter,
+    pub(crate) failed_accepts: Counter,
     pub(crate) turns: Counter,
 }
 
@@ -20,6 +21,7 @@ impl Metrics {
         Self {
             accepted: counter!("floodplain_gateway_accepted_connections_total"),
             refused_half_open: counter!("floodplain_gateway_refused_connections_total", "reason" => "half_open"),
+            failed_accepts: counter!("floodplain_gateway_failed_accepts_total"),
             turns: counter!("floodplain_gateway_turns_total"),
         }
     }

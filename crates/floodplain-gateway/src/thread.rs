@@ -11,6 +11,7 @@ use crate::{
 use floodplain_broker::{CloseKind, ConnId, Effect, Handoff, Job, Worker};
 use std::{
     collections::VecDeque,
+    io,
     net::TcpStream as StdStream,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -53,6 +54,8 @@ struct Socket {
     conn: ConnId,
     /// Something could not be written: wait until the socket takes more.
     wants_write: bool,
+    /// It has refused to be written to.
+    is_broken: bool,
     paused: bool,
 }
 
@@ -80,6 +83,24 @@ pub(crate) struct Thread {
     started: Instant,
     ticker: Option<Pin<Box<Interval>>>,
     accept_after: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Accepting has failed since the last connection, which was said once.
+    accept_fails: bool,
+}
+
+/// Whether accept(2) tells the end of the connection it would have returned: the next one may be well.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    // EPROTO has no kind of its own.
+    const EPROTO: i32 = 71;
+    matches!(
+        error.kind(),
+        K::ConnectionAborted
+            | K::ConnectionReset
+            | K::Interrupted
+            | K::NetworkDown
+            | K::NetworkUnreachable
+            | K::HostUnreachable
+    ) || error.raw_os_error() == Some(EPROTO)
 }
 
 impl Thread {
@@ -105,6 +126,7 @@ impl Thread {
             started: Instant::now(),
             ticker: None,
             accept_after: None,
+            accept_fails: false,
         }
     }
 
@@ -192,15 +214,24 @@ impl Thread {
                 Poll::Pending => return,
                 Poll::Ready(Ok((stream, peer))) => {
                     self.metrics.accepted.increment(1);
+                    if std::mem::take(&mut self.accept_fails) {
+                        tracing::info!("connections are accepted again");
+                    }
                     // Refusing is the cheapest thing we do: nothing was allocated for it.
                     match self.worker.open(peer) {
                         Some(conn) => self.keep(stream, conn),
                         None => self.metrics.refused_half_open.increment(1),
                     }
                 }
+                Poll::Ready(Err(error)) if is_of_one_connection(&error) => {}
                 Poll::Ready(Err(error)) => {
-                    // Out of file descriptors, most likely: accept would fail again at once.
-                    tracing::warn!(%error, "cannot accept connections, trying again in 100 ms");
+                    // Out of file descriptors, most likely: accept would fail again at once, and what we can spare is
+                    // little.
+                    self.metrics.failed_accepts.increment(1);
+                    self.lingering.clear();
+                    if !std::mem::replace(&mut self.accept_fails, true) {
+                        tracing::warn!(%error, "cannot accept connections, trying again every 100 ms");
+                    }
                     let mut wait = Box::pin(tokio::time::sleep(Duration::from_millis(100)));
                     if wait.as_mut().poll(cx).is_pending() {
                         self.accept_after = Some(wait);
@@ -217,7 +248,7 @@ impl Thread {
             self.sockets.resize_with(slot + 1, || None);
         }
         let waker = socket_waker(&self.bell, conn.slot);
-        self.sockets[slot] = Some(Socket { stream, waker, conn, wants_write: false, paused: false });
+        self.sockets[slot] = Some(Socket { stream, waker, conn, wants_write: false, is_broken: false, paused: false });
         self.open += 1;
         // Bytes may be waiting already; reading is also what registers the waker.
         self.serve(conn.slot);
@@ -237,6 +268,7 @@ impl Thread {
         let mut cx = Context::from_waker(&socket.waker);
         let mut buf = ReadBuf::new(&mut self.scratch);
         match Pin::new(&mut socket.stream).poll_read(&mut cx, &mut buf) {
+            Poll::Pending if socket.is_broken => self.worker.hung_up(conn),
             Poll::Pending => {}
             Poll::Ready(Ok(())) if buf.filled().is_empty() => self.worker.hung_up(conn),
             Poll::Ready(Ok(())) => {
@@ -270,9 +302,13 @@ impl Thread {
                 socket.wants_write = false;
                 return;
             }
+            if socket.is_broken {
+                self.worker.deafened(socket.conn);
+                return;
+            }
             match socket.stream.try_write(output) {
                 Ok(n) => self.worker.written(socket.conn, n),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     socket.wants_write = true;
                     let mut cx = Context::from_waker(&socket.waker);
                     if socket.stream.poll_write_ready(&mut cx).is_ready() {
@@ -281,8 +317,11 @@ impl Thread {
                     return;
                 }
                 Err(_) => {
+                    // What came before is still there to be read, and its end behind it.
                     socket.wants_write = false;
-                    self.worker.hung_up(socket.conn);
+                    socket.is_broken = true;
+                    self.worker.deafened(socket.conn);
+                    self.bell.mark(slot);
                     return;
                 }
             }
@@ -337,7 +376,7 @@ impl Thread {
         loop {
             match socket.stream.try_read(&mut self.scratch) {
                 Ok(n) if n > 0 && seen < FAREWELL_BYTES_MAX => seen += n,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The client has ended its side too, or will not listen.
                 Ok(_) | Err(_) => return,
             }
@@ -365,5 +404,30 @@ impl Thread {
     fn run(&self, job: Job) {
         // Bounded by the worker, which counts the jobs it has started. The result is mail.
         drop(tokio::task::spawn_blocking(move || job.run()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 10,000 clients that are gone before they are accepted must not cost 100 ms each; a full table of files must.
+    #[test]
+    fn only_what_lasts_makes_accepting_wait() {
+        for (name, code, is_of_one) in [
+            ("ECONNABORTED", 103, true),
+            ("ECONNRESET", 104, true),
+            ("EPROTO", 71, true),
+            ("EINTR", 4, true),
+            ("ENETDOWN", 100, true),
+            ("EHOSTUNREACH", 113, true),
+            ("EMFILE", 24, false),
+            ("ENFILE", 23, false),
+            ("ENOMEM", 12, false),
+            ("ENOBUFS", 105, false),
+            ("EBADF", 9, false),
+        ] {
+            assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(code)), is_of_one, "{name}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Statements of the standards about a server, as bytes.
 
 use crate::server::{Client, Server, connect, packet, text};
+use floodplain_broker::BrokerConfig;
 
 /// What the server does after these bytes on a fresh connection.
 enum Then {
@@ -180,6 +181,65 @@ fn a_large_message_passes() {
     publisher.send(&sent);
     publisher.expect(b"\x40\x02\x00\x01");
     subscriber.expect(&sent);
+}
+
+/// At the limit of the default and of the largest that may be configured everything passes; one byte more is refused
+/// before it is read, to 5.0 in words: DISCONNECT 0x95, and CONNACK says the limit [MQTT-3.2.2-15].
+#[test]
+fn a_packet_has_as_many_bytes_as_the_limit_and_no_more() {
+    for max in [BrokerConfig::default().maximum_packet_size, 7 << 20] {
+        let broker = BrokerConfig { maximum_packet_size: max, ..BrokerConfig::default() };
+        let server = Server::start_with(tempfile::tempdir().unwrap(), 2, broker);
+        let mut subscriber = server.v3("sub");
+        subscriber.send(b"\x82\x06\x00\x01\x00\x01a\x02");
+        subscriber.expect(b"\x90\x03\x00\x01\x02");
+        // One byte for the type, three or four for the length.
+        let head = if max < 2 << 20 { 4 } else { 5 };
+        let publish = |head_of_body: &[u8], len: usize| {
+            let body = [head_of_body, &vec![0x55; len - head - head_of_body.len()]].concat();
+            packet(0x32, &body)
+        };
+        let max = max as usize;
+        let mut publisher = server.v3("pub3");
+        let sent = publish(b"\x00\x01a\x00\x01", max);
+        assert_eq!(sent.len(), max);
+        publisher.send(&sent);
+        publisher.expect(b"\x40\x02\x00\x01");
+        subscriber.expect(&sent);
+        subscriber.send(b"\x40\x02\x00\x01");
+        publisher.send(&publish(b"\x00\x01a\x00\x01", max + 1)[..head]);
+        publisher.expect_close();
+
+        let mut publisher = server.raw();
+        publisher.send(&connect(5, 2, 60, &[], "pub5"));
+        let connack = publisher.packet();
+        let told = [&[0x27][..], &(max as u32).to_be_bytes()].concat();
+        assert!(connack.windows(5).any(|bytes| bytes == told), "{connack:02x?}");
+        publisher.send(&publish(b"\x00\x01a\x00\x01\x00", max));
+        assert_eq!(publisher.packet()[..4], *b"\x40\x02\x00\x01");
+        assert_eq!(subscriber.packet().len(), max - 1);
+        publisher.send(&publish(b"\x00\x01a\x00\x02\x00", max + 1)[..head]);
+        let refused = publisher.packet();
+        assert_eq!((refused[0], refused[2]), (0xe0, 0x95), "{refused:02x?}");
+        publisher.expect_close();
+    }
+}
+
+/// Ten thousand connections that say nothing, or half of it, and are gone: the next one is served.
+#[test]
+fn connections_that_are_opened_and_dropped_cost_nothing_later() {
+    let server = Server::start();
+    for n in 0..10_000 {
+        let mut client = server.raw();
+        match n % 4 {
+            0 => {}
+            1 => client.send(&connect(4, 2, 60, &[], "half")[..7]),
+            // Lost before CONNACK is read: closing with unread bytes resets.
+            2 => client.send(&connect(4, 2, 60, &[], &format!("gone{n}"))),
+            _ => client.send(b"GET / HTTP/1.1\r\n\r\n"),
+        }
+    }
+    server.v3("next").expect_silence();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A gateway on a log in a temporary folder that is as hard to use as its contract allows, and a client that speaks in bytes.
 #![allow(clippy::unwrap_used)]
 
-use floodplain_broker::seams::Access;
+use floodplain_broker::{BrokerConfig, seams::Access};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_log::{Disk, Embedded, EmbeddedConfig, Log, OsDisk};
 use floodplain_testkit::{AdverseLog, Adversity};
@@ -30,11 +30,15 @@ impl Server {
     }
 
     pub(crate) fn start_in(dir: TempDir, threads: usize) -> Self {
+        Self::start_with(dir, threads, BrokerConfig::default())
+    }
+
+    pub(crate) fn start_with(dir: TempDir, threads: usize, broker: BrokerConfig) -> Self {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         let clock = Arc::new(SystemClock);
         let config = EmbeddedConfig::new(dir.path().join("log"));
         let (log, _) = Embedded::open(disk.clone(), clock.clone(), config).unwrap();
-        let config = GatewayConfig { mqtt_address: ([127, 0, 0, 1], 0).into(), threads, ..GatewayConfig::default() };
+        let config = GatewayConfig { mqtt_address: ([127, 0, 0, 1], 0).into(), threads, broker };
         // Offsets that no record has, and everything late, each in its own time.
         let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, 1);
         let gateway =
