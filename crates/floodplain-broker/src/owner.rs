@@ -563,6 +563,10 @@ impl Worker {
     pub(crate) fn write_dead_letters(&mut self) {
         let ms = self.now.as_millis();
         for (client, letter) in self.owner.dlq.take() {
+            // However many sessions lose something at once, units stay small.
+            if self.appends.is_full() {
+                self.submit();
+            }
             let partition = self.shared.dlq.partition_of(client.as_bytes());
             if let Err(error) = self.appends.push(Class::All, partition, |batch| letter.write(&client, ms, batch), None)
             {

@@ -54,14 +54,14 @@ impl DedupWindow {
             let name = self.by_use.remove(&entry.used).unwrap_or_else(|| device.into());
             self.by_use.insert(self.count, name);
             entry.used = self.count;
-            if entry.ids.len() == self.ids_per_device {
+            if entry.ids.len() >= self.ids_per_device {
                 entry.ids.pop_front();
             }
             entry.ids.push_back(hash);
             return true;
         }
         self.count += 1;
-        if self.devices.len() == self.devices_max
+        if self.devices.len() >= self.devices_max
             && let Some((_, silent)) = self.by_use.pop_first()
         {
             self.devices.remove(&silent);

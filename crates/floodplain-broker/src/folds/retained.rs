@@ -167,7 +167,16 @@ impl RetainedFold {
         page
     }
 
+    /// Keeps a message, unless it is for a new topic and there is no room.
     fn keep(&mut self, topic: &str, stamp: Stamp, record: Option<RetainedRecord>) {
+        if record.is_some() && self.bytes >= BYTES_MAX && !self.topics.contains_key(topic) {
+            self.meters.full.increment(1);
+            return;
+        }
+        self.put(topic, stamp, record);
+    }
+
+    fn put(&mut self, topic: &str, stamp: Stamp, record: Option<RetainedRecord>) {
         let old = self.topics.get_key_value(topic).map(|(topic, held)| (topic.clone(), held.clone()));
         let topic = match old {
             Some((topic, held)) => {
@@ -180,10 +189,6 @@ impl RetainedFold {
                     Some(_) => {}
                 }
                 topic
-            }
-            None if record.is_some() && self.bytes >= BYTES_MAX => {
-                self.meters.full.increment(1);
-                return;
             }
             None => topic.into(),
         };
@@ -304,7 +309,8 @@ impl Fold for RetainedFold {
                     expires_at: get.option(Get::time)?,
                 })
             })?;
-            self.keep(topic, stamp, record);
+            // There was room for it then: the order here is another one.
+            self.put(topic, stamp, record);
         }
         self.seen.restore(&mut get)?;
         Ok(get.end()?)

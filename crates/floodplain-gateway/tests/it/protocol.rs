@@ -317,9 +317,14 @@ fn a_message_larger_than_the_client_takes_is_left_out() {
 #[test]
 fn retain_handling() {
     let server = Server::start();
+    let mut live = server.v3("live");
+    live.send(&packet(0x82, b"\x00\x01\x00\x01a\x01"));
+    live.expect(b"\x90\x03\x00\x01\x01");
     let mut publisher = server.v3("pub");
     publisher.send(b"\x33\x06\x00\x01a\x00\x01x");
     publisher.expect(b"\x40\x02\x00\x01");
+    // PUBACK says that it is kept, not that it has been passed on: a subscription before that may see it live.
+    live.expect(b"\x32\x06\x00\x01a\x00\x01x");
     let mut client = server.v5("sub", &[]);
     let subscribe = |options: u8| packet(0x82, &[b"\x00\x01\x00\x00\x01a", &[options][..]].concat());
     // Do not send.
