@@ -142,7 +142,8 @@ async fn a_client_that_stops_reading_holds_one_query_and_no_more() {
     stream.write_all(request.as_bytes()).await.unwrap();
     server.running_becomes(1).await;
     assert_eq!(server.query("SELECT 1 AS one").await.json()["rows"][0]["one"], 1);
-    assert_eq!(server.sql.running(), 1);
+    // The answer may be here before the query has given its place back.
+    server.running_becomes(1).await;
     drop(stream);
     server.running_becomes(0).await;
 }
