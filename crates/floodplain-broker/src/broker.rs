@@ -149,7 +149,7 @@ impl Broker {
             partition,
             snapshots: Snapshots::new(self.disk.clone(), &self.data_dir.join("folds"), F::NAME, &id),
             id,
-            outputs: vec![(folds::TELEMETRY, self.shared.telemetry.clone())],
+            outputs: vec![(folds::TELEMETRY, self.shared.telemetry.clone()), (folds::DLQ, self.shared.dlq.clone())],
             folds: F::EMITS.then(|| self.positions.clone()),
         };
         let mut runner = Runner::open(fold, config, log)?;

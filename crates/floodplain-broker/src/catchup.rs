@@ -7,8 +7,8 @@
 
 use crate::{
     ConnId, Worker,
-    folds::{OutboundState, Positions, Posting, Session as Stored},
-    jobs::Work,
+    folds::{LostReason, OutboundState, Positions, Posting, Session as Stored},
+    jobs::{Found, Work},
     owner::{Page, Question},
     publication::Publication,
     retained::RetainedWish,
@@ -16,7 +16,7 @@ use crate::{
     session::{InFlight, Outbound, Owed, QUEUE_BYTES_MAX, QUEUE_MAX, Queued, Session, Stage, Subscribed, Track},
     subscribe::effective,
 };
-use floodplain_log::{FetchedRecord, MessageRef, ReadError, Record, RecordRef};
+use floodplain_log::{FetchedRecord, MessageRef, Record, RecordRef};
 use floodplain_types::{Position, Timestamp, TopicFilter};
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
@@ -202,7 +202,7 @@ impl Worker {
             let mut refs: Vec<RecordRef> = Vec::new();
             let mut bytes = 0;
             while let Some(posting) = postings.front() {
-                bytes += posting.reference.locator.len as usize;
+                bytes += posting.reference.locator.len_bytes() as usize;
                 if refs.len() >= FETCH_RECORDS || (bytes > FETCH_BYTES && !refs.is_empty()) {
                     break;
                 }
@@ -302,24 +302,9 @@ impl Worker {
     }
 
     /// Records that a session waits for have been read.
-    pub(crate) fn fetched(
-        &mut self,
-        conn: ConnId,
-        partition: u32,
-        asked: &[Position],
-        bytes: u64,
-        records: Result<Vec<FetchedRecord>, ReadError>,
-    ) {
+    pub(crate) fn fetched(&mut self, conn: ConnId, partition: u32, bytes: u64, found: &[Found]) {
         self.metrics.resume_read_bytes.increment(bytes);
-        let (records, missing) = match records {
-            Ok(records) => (records, "retention has removed it"),
-            Err(error) => {
-                tracing::error!(%error, "records that a session waits for cannot be read");
-                (Vec::new(), "it cannot be read")
-            }
-        };
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
-        let client = session.client.clone();
         if let Some(lag) = session.out.lag(partition)
             && let Step::Fetching(rest) = &mut lag.step
         {
@@ -327,23 +312,28 @@ impl Worker {
             lag.step = if rest.is_empty() { Step::Idle } else { Step::Have(rest) };
         }
         let mut delivered = 0;
-        let mut found = records.iter().peekable();
-        for position in asked {
-            match found.next_if(|record| record.position == *position) {
-                Some(record) => delivered += self.queue_fetched(conn, partition, record),
-                None => {
-                    if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
-                        session.out.give_up(partition, *position);
-                        if let Some(track) = session.out.track(partition) {
-                            track.finished(*position);
-                        }
-                    }
-                    self.undelivered(&client, missing, partition, *position, *position, 1);
+        for found in found {
+            match found {
+                Found::Record(record) => delivered += self.queue_fetched(conn, partition, record),
+                Found::Retention(position) => {
+                    self.not_there(conn, partition, *position, LostReason::Retention.text());
                 }
+                Found::Damage(position) => self.not_there(conn, partition, *position, LostReason::Damage.text()),
+                Found::Unreadable(position) => self.not_there(conn, partition, *position, "it cannot be read"),
             }
         }
         self.metrics.resume_delivered_bytes.increment(delivered);
         self.pump(conn);
+    }
+
+    /// A message that a session waits for is not there to be sent.
+    fn not_there(&mut self, conn: ConnId, partition: u32, position: Position, reason: &str) {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        session.out.give_up(partition, position);
+        if let Some(track) = session.out.track(partition) {
+            track.finished(position);
+        }
+        self.undelivered(conn, reason, partition, position);
     }
 
     /// Queues one fetched record if the session still wants it; returns its bytes.
@@ -353,7 +343,7 @@ impl Worker {
         let owed = session.out.owed.iter().position(|owed| (owed.partition, owed.position) == (partition, position));
         let record = Record::parse(&fetched.bytes).ok();
         let Some(message) = record.as_ref().and_then(|record| MessageRef::parse(record).ok()) else {
-            session.out.give_up(partition, position);
+            self.not_there(conn, partition, position, LostReason::Damage.text());
             return 0;
         };
         let Some(track) = session.out.track(partition) else { return 0 };

@@ -114,8 +114,8 @@ impl Worker {
             self.closing.insert(conn, Unsaid { client, partition, reason, fires_will });
             return;
         };
-        let lasts = session.is_lasting() && expiry_s != Some(0);
-        let progress = if lasts { whole_progress(session) } else { Progress::default() };
+        // Also of one that ends now: what it has not got goes to `dlq`.
+        let progress = whole_progress(session);
         let close = folds::Close { epoch, reason, fires_will, session_expiry_s: expiry_s, progress };
         self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
     }
@@ -162,8 +162,11 @@ impl Worker {
         pushed.inspect_err(|error| tracing::error!(%error, "session event does not fit a batch")).ok()
     }
 
-    /// A lasting session has `unlogged` acknowledgements that the log does not know.
-    pub(crate) fn progress_made(&mut self, conn: ConnId, unlogged: u32) {
+    /// A lasting session has got further, which the log does not know.
+    pub(crate) fn progress_made(&mut self, conn: ConnId) {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        session.out.unlogged += 1;
+        let unlogged = session.out.unlogged;
         if unlogged == 1 {
             self.owner.progress.push_back((self.steady + PROGRESS_AFTER, conn));
         }
@@ -195,14 +198,15 @@ impl Worker {
         let in_use = |id: &u16| session.out.in_flight.iter().any(|flight| flight.id == *id);
         let outbound = closed.into_iter().filter(|id| !in_use(id)).map(|id| (id, None)).collect();
         let (client, partition) = (session.client.clone(), session.partition);
-        let mut progress = Progress { partitions, outbound, retained: Vec::new() };
+        let letters = session.out.letters.take();
+        let mut progress = Progress { partitions, outbound, retained: Vec::new(), letters };
         session.out.retained_progress(&mut progress);
         self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
     }
 }
 
 fn is_nothing(progress: &Progress) -> bool {
-    progress.partitions.is_empty() && progress.outbound.is_empty() && progress.retained.is_empty()
+    *progress == Progress::default()
 }
 
 /// All that a sleeping session needs: cursors, what is done above them, ids in use.
@@ -226,5 +230,5 @@ fn whole_progress(mut session: Box<Session>) -> Progress {
         let (partition, position) = (owed.partition, owed.position);
         outbound.push((owed.id, Some(Outbound { partition, position, state })));
     }
-    Progress { partitions, outbound, retained: retained.retained }
+    Progress { partitions, outbound, retained: retained.retained, letters: session.out.letters.take() }
 }

@@ -36,8 +36,8 @@ pub struct BrokerConfig {
     pub topic_levels_max: usize,
     /// Subscriptions of one session.
     pub subscriptions_max: usize,
-    /// References that wait per filter and partition before the oldest go to `dlq`.
-    pub postings_max: usize,
+    /// Sessions that outlive their connection; a client beyond that is refused one, 0x97 in 5.0.
+    pub sessions_max: usize,
     /// How often folds write a snapshot, in bytes of records folded since the last one.
     pub snapshot_bytes: u64,
 }
@@ -60,7 +60,7 @@ impl Default for BrokerConfig {
             topic_bytes_max: 65_535,
             topic_levels_max: 256,
             subscriptions_max: 10_000,
-            postings_max: 1 << 20,
+            sessions_max: 4_000_000,
             snapshot_bytes: 64 << 20,
         }
     }

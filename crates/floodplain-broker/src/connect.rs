@@ -143,6 +143,12 @@ impl Worker {
             Version::V311 => expiry_max,
         };
         let expiry_s = asked.min(expiry_max);
+        let sessions_max = config.sessions_max.div_ceil(self.shared.requests.partitions as usize);
+        if expiry_s > 0 && !self.owner.has_room_for(partition, client_id, sessions_max) {
+            self.metrics.refused_sessions.increment(1);
+            let why = "too many sessions are stored";
+            return self.refuse_connect(conn, encoder, ConnackCode::QuotaExceeded, Some(why));
+        }
         let keep_alive_max = config.keep_alive_max.and_then(|max| u16::try_from(max.as_secs()).ok());
         let keep_alive = match keep_alive_max {
             // Only 5.0 can be told another value than its own [MQTT-3.2.2-22].

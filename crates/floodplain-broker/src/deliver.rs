@@ -4,7 +4,7 @@ use crate::{
     ConnId, Worker,
     append::Waiter,
     connection::{Phase, Refusal},
-    folds::{self, Event, OutboundState, Progress},
+    folds::{self, Event, Letter, OutboundState, Progress},
     publication::{Delivery, Placed, Publication},
     router::Match,
     session::{CAME_LIVE_MAX, InFlight, Queued, Stage},
@@ -235,18 +235,14 @@ impl Worker {
             due.is_unlogged = true;
         }
         if let Some(reason) = unsent {
-            let client = session.client.clone();
             let position = queued.position;
             if queued.is_tracked
                 && let Some(track) = session.out.track(partition)
             {
                 track.finished(position);
             }
-            if let Some(id) = queued.again {
-                session.out.closed_ids.push(id);
-                session.out.unlogged += 1;
-            }
-            self.undelivered(&client, reason, partition, position, position, 1);
+            session.out.closed_ids.extend(queued.again);
+            self.undelivered(conn, reason, partition, position);
             match reason {
                 "expired" => self.metrics.dropped_expired.increment(1),
                 _ => self.metrics.dropped_too_large.increment(1),
@@ -344,7 +340,6 @@ impl Worker {
         if session.out.in_flight.is_empty() && session.out.in_flight.capacity() > 8 {
             session.out.in_flight = std::collections::VecDeque::new();
         }
-        let client = session.client.clone();
         let position = flight.position;
         if flight.is_tracked
             && let Some(track) = session.out.track(flight.partition)
@@ -353,14 +348,12 @@ impl Worker {
         }
         if session.is_lasting() {
             session.out.closed_ids.push(flight.id);
-            session.out.unlogged += 1;
-            let unlogged = session.out.unlogged;
-            self.progress_made(conn, unlogged);
+            self.progress_made(conn);
         }
         if let Some(code) = refused {
             self.metrics.refused_by_client.increment(1);
             let reason = format!("refused by the client: {code}");
-            self.undelivered(&client, &reason, flight.partition, position, position, 1);
+            self.undelivered(conn, &reason, flight.partition, position);
         }
         self.pump(conn);
     }
@@ -434,18 +427,19 @@ impl Worker {
         }
     }
 
-    /// Notes that a session does not get messages it was promised.
-    pub(crate) fn undelivered(
-        &mut self,
-        client: &str,
-        reason: &str,
-        partition: u32,
-        from: Position,
-        to: Position,
-        count: u64,
-    ) {
-        self.metrics.undelivered.increment(count);
-        self.owner.dlq.note(client, reason, partition, from, to, count);
+    /// Notes that a session does not get a message it was promised, and that it is done with it. Both are told to the
+    /// log at once, or neither.
+    pub(crate) fn undelivered(&mut self, conn: ConnId, reason: &str, partition: u32, position: Position) {
+        self.metrics.undelivered.increment(1);
+        let letter = Letter { reason: reason.into(), partition, from: position, to: position, count: 1 };
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        if session.is_lasting() {
+            session.out.letters.note(letter);
+            self.progress_made(conn);
+        } else {
+            let client = session.client.clone();
+            self.owner.dlq.note(&client, letter);
+        }
     }
 }
 

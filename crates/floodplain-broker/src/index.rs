@@ -2,12 +2,12 @@
 
 use crate::{
     Worker,
-    folds::{Change, EndReason, Lost, LostReason, Positions},
+    folds::{Change, Event, Lost, Positions},
     jobs::Work,
     owner::{Answer, Page, Question},
 };
 use floodplain_log::{Read, ReadError};
-use floodplain_types::{Position, TopicFilter};
+use floodplain_types::{Class, Position, TopicFilter};
 use std::{sync::Arc, time::Duration};
 
 /// Postings in one answer.
@@ -41,25 +41,6 @@ impl Worker {
 
     /// Passes on what has changed in the sessions of a partition.
     pub(crate) fn sessions_changed(&mut self, source: u32, changes: Vec<Change>) {
-        // First who has ended: what waited for them is still in the index.
-        for change in &changes {
-            if let Change::Ended { client, session, reason: EndReason::Expired } = change {
-                let kept = session.subscriptions().iter().filter(|held| held.keeps_messages());
-                let wanted: Arc<[(TopicFilter, Positions)]> =
-                    kept.map(|held| (held.subscription.filter.clone(), session.needs_from(held))).collect();
-                if !wanted.is_empty() {
-                    let partitions = 0..self.shared.telemetry.partitions;
-                    let done: Arc<[(u32, Position)]> =
-                        partitions.flat_map(|p| session.done(p).map(move |position| (p, position))).collect();
-                    let client: Arc<str> = client.as_str().into();
-                    self.tell_all(|| Question::Expired {
-                        client: client.clone(),
-                        wanted: wanted.clone(),
-                        done: done.clone(),
-                    });
-                }
-            }
-        }
         for change in changes {
             match change {
                 Change::FilterWanted { filter, start } => {
@@ -154,7 +135,7 @@ impl Worker {
                     }
                 }
             }
-            Question::Expired { client, wanted, done } => self.expired(&client, &wanted, &done),
+            Question::Left(estate) => self.left(estate),
             Question::Lost { partition, lost } => self.lost(partition, &lost),
         }
     }
@@ -241,45 +222,14 @@ impl Worker {
         self.owner.dirty = true;
     }
 
-    /// What waits here for a session that is no more goes to `dlq`.
-    fn expired(&mut self, client: &str, wanted: &[(TopicFilter, Positions)], done: &[(u32, Position)]) {
-        let mut ranges = Vec::new();
-        for data in &self.owner.data {
-            let partition = data.partition.index;
-            let filters = wanted.iter().map(|(filter, from)| (filter.as_str(), from.get(partition)));
-            let page = data.waiting.fold().page(filters, usize::MAX);
-            let positions = page.postings.iter().map(|posting| posting.reference.position);
-            let mut waiting = positions.filter(|position| done.binary_search(&(partition, *position)).is_err());
-            if let Some(first) = waiting.next() {
-                let (last, count) = waiting.fold((first, 1), |(_, count), position| (position, count + 1));
-                ranges.push((partition, first, last, count));
-            }
-        }
-        for (partition, first, last, count) in ranges {
-            self.undelivered(client, "session expired", partition, first, last, count);
-        }
-    }
-
-    /// Messages were given up: those of our sessions that needed them are named in `dlq`.
+    /// Messages were given up: the sessions of our partitions that needed them are to be told.
     fn lost(&mut self, partition: u32, lost: &Lost) {
-        let reason = match lost.reason {
-            LostReason::QueueFull => "too many messages wait",
-            LostReason::Retention => "retention has removed it",
-            LostReason::Damage => "the log is damaged",
-        };
-        let mut who = Vec::new();
-        for requests in &self.owner.requests {
-            for (client, session) in requests.sessions.fold().sessions() {
-                let held = session.subscriptions().iter().find(|held| held.subscription.filter == lost.filter);
-                let Some(held) = held.filter(|held| held.keeps_messages()) else { continue };
-                let from = session.needs_from(held).get(partition);
-                if from <= lost.last {
-                    who.push((client.clone(), from.max(lost.first)));
-                }
+        for at in 0..self.owner.requests.len() {
+            let requests = &self.owner.requests[at];
+            if requests.sessions.fold().keeps(&lost.filter) {
+                let index = requests.partition.index;
+                self.append_event(Class::All, "", index, &Event::Lost { partition, lost: lost.clone() });
             }
-        }
-        for (client, first) in who {
-            self.undelivered(client.as_str(), reason, partition, first, lost.last, lost.count as u64);
         }
     }
 }

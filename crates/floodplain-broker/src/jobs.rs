@@ -7,7 +7,7 @@ use crate::{
 use bytes::Bytes;
 use floodplain_log::{FetchedRecord, Log, Partition, Read, ReadError, RecordRef};
 use floodplain_types::Position;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What one step of a backfill reads.
 const BACKFILL_BYTES: usize = 1 << 20;
@@ -28,6 +28,8 @@ pub(crate) enum Work {
     ReadAt { conn: ConnId, partition: Partition, position: Position },
     /// Read the log for an index that must know what lies before it.
     Backfill { partition: Partition, from: Position },
+    /// Read for the folds of a partition that are behind what memory holds.
+    Read { reader: Partition, partition: Partition, from: Position, max_bytes: usize },
     /// Write a snapshot.
     Snapshot { snapshots: floodplain_fold::Snapshots, snapshot: Box<floodplain_fold::Snapshot> },
 }
@@ -38,37 +40,57 @@ pub(crate) enum JobResult {
     Fetched {
         conn: ConnId,
         partition: u32,
-        asked: Vec<Position>,
         /// How many bytes were read.
         bytes: u64,
-        records: Result<Vec<FetchedRecord>, ReadError>,
+        /// In the order in which they were asked for.
+        found: Vec<Found>,
     },
     Backfilled {
         partition: u32,
         read: Result<Read, ReadError>,
     },
+    Read {
+        reader: Partition,
+        partition: Partition,
+        from: Position,
+        read: Result<Read, ReadError>,
+    },
     Snapshot,
 }
+
+/// What a record that was asked for turned out to be.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Record(FetchedRecord),
+    /// Retention has passed it.
+    Retention(Position),
+    /// It lies where the log is damaged.
+    Damage(Position),
+    /// The disk did not give it, several times.
+    Unreadable(Position),
+}
+
+/// How often a record is asked for that the disk does not give, and how long after the time before.
+const FETCH_TRIES: usize = 3;
+const FETCH_AGAIN: Duration = Duration::from_millis(50);
 
 impl Job {
     /// Does the work. Blocks.
     pub fn run(self) {
         let result = match self.work {
             Work::Fetch { conn, partition, refs } => {
-                let records = self.log.fetch(partition, &refs);
-                let bytes = refs.iter().map(|reference| u64::from(reference.locator.len)).sum();
-                let asked = refs.iter().map(|reference| reference.position).collect();
-                JobResult::Fetched { conn, partition: partition.index, asked, bytes, records }
+                let bytes = refs.iter().map(|reference| u64::from(reference.locator.len_bytes())).sum();
+                let found = fetch(&*self.log, partition, &refs);
+                JobResult::Fetched { conn, partition: partition.index, bytes, found }
             }
             Work::ReadAt { conn, partition, position } => {
-                let read = self.log.read(partition, position, 1);
+                let (read, found) = read_at(&*self.log, partition, position);
                 let bytes = read.iter().flat_map(|read| &read.batches).map(|b| b.batch.as_bytes().len() as u64).sum();
-                let records = match read {
-                    Ok(read) => Ok(find(&read, position).into_iter().collect()),
-                    Err(ReadError::Trimmed { .. }) => Ok(Vec::new()),
-                    Err(error) => Err(error),
-                };
-                JobResult::Fetched { conn, partition: partition.index, asked: vec![position], bytes, records }
+                JobResult::Fetched { conn, partition: partition.index, bytes, found: vec![found] }
+            }
+            Work::Read { reader, partition, from, max_bytes } => {
+                let read = self.log.read(partition, from, max_bytes);
+                JobResult::Read { reader, partition, from, read }
             }
             Work::Backfill { partition, from } => {
                 let read = self.log.read(partition, from, BACKFILL_BYTES);
@@ -83,6 +105,57 @@ impl Job {
         };
         self.reply.post([Mail::JobDone(result)]);
     }
+}
+
+/// Fetches records; where the disk fails, one by one, so that each costs itself alone.
+fn fetch(log: &dyn Log, partition: Partition, refs: &[RecordRef]) -> Vec<Found> {
+    match log.fetch(partition, refs) {
+        Ok(records) => {
+            let mut records = records.into_iter().peekable();
+            let start = log.start(partition);
+            let found = |RecordRef { position, .. }: &RecordRef| match records.next_if(|r| r.position == *position) {
+                Some(record) => Found::Record(record),
+                None if *position < start => Found::Retention(*position),
+                None => Found::Damage(*position),
+            };
+            refs.iter().map(found).collect()
+        }
+        Err(error) if refs.len() > 1 => {
+            tracing::warn!(%error, "records that a session waits for cannot be read together");
+            refs.iter().flat_map(|reference| fetch(log, partition, std::slice::from_ref(reference))).collect()
+        }
+        Err(_) => refs.iter().map(|reference| fetch_again(log, partition, reference)).collect(),
+    }
+}
+
+fn fetch_again(log: &dyn Log, partition: Partition, reference: &RecordRef) -> Found {
+    for _ in 1..FETCH_TRIES {
+        std::thread::sleep(FETCH_AGAIN);
+        match log.fetch(partition, std::slice::from_ref(reference)) {
+            Ok(records) => match records.into_iter().next() {
+                Some(record) => return Found::Record(record),
+                None => return Found::Damage(reference.position),
+            },
+            Err(error) => tracing::error!(%error, "a record that a session waits for cannot be read"),
+        }
+    }
+    Found::Unreadable(reference.position)
+}
+
+fn read_at(log: &dyn Log, partition: Partition, position: Position) -> (Option<Read>, Found) {
+    for _ in 0..FETCH_TRIES {
+        match log.read(partition, position, 1) {
+            Ok(read) => {
+                let found = find(&read, position).map_or(Found::Damage(position), Found::Record);
+                return (Some(read), found);
+            }
+            Err(ReadError::Trimmed { .. }) => return (None, Found::Retention(position)),
+            Err(ReadError::Corrupt { .. }) => return (None, Found::Damage(position)),
+            Err(error) => tracing::error!(%error, "a record that a session waits for cannot be read"),
+        }
+        std::thread::sleep(FETCH_AGAIN);
+    }
+    (None, Found::Unreadable(position))
 }
 
 fn find(read: &Read, position: Position) -> Option<FetchedRecord> {

@@ -15,6 +15,7 @@ mod connect;
 mod connection;
 mod deliver;
 mod dlq;
+mod estate;
 pub mod folds;
 mod index;
 mod jobs;

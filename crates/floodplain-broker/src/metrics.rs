@@ -30,7 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) resume_read_bytes: Counter,
     pub(crate) resume_delivered_bytes: Counter,
     pub(crate) paused: Counter,
-    pub(crate) blocking_reads: Counter,
+    pub(crate) behind_reads: Counter,
+    pub(crate) refused_sessions: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -73,7 +74,8 @@ impl Metrics {
             resume_read_bytes: counter!("floodplain_broker_resume_read_bytes_total"),
             resume_delivered_bytes: counter!("floodplain_broker_resume_delivered_bytes_total"),
             paused: counter!("floodplain_broker_paused_publishers_total"),
-            blocking_reads: counter!("floodplain_broker_blocking_reads_total"),
+            behind_reads: counter!("floodplain_broker_reads_behind_memory_total"),
+            refused_sessions: counter!("floodplain_broker_refused_sessions_total"),
         }
     }
 }

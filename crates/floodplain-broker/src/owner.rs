@@ -3,13 +3,14 @@
 use crate::{
     ConnId, Worker,
     append::Sent,
-    dlq::Dlq,
+    dlq::{self, Dlq},
+    estate::{Burials, Estate, Left, Search},
     folds::{Interest, Lost, Positions, Posting, PresenceFold, RetainedFold, RetainedPage, SessionFold, WaitingIndex},
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
 use floodplain_fold::{Fold, Next, Runner};
-use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, Reply};
+use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Reply};
 use floodplain_types::{Class, Position, Timestamp, TopicFilter};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -51,8 +52,8 @@ pub(crate) enum Question {
     Lowest { source: u32, lowest: Arc<[(TopicFilter, Positions)]> },
     /// A partition of `requests` has told all its filters.
     Told,
-    /// A session has expired: what still waits for it goes to `dlq`.
-    Expired { client: Arc<str>, wanted: Arc<[(TopicFilter, Positions)]>, done: Arc<[(u32, Position)]> },
+    /// A session has ended: what still waits for it?
+    Left(Estate),
     /// Messages of a filter in a partition were given up: who needed them?
     Lost { partition: u32, lost: Lost },
 }
@@ -73,6 +74,16 @@ pub(crate) struct Page {
 pub(crate) enum Answer {
     Retained { conn: ConnId, pages: Vec<RetainedPage> },
     Waiting { conn: ConnId, pages: Vec<Page> },
+    Left(Left),
+}
+
+/// A read for folds that are behind what memory holds.
+#[derive(Debug, Default)]
+enum Reading {
+    #[default]
+    No,
+    Asked,
+    Have(Partition, Position, Result<Read, ReadError>),
 }
 
 /// A partition of `telemetry`.
@@ -88,6 +99,7 @@ pub(crate) struct DataPartition {
     pub(crate) is_backfilling: bool,
     /// A filter may be wanted from before what the index knows.
     pub(crate) wants_backfill: bool,
+    reading: Reading,
     /// Where the log started when the index was last told.
     pub(crate) start: Position,
     /// Everything before this was delivered live.
@@ -112,6 +124,9 @@ pub(crate) struct RequestPartition {
     opening: Vec<(Position, ConnId)>,
     retry_at: Timestamp,
     is_dirty: bool,
+    reading: Reading,
+    /// Sessions that have ended, while it is found what waits for them.
+    pub(crate) burials: Burials,
     /// Its sessions are being asked what they still need.
     pub(crate) is_scanning: bool,
 }
@@ -134,6 +149,8 @@ pub(crate) struct Owner {
     barriers: VecDeque<Barrier>,
     /// Sessions that want to know what waits for them.
     pub(crate) asked: Vec<Question>,
+    /// Sessions that have ended, and what our partitions hold for them.
+    pub(crate) searches: VecDeque<Search>,
     /// Partitions of `requests` that have told their filters.
     pub(crate) told: u32,
     /// Publishers that are not read because the log is behind.
@@ -162,6 +179,7 @@ impl Owner {
             requests,
             barriers: VecDeque::new(),
             asked: Vec::new(),
+            searches: VecDeque::new(),
             told: 0,
             paused: Vec::new(),
             dlq: Dlq::default(),
@@ -196,6 +214,21 @@ impl Owner {
         *last = base.max(*last);
     }
 
+    /// Whether a lasting session of `client` may be stored; `max` is that of a partition.
+    pub(crate) fn has_room_for(&self, partition: u32, client: &str, max: usize) -> bool {
+        let Some(requests) = self.requests.iter().find(|requests| requests.partition.index == partition) else {
+            return false;
+        };
+        let fold = requests.sessions.fold();
+        fold.len() < max || fold.session(client).is_some()
+    }
+
+    fn reading(&mut self, reader: Partition) -> Option<&mut Reading> {
+        let data = self.data.iter_mut().map(|data| (data.partition, &mut data.reading));
+        let requests = self.requests.iter_mut().map(|requests| (requests.partition, &mut requests.reading));
+        data.chain(requests).find(|(partition, _)| *partition == reader).map(|(_, reading)| reading)
+    }
+
     /// Lets a connection wait until its `Open` is folded.
     pub(crate) fn wait_opened(&mut self, partition: Partition, epoch: Position, conn: ConnId) {
         if let Some(requests) = self.requests.iter_mut().find(|requests| requests.partition == partition) {
@@ -219,6 +252,7 @@ impl DataPartition {
             is_dirty: true,
             is_backfilling: false,
             wants_backfill: true,
+            reading: Reading::No,
             start: Position::ZERO,
             delivered,
             limit: delivered,
@@ -271,6 +305,8 @@ impl RequestPartition {
             opening: Vec::new(),
             retry_at: Timestamp(0),
             is_dirty: true,
+            reading: Reading::No,
+            burials: Burials::new(),
             is_scanning: false,
         }
     }
@@ -309,6 +345,7 @@ impl Worker {
         }
         self.lift_barriers();
         self.answer_waiting();
+        self.search_estates();
         // Folding may have appended: events of sessions, records of the dead-letter stream.
         self.submit();
     }
@@ -320,13 +357,40 @@ impl Worker {
         }
     }
 
-    /// Reads from memory if it can, from disk if it must.
-    fn read(&self, partition: Partition, from: Position, max_bytes: usize) -> Result<Read, floodplain_log::ReadError> {
-        if let Some(read) = self.shared.log.read_cached(partition, from, max_bytes) {
-            return Ok(read);
+    /// Reads from memory for the folds of `reader`; what memory does not hold is read on another thread, and is there
+    /// when the folds are driven again.
+    fn read(
+        &mut self,
+        reader: Partition,
+        partition: Partition,
+        from: Position,
+        max_bytes: usize,
+    ) -> Option<Result<Read, ReadError>> {
+        let reading = self.owner.reading(reader)?;
+        if let Reading::Have(..) = reading
+            && let Reading::Have(of, at, read) = std::mem::take(reading)
+            && (of, at) == (partition, from)
+        {
+            return Some(read);
         }
-        self.metrics.blocking_reads.increment(1);
-        self.shared.log.read(partition, from, max_bytes)
+        if let Some(read) = self.shared.log.read_cached(partition, from, max_bytes) {
+            return Some(Ok(read));
+        }
+        let reading = self.owner.reading(reader)?;
+        if matches!(reading, Reading::No) {
+            *reading = Reading::Asked;
+            self.metrics.behind_reads.increment(1);
+            self.run_job(Work::Read { reader, partition, from, max_bytes });
+        }
+        None
+    }
+
+    /// What memory did not hold has been read.
+    fn read_done(&mut self, reader: Partition, partition: Partition, from: Position, read: Result<Read, ReadError>) {
+        if let Some(reading) = self.owner.reading(reader) {
+            *reading = Reading::Have(partition, from, read);
+        }
+        self.advanced(reader, Position::ZERO);
     }
 
     fn drive_requests(&mut self, at: usize) {
@@ -343,7 +407,8 @@ impl Worker {
                     log.submit(append, Some(Reply { sink: self.mailbox.clone(), tag }));
                 }
                 Next::Read { partition, from, max_bytes } => {
-                    let read = self.read(partition, from, max_bytes);
+                    let reader = requests.partition;
+                    let Some(read) = self.read(reader, partition, from, max_bytes) else { break };
                     let requests = &mut self.owner.requests[at];
                     let is_input = partition == requests.partition;
                     let folded = requests.sessions.on_read(log, partition, from, as_ref(&read));
@@ -360,7 +425,7 @@ impl Worker {
         }
         // Presence follows; where it has fallen behind it reads for itself.
         while let Next::Read { partition, from, max_bytes } = self.owner.requests[at].presence.next(log, self.now) {
-            let read = self.read(partition, from, max_bytes);
+            let Some(read) = self.read(partition, partition, from, max_bytes) else { break };
             if let Err(error) = self.owner.requests[at].presence.on_read(log, partition, from, as_ref(&read)) {
                 tracing::error!(%error, "presence cannot be folded");
                 break;
@@ -377,6 +442,7 @@ impl Worker {
         for (epoch, conn) in opened {
             self.opened(conn, at, epoch);
         }
+        self.ask_for_ended(at);
     }
 
     fn drive_data(&mut self, at: usize) {
@@ -386,7 +452,8 @@ impl Worker {
             let Next::Read { partition, from, max_bytes } = self.owner.data[at].retained.next(log, self.now) else {
                 break;
             };
-            let read = self.read(partition, from, max_bytes).map(|read| clip(read, self.owner.data[at].limit));
+            let Some(read) = self.read(partition, partition, from, max_bytes) else { break };
+            let read = read.map(|read| clip(read, self.owner.data[at].limit));
             let data = &mut self.owner.data[at];
             if let Err(error) = data.retained.on_read(log, partition, from, as_ref(&read)) {
                 tracing::error!(%error, "retained messages cannot be folded");
@@ -404,7 +471,8 @@ impl Worker {
             let Next::Read { partition, from, max_bytes } = self.owner.data[at].waiting.next(log, self.now) else {
                 break;
             };
-            let read = self.read(partition, from, max_bytes).map(|read| clip(read, self.owner.data[at].delivered));
+            let Some(read) = self.read(partition, partition, from, max_bytes) else { break };
+            let read = read.map(|read| clip(read, self.owner.data[at].delivered));
             if let Err(error) = self.owner.data[at].waiting.on_read(log, partition, from, as_ref(&read)) {
                 tracing::error!(%error, "waiting messages cannot be indexed");
                 break;
@@ -515,6 +583,7 @@ impl Worker {
         match answer {
             Answer::Retained { conn, pages } => self.retained_answer(conn, pages),
             Answer::Waiting { conn, pages } => self.waiting_answer(conn, pages),
+            Answer::Left(left) => self.left_answer(left),
         }
     }
 
@@ -568,8 +637,8 @@ impl Worker {
                 self.submit();
             }
             let partition = self.shared.dlq.partition_of(client.as_bytes());
-            if let Err(error) = self.appends.push(Class::All, partition, |batch| letter.write(&client, ms, batch), None)
-            {
+            let write = |batch: &mut _| dlq::write(&letter, &client, ms, batch);
+            if let Err(error) = self.appends.push(Class::All, partition, write, None) {
                 tracing::error!(%error, "dead letter does not fit a batch");
             }
         }
@@ -601,9 +670,8 @@ impl Worker {
     pub(crate) fn job_done(&mut self, result: JobResult) {
         match result {
             JobResult::Snapshot => self.owner.snapshots_running -= 1,
-            JobResult::Fetched { conn, partition, asked, bytes, records } => {
-                self.fetched(conn, partition, &asked, bytes, records);
-            }
+            JobResult::Fetched { conn, partition, bytes, found } => self.fetched(conn, partition, bytes, &found),
+            JobResult::Read { reader, partition, from, read } => self.read_done(reader, partition, from, read),
             JobResult::Backfilled { partition, read } => self.backfilled(partition, read),
         }
     }

@@ -11,8 +11,8 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,16 @@ struct Counting {
     inner: Arc<AdverseLog>,
     bytes: Arc<AtomicU64>,
     largest: Arc<AtomicU64>,
+    faults: Arc<Faults>,
+}
+
+/// What a test makes reading do.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// Nothing is in memory any more.
+    pub(crate) is_cold: AtomicBool,
+    /// The disk does not give the record at this offset.
+    pub(crate) unreadable: Mutex<Option<u64>>,
 }
 
 impl Log for Counting {
@@ -80,10 +90,17 @@ impl Log for Counting {
         Ok(read)
     }
     fn read_cached(&self, partition: Partition, from: Position, max_bytes: usize) -> Option<Read> {
-        let read = self.read(partition, from, max_bytes).ok()?;
-        Some(read)
+        if self.faults.is_cold.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.read(partition, from, max_bytes).ok()
     }
     fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError> {
+        let unreadable = *self.faults.unreadable.lock().unwrap();
+        if refs.iter().any(|reference| Some(reference.position.offset) == unreadable) {
+            let source = std::io::Error::other("the sector cannot be read");
+            return Err(ReadError::Io { file: "segment".to_owned(), at: 0, source });
+        }
         let fetched = self.inner.fetch(partition, refs)?;
         let bytes: usize = fetched.iter().map(|record| record.bytes.len()).sum();
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -104,6 +121,7 @@ pub(crate) struct Rig {
     pub(crate) bytes_read: Arc<AtomicU64>,
     /// Bytes of the largest unit that a worker has appended.
     pub(crate) largest_unit: Arc<AtomicU64>,
+    pub(crate) faults: Arc<Faults>,
     model: ModelLog,
     adverse: Option<Arc<AdverseLog>>,
     disk: FaultDisk,
@@ -118,15 +136,20 @@ pub(crate) struct Rig {
 impl Rig {
     /// Two workers; `adversity` decides how hard the log is to use.
     pub(crate) fn new(adversity: Adversity, seed: u64) -> Self {
+        Self::with_config(adversity, seed, BrokerConfig::default())
+    }
+
+    pub(crate) fn with_config(adversity: Adversity, seed: u64, config: BrokerConfig) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         let model = ModelLog::new(clock.clone());
         let log = AdverseLog::new(Arc::new(model.clone()), Adversity { late: false, ..adversity }, seed);
-        let config = BrokerConfig { partitions: 4, ..BrokerConfig::default() };
+        let config = BrokerConfig { partitions: 4, ..config };
         let mut rig = Self {
             clock,
             log,
             bytes_read: Arc::default(),
             largest_unit: Arc::default(),
+            faults: Arc::default(),
             model,
             adverse: None,
             disk: FaultDisk::new(seed),
@@ -149,6 +172,7 @@ impl Rig {
             inner: log.clone(),
             bytes: self.bytes_read.clone(),
             largest: self.largest_unit.clone(),
+            faults: self.faults.clone(),
         });
         self.log = shared.clone();
         let access = Access::open_loopback();

@@ -207,7 +207,7 @@ pub(crate) struct Outbound {
     pub(crate) owed: VecDeque<Owed>,
     /// Number of the last `Progress` that ids wait for.
     pub(crate) progress_seq: u32,
-    /// Acknowledgements since the last `Progress`.
+    /// Messages that were done with since the last `Progress`.
     pub(crate) unlogged: u32,
     /// Ids that are done since the last `Progress` and that the log knows about.
     pub(crate) closed_ids: Vec<u16>,
@@ -215,6 +215,8 @@ pub(crate) struct Outbound {
     pub(crate) retained: Vec<RetainedDue>,
     /// How many of those there ever were.
     pub(crate) retained_count: u32,
+    /// What a lasting session does not get, since the last `Progress`.
+    pub(crate) letters: folds::Letters,
 }
 
 /// A packet identifier that an earlier connection used.
@@ -334,7 +336,6 @@ impl Outbound {
         let given_up = self.owed.iter().position(|owed| (owed.partition, owed.position) == (partition, position));
         if let Some(owed) = given_up.and_then(|at| self.owed.remove(at)) {
             self.closed_ids.push(owed.id);
-            self.unlogged += 1;
         }
     }
 

@@ -97,6 +97,15 @@ impl Outputs {
     }
 }
 
+/// Why records are gone before a fold has seen them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Retention has passed the fold.
+    Retention,
+    /// The log is damaged.
+    Damage,
+}
+
 /// Fingerprint of a fold's state: equal states have equal snapshot bytes, and so equal hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StateHash(pub u128);
@@ -167,11 +176,11 @@ pub trait Fold: fmt::Debug + Send {
         let _ = (now, position, out);
     }
 
-    /// Damage of the log has taken the records of this range, which the fold did not see.
+    /// The records of this range are gone from the log, and the fold did not see them.
     ///
     /// For telling those who wait for them; the state must not depend on it, since a replay may find less.
-    fn damaged(&mut self, lost: &Range<Position>) {
-        let _ = lost;
+    fn missed(&mut self, lost: &Range<Position>, loss: Loss) {
+        let _ = (lost, loss);
     }
 
     /// Appends the whole state in its one canonical form: equal states, equal bytes.

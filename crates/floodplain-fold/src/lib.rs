@@ -14,7 +14,7 @@ mod snapshots;
 pub mod wire;
 
 pub use dedup::DedupWindow;
-pub use fold::{Fold, Input, Output, Outputs, RestoreError, StateHash};
+pub use fold::{Fold, Input, Loss, Output, Outputs, RestoreError, StateHash};
 pub use position_record::{Emitted, PositionRecord};
 pub use runner::{Folded, Next, OpenError, Runner, RunnerConfig, RunnerError, Settled};
 pub use snapshots::{Loaded, Snapshot, SnapshotError, SnapshotMeta, Snapshots};

@@ -1,6 +1,8 @@
 //! The owner of one fold of one partition.
 
-use crate::{Emitted, Fold, Input, Output, Outputs, PositionRecord, Snapshot, SnapshotError, SnapshotMeta, Snapshots};
+use crate::{
+    Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, Snapshot, SnapshotError, SnapshotMeta, Snapshots,
+};
 use floodplain_log::{
     Append, BatchBuilder, Compression, Log, Outcome, Partition, Read, ReadError, Refusal, Stream, header,
 };
@@ -486,17 +488,13 @@ impl<F: Fold> Runner<F> {
             Ok(read) => Ok(Folded { records: self.fold_batches(read), lost: None }),
             Err(ReadError::Trimmed { start, .. }) if start > self.position => {
                 let lost = (self.position, start);
-                self.meters.lost.increment(1);
-                error!(
-                    fold = F::NAME, partition = %self.config.id, from = %lost.0, to = %lost.1,
-                    "retention has removed records before the fold saw them"
-                );
+                self.report(&(lost.0..lost.1), Loss::Retention);
                 self.position = start;
                 Ok(Folded { records: 0, lost: Some(lost) })
             }
             Err(ReadError::Trimmed { .. }) => Ok(Folded::default()),
             Err(ReadError::Corrupt { next, .. }) if next > self.position => {
-                self.report_damage(&(self.position..next));
+                self.report(&(self.position..next), Loss::Damage);
                 self.position = next;
                 Ok(Folded::default())
             }
@@ -545,20 +543,22 @@ impl<F: Fold> Runner<F> {
         Ok(())
     }
 
-    /// Counts what damage of the log has taken from the fold.
-    fn report_damage(&mut self, lost: &Range<Position>) {
-        self.fold.damaged(&(lost.start.max(self.position)..lost.end));
+    /// Counts what is gone from the log before the fold saw it.
+    fn report(&mut self, lost: &Range<Position>, loss: Loss) {
+        let lost = lost.start.max(self.position)..lost.end;
+        self.fold.missed(&lost, loss);
         self.meters.lost.increment(1);
-        error!(
-            fold = F::NAME, partition = %self.config.id, from = %lost.start.max(self.position), to = %lost.end,
-            "damage of the log has taken records before the fold saw them"
-        );
+        let why = match loss {
+            Loss::Retention => "retention has removed records before the fold saw them",
+            Loss::Damage => "damage of the log has taken records before the fold saw them",
+        };
+        error!(fold = F::NAME, partition = %self.config.id, from = %lost.start, to = %lost.end, "{why}");
     }
 
     fn fold_batches(&mut self, read: &Read) -> u64 {
         let from = self.position;
         for lost in read.damaged.iter().filter(|lost| lost.end > from) {
-            self.report_damage(lost);
+            self.report(lost, Loss::Damage);
         }
         let mut count = 0;
         for batch in &read.batches {

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::Positions;
+use super::{Letter, Lost, Positions};
 use bytes::Bytes;
 use floodplain_fold::wire::WireError;
 use floodplain_types::{Position, Topic, TopicFilter};
@@ -51,6 +51,14 @@ pub enum Event {
     Tick,
     /// The server has started: connections of other runs are gone.
     ServerStart { run: RunId },
+    /// The index of what waits has given up messages: those sessions that needed them are told in `dlq`.
+    Lost {
+        /// Index of the partition of `telemetry`.
+        partition: u32,
+        lost: Lost,
+    },
+    /// What still waited for a session when it ended was found: the end of [`super::Ended`].
+    Buried { epoch: Position, letters: Vec<Letter> },
 }
 
 /// A client has connected.
@@ -112,6 +120,8 @@ pub struct Progress {
     /// Of filters whose retained messages are due: the topic up to which they are sent, which is to say named in
     /// `outbound` here or before; none when all are.
     pub retained: Vec<(TopicFilter, Option<String>)>,
+    /// What the client does not get although it is done.
+    pub letters: Vec<Letter>,
 }
 
 /// How far a session is in one data partition.
@@ -237,7 +247,7 @@ pub(crate) mod v1 {
         Close, CloseReason, Event, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId, Subscription,
         Will,
     };
-    use crate::folds::Positions;
+    use crate::folds::{Letter, Lost, LostReason, Positions};
     use bytes::Bytes;
     use floodplain_fold::wire::{Get, Put, WireError};
     use floodplain_types::{Topic, TopicFilter};
@@ -255,6 +265,10 @@ pub(crate) mod v1 {
     const SERVER_START: u8 = 9;
     const PROGRESS_RETAINED: u8 = 10;
     const CLOSE_RETAINED: u8 = 11;
+    const PROGRESS_LETTERS: u8 = 12;
+    const CLOSE_LETTERS: u8 = 13;
+    const LOST: u8 = 14;
+    const BURIED: u8 = 15;
 
     pub(crate) fn encode(event: &Event) -> Vec<u8> {
         let mut out = vec![VERSION];
@@ -281,7 +295,11 @@ pub(crate) mod v1 {
                 }
             }
             Event::Progress { epoch, progress } => {
-                out.put_byte(if progress.retained.is_empty() { PROGRESS } else { PROGRESS_RETAINED });
+                out.put_byte(match Parts::of(progress) {
+                    Parts::Plain => PROGRESS,
+                    Parts::Retained => PROGRESS_RETAINED,
+                    Parts::Letters => PROGRESS_LETTERS,
+                });
                 out.put_position(*epoch);
                 put_progress(&mut out, progress);
             }
@@ -296,13 +314,27 @@ pub(crate) mod v1 {
                 out.put_u64(u64::from(*packet_id));
             }
             Event::Close(close) => {
-                out.put_byte(if close.progress.retained.is_empty() { CLOSE } else { CLOSE_RETAINED });
+                out.put_byte(match Parts::of(&close.progress) {
+                    Parts::Plain => CLOSE,
+                    Parts::Retained => CLOSE_RETAINED,
+                    Parts::Letters => CLOSE_LETTERS,
+                });
                 put_close(&mut out, close);
             }
             Event::Tick => out.put_byte(TICK),
             Event::ServerStart { run } => {
                 out.put_byte(SERVER_START);
                 out.put_u64(run.0);
+            }
+            Event::Lost { partition, lost } => {
+                out.put_byte(LOST);
+                out.put_u64(u64::from(*partition));
+                put_lost(&mut out, lost);
+            }
+            Event::Buried { epoch, letters } => {
+                out.put_byte(BURIED);
+                out.put_position(*epoch);
+                put_letters(&mut out, letters);
             }
         }
         out
@@ -311,7 +343,11 @@ pub(crate) mod v1 {
     pub(crate) fn decode(body: &[u8]) -> Result<Event, WireError> {
         let mut get = Get::new(body);
         let kind = get.byte()?;
-        let has_retained = matches!(kind, PROGRESS_RETAINED | CLOSE_RETAINED);
+        let parts = match kind {
+            PROGRESS_RETAINED | CLOSE_RETAINED => Parts::Retained,
+            PROGRESS_LETTERS | CLOSE_LETTERS => Parts::Letters,
+            _ => Parts::Plain,
+        };
         let event = match kind {
             OPEN => Event::Open(Box::new(take_open(&mut get)?)),
             SUBSCRIBE => Event::Subscribe {
@@ -320,14 +356,16 @@ pub(crate) mod v1 {
                 start: Positions::take(&mut get)?,
             },
             UNSUBSCRIBE => Event::Unsubscribe { epoch: get.position()?, filters: get.list(take_filter)? },
-            PROGRESS | PROGRESS_RETAINED => {
-                Event::Progress { epoch: get.position()?, progress: take_progress(&mut get, has_retained)? }
+            PROGRESS | PROGRESS_RETAINED | PROGRESS_LETTERS => {
+                Event::Progress { epoch: get.position()?, progress: take_progress(&mut get, parts)? }
             }
             RECEIVED => Event::Received { epoch: get.position()?, packet_id: get.u16()? },
             RELEASED => Event::Released { epoch: get.position()?, packet_id: get.u16()? },
-            CLOSE | CLOSE_RETAINED => Event::Close(Box::new(take_close(&mut get, has_retained)?)),
+            CLOSE | CLOSE_RETAINED | CLOSE_LETTERS => Event::Close(Box::new(take_close(&mut get, parts)?)),
             TICK => Event::Tick,
             SERVER_START => Event::ServerStart { run: RunId(get.u64()?) },
+            LOST => Event::Lost { partition: get.u32()?, lost: take_lost(&mut get)? },
+            BURIED => Event::Buried { epoch: get.position()?, letters: get.list(take_letter)? },
             other => return Err(WireError::Unknown { what: "session event", value: u64::from(other) }),
         };
         get.end()?;
@@ -448,22 +486,93 @@ pub(crate) mod v1 {
                 Some(outbound) => put_outbound(out, outbound),
             }
         }
-        if !progress.retained.is_empty() {
+        let parts = Parts::of(progress);
+        if parts >= Parts::Retained {
             out.put_u64(progress.retained.len() as u64);
             for (filter, after) in &progress.retained {
                 out.put_str(filter.as_str());
                 out.put_option(after.as_deref(), Vec::put_str);
             }
         }
+        if parts >= Parts::Letters {
+            put_letters(out, &progress.letters);
+        }
     }
 
-    fn take_progress(get: &mut Get<'_>, has_retained: bool) -> Result<Progress, WireError> {
+    /// How much of a progress there is: each has what the one before it has.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    enum Parts {
+        Plain,
+        Retained,
+        Letters,
+    }
+
+    impl Parts {
+        const fn of(progress: &Progress) -> Self {
+            match (progress.letters.is_empty(), progress.retained.is_empty()) {
+                (false, _) => Self::Letters,
+                (true, false) => Self::Retained,
+                (true, true) => Self::Plain,
+            }
+        }
+    }
+
+    pub(crate) fn put_letters(out: &mut Vec<u8>, letters: &[Letter]) {
+        out.put_u64(letters.len() as u64);
+        for Letter { reason, partition, from, to, count } in letters {
+            out.put_str(reason);
+            out.put_u64(u64::from(*partition));
+            out.put_position(*from);
+            out.put_position(*to);
+            out.put_u64(*count);
+        }
+    }
+
+    pub(crate) fn take_letter(get: &mut Get<'_>) -> Result<Letter, WireError> {
+        Ok(Letter {
+            reason: get.str()?.into(),
+            partition: get.u32()?,
+            from: get.position()?,
+            to: get.position()?,
+            count: get.u64()?,
+        })
+    }
+
+    fn put_lost(out: &mut Vec<u8>, lost: &Lost) {
+        out.put_str(lost.filter.as_str());
+        out.put_position(lost.first);
+        out.put_position(lost.last);
+        out.put_u64(lost.count);
+        out.put_byte(match lost.reason {
+            LostReason::QueueFull => 0,
+            LostReason::Retention => 1,
+            LostReason::Damage => 2,
+        });
+    }
+
+    fn take_lost(get: &mut Get<'_>) -> Result<Lost, WireError> {
+        Ok(Lost {
+            filter: take_filter(get)?,
+            first: get.position()?,
+            last: get.position()?,
+            count: get.u64()?,
+            reason: match get.byte()? {
+                0 => LostReason::QueueFull,
+                1 => LostReason::Retention,
+                2 => LostReason::Damage,
+                other => return Err(WireError::Unknown { what: "reason of a loss", value: u64::from(other) }),
+            },
+        })
+    }
+
+    fn take_progress(get: &mut Get<'_>, parts: Parts) -> Result<Progress, WireError> {
         Ok(Progress {
             partitions: get.list(|get| {
                 Ok(PartitionProgress { partition: get.u32()?, cursor: get.position()?, done: get.list(Get::position)? })
             })?,
             outbound: get.list(|get| Ok((get.u16()?, take_outbound(get)?)))?,
-            retained: if has_retained { get.list(take_retained)? } else { Vec::new() },
+            retained: if parts >= Parts::Retained { get.list(take_retained)? } else { Vec::new() },
+            letters: if parts >= Parts::Letters { get.list(take_letter)? } else { Vec::new() },
         })
     }
 
@@ -501,13 +610,13 @@ pub(crate) mod v1 {
         put_progress(out, &close.progress);
     }
 
-    fn take_close(get: &mut Get<'_>, has_retained: bool) -> Result<Close, WireError> {
+    fn take_close(get: &mut Get<'_>, parts: Parts) -> Result<Close, WireError> {
         Ok(Close {
             epoch: get.position()?,
             reason: CloseReason::from_code(get.byte()?)?,
             fires_will: get.bool()?,
             session_expiry_s: get.option(Get::u32)?,
-            progress: take_progress(get, has_retained)?,
+            progress: take_progress(get, parts)?,
         })
     }
 }

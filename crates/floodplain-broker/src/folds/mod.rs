@@ -6,6 +6,7 @@
 //! [`Change`]s, which are no part of a fold's state.
 
 mod events;
+mod letter;
 mod positions;
 mod presence;
 mod retained;
@@ -19,10 +20,12 @@ pub use events::{
     Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId,
     Subscription, Will,
 };
+pub(crate) use letter::letter_content_type;
+pub use letter::{Letter, Letters};
 pub use positions::Positions;
 pub use presence::{Presence, PresenceFold};
 pub use retained::{Candidate, RetainedFold, RetainedPage, RetainedRecord, Stamp, newest};
-pub use session::{Change, EndReason, Session, SessionFold, Subscribed};
+pub use session::{Change, EndReason, Ended, Session, SessionFold, Subscribed};
 pub use waiting::{Interest, Lost, LostReason, Posting, WaitingIndex, WaitingPage};
 
 /// The stream of devices' messages.

@@ -15,6 +15,9 @@ use std::{
 /// default: afterwards nothing tells of it any more.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Clients that are gone and remembered in one partition; beyond that the one that is gone longest is forgotten.
+const GONE_MAX: usize = 65_536;
+
 /// What is known of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
@@ -75,7 +78,10 @@ impl PresenceFold {
 
     /// Ends what was remembered long enough; part of every step, so no tick is needed for it.
     fn forget(&mut self, now: Timestamp) {
-        while self.gone.first().is_some_and(|(since, _)| *since + REMEMBERED <= now) {
+        let is_over = |gone: &BTreeSet<(Timestamp, ClientId)>| {
+            gone.len() > GONE_MAX || gone.first().is_some_and(|(since, _)| *since + REMEMBERED <= now)
+        };
+        while is_over(&self.gone) {
             if let Some((_, client)) = self.gone.pop_first() {
                 self.clients.remove(&client);
             }

@@ -19,13 +19,15 @@ use std::{
 };
 use walk::{Step, step};
 
-/// Bytes of retained messages in one partition; a message for a new topic beyond that is not
-/// retained, and counted. With 16 partitions 1 GiB.
+/// Bytes of retained messages in one partition; a message that would go beyond that is not retained,
+/// and counted, and then nothing is retained for its topic (MQTT 5.0 §3.3.1.3). With 16 partitions 1 GiB.
 const BYTES_MAX: usize = 64 << 20;
 /// Deleted topics that one partition remembers. The message may be in another partition than its
 /// deletion, and comes back when the deletion is forgotten: so they are kept by number, not by
 /// time, and the oldest goes first, counted.
 const DELETED_MAX: usize = 65_536;
+/// The same in bytes: topics may be long.
+const DELETED_BYTES_MAX: usize = 16 << 20;
 /// What a topic costs besides its name and its message.
 const ENTRY_BYTES: usize = 128;
 /// Topics that one page may look at for each one that it may return.
@@ -83,6 +85,8 @@ pub struct RetainedFold {
     /// The newest stamp: ingest time never goes back within a partition.
     newest: Timestamp,
     bytes: usize,
+    /// Those of what was deleted.
+    deleted_bytes: usize,
     seen: DedupWindow,
     meters: Meters,
 }
@@ -101,6 +105,7 @@ impl Default for RetainedFold {
             deleted: BTreeSet::new(),
             newest: Timestamp(i64::MIN),
             bytes: 0,
+            deleted_bytes: 0,
             seen: DedupWindow::new(64, 16_384),
             meters: Meters {
                 full: metrics::counter!("floodplain_broker_retained_refused_total"),
@@ -167,10 +172,16 @@ impl RetainedFold {
         page
     }
 
-    /// Keeps a message, unless it is for a new topic and there is no room.
+    /// Keeps a message, if there is room.
     fn keep(&mut self, topic: &str, stamp: Stamp, record: Option<RetainedRecord>) {
-        if record.is_some() && self.bytes >= BYTES_MAX && !self.topics.contains_key(topic) {
+        let old = self.topics.get(topic);
+        let old_bytes = old.map_or(0, |held| cost(topic, held.record.as_ref()));
+        if record.is_some() && self.bytes - old_bytes + cost(topic, record.as_ref()) > BYTES_MAX {
             self.meters.full.increment(1);
+            if old.is_some() {
+                // Not the older one as if it were the newest.
+                self.put(topic, stamp, None);
+            }
             return;
         }
         self.put(topic, stamp, record);
@@ -182,7 +193,10 @@ impl RetainedFold {
             Some((topic, held)) => {
                 self.bytes -= cost(&topic, held.record.as_ref());
                 match held.record {
-                    None => drop(self.deleted.remove(&(held.stamp, topic.clone()))),
+                    None => {
+                        self.deleted_bytes -= cost(&topic, None);
+                        self.deleted.remove(&(held.stamp, topic.clone()));
+                    }
                     Some(RetainedRecord { expires_at: Some(time), .. }) => {
                         self.expiries.remove(&(time, topic.clone()));
                     }
@@ -194,7 +208,10 @@ impl RetainedFold {
         };
         self.bytes += cost(&topic, record.as_ref());
         match &record {
-            None => drop(self.deleted.insert((stamp, topic.clone()))),
+            None => {
+                self.deleted_bytes += cost(&topic, None);
+                self.deleted.insert((stamp, topic.clone()));
+            }
             Some(record) => {
                 if let Some(time) = record.expires_at {
                     self.expiries.insert((time, topic.clone()));
@@ -202,9 +219,9 @@ impl RetainedFold {
             }
         }
         self.topics.insert(topic, Held { stamp, record });
-        if self.deleted.len() > DELETED_MAX
-            && let Some((_, topic)) = self.deleted.pop_first()
-        {
+        while self.deleted.len() > DELETED_MAX || self.deleted_bytes > DELETED_BYTES_MAX {
+            let Some((_, topic)) = self.deleted.pop_first() else { return };
+            self.deleted_bytes -= cost(&topic, None);
             self.bytes -= cost(&topic, None);
             self.topics.remove(&topic);
             self.meters.forgotten.increment(1);

@@ -1,6 +1,7 @@
 //! Sessions: a fold over `requests`.
 
 mod changes;
+mod kept;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -8,12 +9,14 @@ mod tests;
 pub use changes::{Change, EndReason};
 
 use super::{
-    Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, Positions, Progress, RunId, Subscription, TELEMETRY, Will,
+    Close, CloseReason, Event, Letter, Letters, Lost, LostReason, NEVER_EXPIRES, Open, Outbound, Positions, Progress,
+    RunId, Subscription, TELEMETRY, Will,
 };
 use changes::Changes;
 use floodplain_fold::{DedupWindow, Fold, Input, Output, Outputs, RestoreError};
 use floodplain_log::{BatchBuilder, Compression, Correlation, MessageRef};
 use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
+use kept::Kept;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -25,6 +28,11 @@ use std::{
 const DEDUP_IDS: usize = 64;
 /// Clients whose newest events are remembered.
 const DEDUP_CLIENTS: usize = 65_536;
+/// How long letters about what the index has given up are gathered, so that a session which sleeps through a flood is
+/// not told of each part.
+const GATHER: Duration = Duration::from_secs(1);
+/// Of the sessions that one loss concerns each is told so much later than the one before.
+const GATHER_STEP: Duration = Duration::from_millis(10);
 
 /// A filter that a session has subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +75,22 @@ pub struct Session {
     outbound: Vec<(u16, Outbound)>,
     /// QoS 2 packet identifiers in use by the client, sorted.
     inbound: Vec<u16>,
+    /// What the index has given up and `dlq` does not tell yet.
+    letters: Letters,
+    /// When it is told.
+    letters_at: Option<Timestamp>,
+}
+
+/// A session that is no more, until its owner has found what still waited for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Log time of its end: what was published later does not concern it.
+    pub at: Timestamp,
+    pub reason: EndReason,
+    /// The filters that kept messages, and from where on they were needed.
+    pub wanted: Vec<(TopicFilter, Positions)>,
+    /// What is done of that: partition and position, sorted.
+    pub done: Vec<(u32, Position)>,
 }
 
 impl Session {
@@ -86,6 +110,8 @@ impl Session {
             done: Vec::new(),
             outbound: Vec::new(),
             inbound: Vec::new(),
+            letters: Letters::default(),
+            letters_at: None,
         }
     }
 
@@ -124,10 +150,32 @@ impl Session {
     }
 
     fn timer(&self) -> Option<Timestamp> {
-        match (self.will_at, self.expires_at()) {
-            (Some(will), Some(expiry)) => Some(will.min(expiry)),
-            (will, expiry) => will.or(expiry),
+        [self.will_at, self.expires_at(), self.letters_at].into_iter().flatten().min()
+    }
+
+    /// The index has given up messages of one of the filters: from where on this session needed them, unless it has
+    /// been told.
+    fn lose(&mut self, partition: u32, lost: &Lost) -> Option<Position> {
+        let at = self.find(lost.filter.as_str()).ok()?;
+        let from = self.needs_from(&self.subscriptions[at]).get(partition);
+        if from > lost.last || !self.subscriptions[at].keeps_messages() {
+            return None;
         }
+        match lost.reason {
+            // The oldest went: nothing waits before what did.
+            LostReason::QueueFull | LostReason::Retention => {
+                let held = &mut self.subscriptions[at];
+                held.start = held.start.with(partition, lost.last.next());
+                self.lift_cursor();
+            }
+            // What lies before it still waits. That it is told is remembered as a message that is done.
+            LostReason::Damage => {
+                let told = (partition, lost.last);
+                let at = self.done.binary_search(&told).err()?;
+                self.done.insert(at, told);
+            }
+        }
+        Some(from)
     }
 
     fn find(&self, filter: &str) -> Result<usize, usize> {
@@ -185,6 +233,9 @@ impl Subscribed {
 
 /// The sessions of one partition of `requests`.
 ///
+/// Emits letters into `dlq`: what a session does not get although it was promised. What waits for a session that ends
+/// is known by the index of its data partitions alone, so the session is kept as [`Ended`] until [`Event::Buried`].
+///
 /// Emits wills into `telemetry`. A will is sent when its connection ends without a DISCONNECT that
 /// makes it void, after the lesser of its delay and the end of the session, unless the session is
 /// resumed before (MQTT 5.0 §3.1.2.5, §3.1.3.2.2). A connection ends by [`Event::Close`], by a
@@ -194,8 +245,10 @@ pub struct SessionFold {
     sessions: BTreeMap<ClientId, Box<Session>>,
     /// When each session that waits for something is to be looked at.
     timers: BTreeSet<(Timestamp, ClientId)>,
-    /// Filters that keep messages, with how many sessions have them.
-    filters: BTreeMap<TopicFilter, u32>,
+    /// Filters that keep messages, with the sessions that have them.
+    filters: BTreeMap<TopicFilter, Kept>,
+    /// By client and epoch.
+    ended: BTreeMap<(ClientId, Position), Ended>,
     seen: DedupWindow,
     changes: Changes,
     builder: BatchBuilder,
@@ -207,6 +260,7 @@ impl Default for SessionFold {
             sessions: BTreeMap::new(),
             timers: BTreeSet::new(),
             filters: BTreeMap::new(),
+            ended: BTreeMap::new(),
             seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
@@ -240,7 +294,18 @@ impl SessionFold {
 
     /// The distinct filters that keep messages for sessions, with how many sessions have each.
     pub fn filters(&self) -> impl Iterator<Item = (&TopicFilter, u32)> {
-        self.filters.iter().map(|(filter, count)| (filter, *count))
+        self.filters.iter().map(|(filter, kept)| (filter, kept.len()))
+    }
+
+    /// Whether some session keeps messages of `filter`.
+    #[must_use]
+    pub fn keeps(&self, filter: &TopicFilter) -> bool {
+        self.filters.contains_key(filter)
+    }
+
+    /// Sessions that are no more, by client and epoch, until [`Event::Buried`] says what still waited for them.
+    pub fn ended(&self) -> impl Iterator<Item = (&ClientId, Position, &Ended)> {
+        self.ended.iter().map(|((client, epoch), ended)| (client, *epoch, ended))
     }
 
     /// Starts to keep [`Change`]s for [`Self::drain_changes`]. Call it when the replay has ended,
@@ -266,10 +331,16 @@ impl SessionFold {
     /// What is subscribed to meanwhile is taken into account, so postings below the answer are
     /// needed by nobody whose [`Event::Subscribe`] was folded before it.
     pub fn scan_lowest(&mut self, limit: usize) -> Option<Vec<(TopicFilter, Positions)>> {
-        self.changes.scan(&self.sessions, limit)
+        self.changes.scan(&self.sessions, &self.ended, limit)
     }
 
-    fn open(&mut self, client: ClientId, epoch: Position, open: Open, out: &mut Outputs) {
+    /// Whether this session has ended and is not buried.
+    #[must_use]
+    pub fn has_ended(&self, client: &ClientId, epoch: Position) -> bool {
+        self.ended.contains_key(&(client.clone(), epoch))
+    }
+
+    fn open(&mut self, client: ClientId, epoch: Position, open: Open, now: Timestamp, out: &mut Outputs) {
         let old = self.remove(&client);
         let mut session = Session::new(epoch, &open);
         let mut taken_over = None;
@@ -287,8 +358,7 @@ impl SessionFold {
             }
             if ends {
                 let reason = if open.clean_start { EndReason::CleanStart } else { EndReason::NoExpiry };
-                self.forget_filters(&old);
-                self.changes.push(|| Change::Ended { client: client.clone(), session: old, reason });
+                self.retire(&client, old, reason, now, out);
             } else {
                 session.is_resumed = true;
                 session.subscriptions = old.subscriptions;
@@ -296,6 +366,8 @@ impl SessionFold {
                 session.done = old.done;
                 session.outbound = old.outbound;
                 session.inbound = old.inbound;
+                session.letters = old.letters;
+                session.letters_at = old.letters_at;
             }
         }
         session.will = open.will.map(Box::new);
@@ -341,10 +413,10 @@ impl SessionFold {
                 }
             };
             if keeps && !kept {
-                *self.filters.entry(filter.clone()).or_default() += 1;
+                self.filters.entry(filter.clone()).or_default().add(client.clone());
                 self.changes.wanted(&filter, start);
             } else if kept && !keeps {
-                forget_filter(&mut self.filters, &mut self.changes, &filter);
+                forget_filter(&mut self.filters, &mut self.changes, &filter, |kept| kept.remove(client));
             }
         }
         session.lift_cursor();
@@ -358,7 +430,7 @@ impl SessionFold {
             if let Ok(at) = session.find(filter.as_str()) {
                 let held = session.subscriptions.remove(at);
                 if held.keeps_messages() {
-                    forget_filter(&mut self.filters, &mut self.changes, filter);
+                    forget_filter(&mut self.filters, &mut self.changes, filter, |kept| kept.remove(client));
                 }
             }
         }
@@ -368,6 +440,7 @@ impl SessionFold {
     fn close(&mut self, client: &ClientId, close: &Close, now: Timestamp, out: &mut Outputs) {
         let Some(session) = self.current(client, close.epoch) else { return };
         session.progress(&close.progress);
+        emit(client, &close.progress.letters, out);
         // Not from zero (MQTT 5.0 §3.14.2.2.2).
         if let Some(expiry) = close.session_expiry_s
             && session.expiry_s != 0
@@ -390,7 +463,7 @@ impl SessionFold {
         let delay = session.will.as_ref().map(|will| will.delay_s);
         match delay {
             _ if session.expiry_s == 0 => {
-                self.end(client, session, EndReason::NoExpiry, out);
+                self.end(client, session, EndReason::NoExpiry, now, out);
                 return;
             }
             Some(0) => self.fire(client, &mut session, out),
@@ -401,10 +474,84 @@ impl SessionFold {
     }
 
     /// The session is over; a will that waits is sent now at the latest [MQTT-3.1.2-8].
-    fn end(&mut self, client: &ClientId, mut session: Box<Session>, reason: EndReason, out: &mut Outputs) {
+    fn end(
+        &mut self,
+        client: &ClientId,
+        mut session: Box<Session>,
+        reason: EndReason,
+        at: Timestamp,
+        out: &mut Outputs,
+    ) {
         self.fire(client, &mut session, out);
-        self.forget_filters(&session);
-        self.changes.push(|| Change::Ended { client: client.clone(), session, reason });
+        self.retire(client, session, reason, at, out);
+    }
+
+    /// What a session leaves: letters that are not told yet, and messages that wait for it.
+    fn retire(
+        &mut self,
+        client: &ClientId,
+        mut session: Box<Session>,
+        reason: EndReason,
+        at: Timestamp,
+        out: &mut Outputs,
+    ) {
+        emit(client, &session.letters.take(), out);
+        let mut wanted = Vec::new();
+        for held in session.subscriptions.iter().filter(|held| held.keeps_messages()) {
+            let filter = &held.subscription.filter;
+            if let Some(kept) = self.filters.get_mut(filter) {
+                kept.retire(client);
+            }
+            wanted.push((filter.clone(), session.needs_from(held)));
+        }
+        let epoch = session.epoch;
+        if !wanted.is_empty() {
+            let ended = Ended { at, reason, wanted, done: session.done };
+            self.ended.insert((client.clone(), epoch), ended);
+        }
+        self.changes.push(|| Change::Ended { client: client.clone(), epoch, reason });
+    }
+
+    fn bury(&mut self, client: ClientId, epoch: Position, letters: &[Letter], out: &mut Outputs) {
+        let Some(ended) = self.ended.remove(&(client.clone(), epoch)) else { return };
+        emit(&client, letters, out);
+        for (filter, _) in &ended.wanted {
+            forget_filter(&mut self.filters, &mut self.changes, filter, Kept::bury);
+        }
+    }
+
+    /// The index has given up messages: notes it for the sessions that needed them, which then do so no more. Said
+    /// again, it changes nothing.
+    fn lost(&mut self, partition: u32, lost: &Lost, now: Timestamp, out: &mut Outputs) {
+        let Some(kept) = self.filters.get(&lost.filter) else { return };
+        let letter = |from: Position| Letter {
+            reason: lost.reason.text().into(),
+            partition,
+            from: from.max(lost.first),
+            to: lost.last,
+            count: lost.count,
+        };
+        let mut due = now + GATHER;
+        for client in kept.clients() {
+            let Some(mut session) = self.remove(&client) else { continue };
+            if let Some(from) = session.lose(partition, lost) {
+                session.letters.note(letter(from));
+                session.letters_at.get_or_insert(due);
+                due = due + GATHER_STEP;
+            }
+            self.insert(client, session);
+        }
+        for ((client, _), ended) in &mut self.ended {
+            for (_, from) in ended.wanted.iter_mut().filter(|(filter, _)| *filter == lost.filter) {
+                let needed = from.get(partition);
+                if needed <= lost.last {
+                    out.push(letter(needed).output(client.as_str()));
+                    if lost.reason != LostReason::Damage {
+                        *from = from.with(partition, lost.last.next());
+                    }
+                }
+            }
+        }
     }
 
     fn server_start(&mut self, run: RunId, now: Timestamp, out: &mut Outputs) {
@@ -438,18 +585,23 @@ impl SessionFold {
         }
         Some(session)
     }
+}
 
-    fn forget_filters(&mut self, session: &Session) {
-        for held in session.subscriptions.iter().filter(|held| held.keeps_messages()) {
-            forget_filter(&mut self.filters, &mut self.changes, &held.subscription.filter);
-        }
+fn emit(client: &ClientId, letters: &[Letter], out: &mut Outputs) {
+    for letter in letters {
+        out.push(letter.output(client.as_str()));
     }
 }
 
-fn forget_filter(filters: &mut BTreeMap<TopicFilter, u32>, changes: &mut Changes, filter: &TopicFilter) {
-    if let Some(count) = filters.get_mut(filter) {
-        *count -= 1;
-        if *count == 0 {
+fn forget_filter(
+    filters: &mut BTreeMap<TopicFilter, Kept>,
+    changes: &mut Changes,
+    filter: &TopicFilter,
+    forget: impl FnOnce(&mut Kept),
+) {
+    if let Some(kept) = filters.get_mut(filter) {
+        forget(kept);
+        if kept.is_empty() {
             filters.remove(filter);
             changes.push(|| Change::FilterDropped { filter: filter.clone() });
         }
@@ -490,7 +642,7 @@ fn will_record(builder: &mut BatchBuilder, client: &ClientId, epoch: Position, w
 
 impl Fold for SessionFold {
     const NAME: &'static str = "sessions";
-    const FORMAT: u16 = 1;
+    const FORMAT: u16 = 2;
     const EMITS: bool = true;
 
     fn apply(&mut self, input: &Input<'_>, out: &mut Outputs) {
@@ -505,13 +657,15 @@ impl Fold for SessionFold {
             return;
         }
         let now = input.log_time;
-        if let Event::ServerStart { run } = event {
-            return self.server_start(run, now, out);
+        match &event {
+            Event::ServerStart { run } => return self.server_start(*run, now, out),
+            Event::Lost { partition, lost } => return self.lost(*partition, lost, now, out),
+            _ => {}
         }
         let key = input.record.key.and_then(|key| std::str::from_utf8(key).ok());
         let Some(client) = key.and_then(|key| ClientId::new(key).ok()) else { return };
         match event {
-            Event::Open(open) => self.open(client, input.position, *open, out),
+            Event::Open(open) => self.open(client, input.position, *open, now, out),
             Event::Subscribe { epoch, subscriptions, start } => {
                 self.subscribe(&client, epoch, subscriptions, &start);
             }
@@ -519,6 +673,7 @@ impl Fold for SessionFold {
             Event::Progress { epoch, progress } => {
                 if let Some(session) = self.current(&client, epoch) {
                     session.progress(&progress);
+                    emit(&client, &progress.letters, out);
                 }
             }
             Event::Received { epoch, packet_id } => {
@@ -536,7 +691,8 @@ impl Fold for SessionFold {
                 }
             }
             Event::Close(close) => self.close(&client, &close, now, out),
-            Event::Tick | Event::ServerStart { .. } => {}
+            Event::Buried { epoch, letters } => self.bury(client, epoch, &letters, out),
+            Event::Tick | Event::ServerStart { .. } | Event::Lost { .. } => {}
         }
     }
 
@@ -548,12 +704,17 @@ impl Fold for SessionFold {
         while self.timers.first().is_some_and(|(time, _)| *time <= now) {
             let (_, client) = self.timers.pop_first().expect("there is a first");
             let Some(mut session) = self.sessions.remove(&client) else { continue };
-            if session.expires_at().is_some_and(|time| time <= now) {
-                self.end(&client, session, EndReason::Expired, out);
-            } else {
-                self.fire(&client, &mut session, out);
-                self.insert(client, session);
+            if let Some(at) = session.expires_at().filter(|time| *time <= now) {
+                self.end(&client, session, EndReason::Expired, at, out);
+                continue;
             }
+            if session.will_at.is_some_and(|time| time <= now) {
+                self.fire(&client, &mut session, out);
+            }
+            if session.letters_at.take_if(|time| *time <= now).is_some() {
+                emit(&client, &session.letters.take(), out);
+            }
+            self.insert(client, session);
         }
     }
 
@@ -562,9 +723,9 @@ impl Fold for SessionFold {
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {
-        if format != Self::FORMAT {
+        if !(1..=Self::FORMAT).contains(&format) {
             return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
         }
-        Ok(stored::restore(self, bytes)?)
+        Ok(stored::restore(self, format, bytes)?)
     }
 }

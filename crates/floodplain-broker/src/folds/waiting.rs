@@ -9,9 +9,9 @@ mod tests;
 pub use interest::Interest;
 
 use crate::router::Trie;
-use backfill::Backfill;
+use backfill::{Backfill, Gap};
 use floodplain_fold::{
-    DedupWindow, Fold, Input, Outputs, RestoreError,
+    DedupWindow, Fold, Input, Loss, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
 use floodplain_log::{Locator, MessageRef, RecordRef, header};
@@ -61,6 +61,18 @@ pub enum LostReason {
     Damage,
 }
 
+impl LostReason {
+    /// What `dlq` says.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::QueueFull => "too many messages wait",
+            Self::Retention => "retention has removed it",
+            Self::Damage => "the log is damaged",
+        }
+    }
+}
+
 /// Messages of a filter that were given up: for each session that still needs them, a `dlq` entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
@@ -69,7 +81,7 @@ pub struct Lost {
     pub first: Position,
     pub last: Position,
     /// How many messages, not counting those that were gone before they were indexed.
-    pub count: usize,
+    pub count: u64,
     pub reason: LostReason,
 }
 
@@ -114,6 +126,8 @@ struct List {
     /// From where on somebody wants it; before `known_from` while it is being looked for.
     wanted_from: Position,
     postings: VecDeque<Packed>,
+    /// What was given up and some session may not have been told of; no part of the state.
+    untold: Option<Lost>,
 }
 
 /// Postings lists of one partition of `telemetry`, one per distinct filter whatever the number of
@@ -172,7 +186,13 @@ impl WaitingIndex {
     }
 
     fn new_list(&mut self, filter: &TopicFilter, known_from: Position) -> u32 {
-        let list = List { filter: filter.clone(), known_from, wanted_from: known_from, postings: VecDeque::new() };
+        let list = List {
+            filter: filter.clone(),
+            known_from,
+            wanted_from: known_from,
+            postings: VecDeque::new(),
+            untold: None,
+        };
         let idx = self.lists.insert(list) as u32;
         self.by_filter.insert(filter.clone(), idx);
         self.trie.entry(filter.as_str()).push(idx);
@@ -246,6 +266,7 @@ impl WaitingIndex {
         self.total -= gone;
         list.known_from = list.known_from.max(below);
         list.wanted_from = list.wanted_from.max(below);
+        list.untold.take_if(|untold| untold.last < below);
         if gone > 1024 {
             list.postings.shrink_to(list.postings.len() * 2);
         }
@@ -253,25 +274,35 @@ impl WaitingIndex {
 
     /// Gives up what is before `start`: retention has removed it. Look at [`Self::take_lost`].
     pub fn retention(&mut self, start: Position) {
+        self.pass(start, None);
+    }
+
+    /// Gives up what is before `start`; from `unseen` on, the index has not seen it.
+    fn pass(&mut self, start: Position, unseen: Option<Position>) {
         for (_, list) in &mut self.lists {
-            if list.wanted_from < start {
-                let gone = list.postings.partition_point(|posting| posting.position() < start);
-                // An index that was still being filled in may have lost what it never saw.
-                let first = match list.postings.front() {
-                    Some(front) if list.known_from <= list.wanted_from => front.position(),
-                    _ => list.wanted_from,
-                };
-                if gone > 0 || list.known_from > list.wanted_from {
-                    let last = list.postings.get(gone.wrapping_sub(1)).map_or(first, Packed::position);
-                    let filter = list.filter.clone();
-                    self.lost_meter.increment(gone as u64);
-                    self.lost.push(Lost { filter, first, last, count: gone, reason: LostReason::Retention });
-                }
-                list.postings.drain(..gone);
-                self.total -= gone;
-                list.known_from = list.known_from.max(start);
-                list.wanted_from = list.wanted_from.max(start);
+            if list.wanted_from >= start {
+                continue;
             }
+            let gone = list.postings.partition_point(|posting| posting.position() < start);
+            let is_known = list.known_from <= list.wanted_from;
+            let first = match (list.postings.front().filter(|_| gone > 0), unseen) {
+                (Some(front), _) if is_known => front.position(),
+                (None, Some(unseen)) if is_known => unseen.max(list.wanted_from),
+                // It was still being filled in, and may have lost what it never saw.
+                _ => list.wanted_from,
+            };
+            if gone > 0 || !is_known || unseen.is_some() {
+                let seen_last = list.postings.get(gone.wrapping_sub(1)).map_or(first, Packed::position);
+                let is_whole = is_known && unseen.is_none();
+                let last = if is_whole { seen_last } else { before(start).max(first) };
+                let (filter, count) = (list.filter.clone(), gone as u64);
+                self.lost_meter.increment(count);
+                give_up(list, &mut self.lost, Lost { filter, first, last, count, reason: LostReason::Retention });
+            }
+            list.postings.drain(..gone);
+            self.total -= gone;
+            list.known_from = list.known_from.max(start);
+            list.wanted_from = list.wanted_from.max(start);
         }
     }
 
@@ -280,11 +311,19 @@ impl WaitingIndex {
         for (idx, list) in self.lists.iter().filter(|(_, list)| list.wanted_from < lost.end) {
             if is_hit(idx as u32, list) {
                 let first = lost.start.max(list.wanted_from);
-                // A place in the range, which ends before its end.
-                let last = Position::new(lost.end.generation, lost.end.offset.saturating_sub(1)).max(first);
-                let filter = list.filter.clone();
+                let (filter, last) = (list.filter.clone(), before(lost.end).max(first));
+                // It is found again where it is not told: what lies before it still waits.
                 self.lost.push(Lost { filter, first, last, count: 0, reason: LostReason::Damage });
             }
+        }
+    }
+
+    /// The sessions of some source need `filter` from `from` on. If what they need was given up, they have not been
+    /// told, and are told again.
+    pub fn needed(&mut self, filter: &str, from: Position) {
+        let Some(idx) = self.by_filter.get(filter) else { return };
+        if let Some(untold) = self.lists[*idx as usize].untold.as_ref().filter(|untold| from <= untold.last) {
+            self.lost.push(untold.clone());
         }
     }
 
@@ -328,7 +367,7 @@ impl WaitingIndex {
                     continue;
                 }
                 let Ok(message) = MessageRef::parse(&record) else { continue };
-                if message.qos == 0 {
+                if message.qos == 0 || message.dedup_id.is_some_and(|id| !backfill.is_new(message.key, id)) {
                     continue;
                 }
                 let lists = self.lists_of(message.topic);
@@ -345,8 +384,14 @@ impl WaitingIndex {
             self.backfill = Some(backfill);
             return;
         }
-        for (idx, from, postings) in backfill.finish() {
+        for Gap { list: idx, from, postings, dropped, .. } in backfill.finish() {
             let Some(list) = self.lists.get_mut(idx as usize) else { continue };
+            if let Some((first, last, count)) = dropped {
+                let (filter, reason) = (list.filter.clone(), LostReason::QueueFull);
+                self.lost_meter.increment(count);
+                give_up(list, &mut self.lost, Lost { filter, first, last, count, reason });
+                list.wanted_from = list.wanted_from.max(from);
+            }
             // Trimmed meanwhile: what everybody has passed is not put back.
             let low = from.max(list.wanted_from);
             let known_from = list.known_from;
@@ -423,9 +468,29 @@ impl WaitingIndex {
         self.total -= count;
         list.known_from = last.next();
         list.wanted_from = last.next();
-        self.lost_meter.increment(count as u64);
-        self.lost.push(Lost { filter: list.filter.clone(), first, last, count, reason: LostReason::QueueFull });
+        let (filter, count) = (list.filter.clone(), count as u64);
+        self.lost_meter.increment(count);
+        give_up(list, &mut self.lost, Lost { filter, first, last, count, reason: LostReason::QueueFull });
     }
+}
+
+/// A place in a range that ends before `end`.
+const fn before(end: Position) -> Position {
+    Position::new(end.generation, end.offset.saturating_sub(1))
+}
+
+/// Tells of a loss, and remembers it until all who need the filter are behind it.
+fn give_up(list: &mut List, told: &mut Vec<Lost>, lost: Lost) {
+    list.untold = Some(match list.untold.take() {
+        Some(before) => Lost {
+            first: before.first.min(lost.first),
+            last: before.last.max(lost.last),
+            count: before.count + lost.count,
+            ..lost.clone()
+        },
+        None => lost.clone(),
+    });
+    told.push(lost);
 }
 
 impl Fold for WaitingIndex {
@@ -451,8 +516,11 @@ impl Fold for WaitingIndex {
         self.index(|| input.reference(), message.topic, message.qos);
     }
 
-    fn damaged(&mut self, lost: &Range<Position>) {
-        self.lose(lost, |_, list| list.known_from < lost.end);
+    fn missed(&mut self, lost: &Range<Position>, loss: Loss) {
+        match loss {
+            Loss::Retention => self.pass(lost.end, Some(lost.start)),
+            Loss::Damage => self.lose(lost, |_, list| list.known_from < lost.end),
+        }
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::folds::LostReason;
 use proptest::prelude::*;
 
 fn position() -> impl Strategy<Value = Position> {
@@ -60,8 +61,26 @@ fn progress() -> impl Strategy<Value = Progress> {
         prop::collection::vec(partition, 0..3),
         prop::collection::vec((any::<u16>(), proptest::option::of(outbound)), 0..3),
         prop::collection::vec((filter(), proptest::option::of(text())), 0..3),
+        letters(),
     )
-        .prop_map(|(partitions, outbound, retained)| Progress { partitions, outbound, retained })
+        .prop_map(|(partitions, outbound, retained, letters)| Progress { partitions, outbound, retained, letters })
+}
+
+fn letters() -> impl Strategy<Value = Vec<Letter>> {
+    let letter = (text(), 0_u32..9, position(), position(), any::<u64>())
+        .prop_map(|(reason, partition, from, to, count)| Letter { reason: reason.into(), partition, from, to, count });
+    prop::collection::vec(letter, 0..3)
+}
+
+fn lost() -> impl Strategy<Value = Lost> {
+    let reason = prop_oneof![Just(LostReason::QueueFull), Just(LostReason::Retention), Just(LostReason::Damage)];
+    (filter(), position(), position(), any::<u64>(), reason).prop_map(|(filter, first, last, count, reason)| Lost {
+        filter,
+        first,
+        last,
+        count,
+        reason,
+    })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -101,6 +120,8 @@ fn event() -> impl Strategy<Value = Event> {
         (position(), prop::collection::vec(filter(), 0..4))
             .prop_map(|(epoch, filters)| Event::Unsubscribe { epoch, filters }),
         (position(), progress()).prop_map(|(epoch, progress)| Event::Progress { epoch, progress }),
+        (0_u32..99, lost()).prop_map(|(partition, lost)| Event::Lost { partition, lost }),
+        (position(), letters()).prop_map(|(epoch, letters)| Event::Buried { epoch, letters }),
         (position(), any::<u16>()).prop_map(|(epoch, packet_id)| Event::Received { epoch, packet_id }),
         (position(), any::<u16>()).prop_map(|(epoch, packet_id)| Event::Released { epoch, packet_id }),
         close,
@@ -177,7 +198,7 @@ fn the_bytes_of_version_1() {
                 progress: Progress {
                     partitions: vec![PartitionProgress { partition: 2, cursor: Position::new(0, 8), done: vec![] }],
                     outbound: vec![(6, None)],
-                    retained: vec![],
+                    ..Progress::default()
                 },
             })),
             &[1, 7, 0, 0xac, 2, 2, 1, 1, 0, 1, 2, 0, 8, 0, 1, 6, 0],

@@ -1,6 +1,6 @@
 //! What workers have to know at once. No part of the fold's state: a replay makes none.
 
-use super::Session;
+use super::{Ended, Session};
 use crate::folds::{CloseReason, Positions};
 use floodplain_types::{ClientId, Position, TopicFilter};
 use std::{
@@ -32,8 +32,8 @@ pub enum Change {
     },
     /// The connection has ended; the session may live on.
     Closed { client: ClientId, epoch: Position, reason: CloseReason },
-    /// The session has ended. Here is the last of it: what it was still owed goes to `dlq`.
-    Ended { client: ClientId, session: Box<Session>, reason: EndReason },
+    /// The session has ended.
+    Ended { client: ClientId, epoch: Position, reason: EndReason },
     /// A session waits for messages of this filter from these positions on. Comes with each
     /// session, so that the index can fill in what it has let go of.
     FilterWanted { filter: TopicFilter, start: Positions },
@@ -94,6 +94,7 @@ impl Changes {
     pub(super) fn scan(
         &mut self,
         sessions: &BTreeMap<ClientId, Box<Session>>,
+        ended: &BTreeMap<(ClientId, Position), Ended>,
         limit: usize,
     ) -> Option<Vec<(TopicFilter, Positions)>> {
         let mut scan = self.scan.take()?;
@@ -109,6 +110,9 @@ impl Changes {
                 scan.add(&held.subscription.filter, session.needs_from(held));
             }
             scan.seen = Some(client.clone());
+        }
+        for (filter, from) in ended.values().flat_map(|ended| &ended.wanted) {
+            scan.add(filter, from.clone());
         }
         Some(scan.lowest.into_iter().collect())
     }

@@ -1,7 +1,7 @@
 //! The state of [`SessionFold`] as bytes. Described in `docs/formats/fold-snapshot.md`.
 
-use super::{Session, SessionFold, Subscribed};
-use crate::folds::{Positions, RunId, events::v1};
+use super::{EndReason, Ended, Session, SessionFold, Subscribed};
+use crate::folds::{Letters, Positions, RunId, events::v1};
 use floodplain_fold::wire::{Get, Put, WireError};
 use floodplain_types::ClientId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,15 +12,22 @@ pub(super) fn put(fold: &SessionFold, out: &mut Vec<u8>) {
         out.put_str(client.as_str());
         put_session(out, session);
     }
+    out.put_u64(fold.ended.len() as u64);
+    for ((client, epoch), ended) in &fold.ended {
+        out.put_str(client.as_str());
+        out.put_position(*epoch);
+        put_ended(out, ended);
+    }
     fold.seen.snapshot(out);
 }
 
-pub(super) fn restore(fold: &mut SessionFold, bytes: &[u8]) -> Result<(), WireError> {
+pub(super) fn restore(fold: &mut SessionFold, format: u16, bytes: &[u8]) -> Result<(), WireError> {
     let mut get = Get::new(bytes);
     (fold.sessions, fold.timers, fold.filters) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    fold.ended = BTreeMap::new();
     for _ in 0..get.count()? {
-        let client = ClientId::new(get.str()?).map_err(|_| WireError::Invalid("client id"))?;
-        let mut session = Box::new(take_session(&mut get)?);
+        let client = take_client(&mut get)?;
+        let mut session = Box::new(take_session(&mut get, format)?);
         let Session { subscriptions, cursor, .. } = &mut *session;
         for held in subscriptions.iter_mut().filter(|held| held.keeps_messages()) {
             // Usual after a sleep from the beginning, and then there is one copy of both.
@@ -31,9 +38,19 @@ pub(super) fn restore(fold: &mut SessionFold, bytes: &[u8]) -> Result<(), WireEr
             if let Some((shared, _)) = fold.filters.get_key_value(filter) {
                 *filter = shared.clone();
             }
-            *fold.filters.entry(filter.clone()).or_default() += 1;
+            fold.filters.entry(filter.clone()).or_default().add(client.clone());
         }
         fold.insert(client, session);
+    }
+    if format > 1 {
+        for _ in 0..get.count()? {
+            let (client, epoch) = (take_client(&mut get)?, get.position()?);
+            let ended = take_ended(&mut get)?;
+            for (filter, _) in &ended.wanted {
+                fold.filters.entry(filter.clone()).or_default().retired();
+            }
+            fold.ended.insert((client, epoch), ended);
+        }
     }
     fold.seen.restore(&mut get)?;
     get.end()
@@ -55,6 +72,8 @@ fn put_session(out: &mut Vec<u8>, session: &Session) {
         done,
         outbound,
         inbound,
+        letters,
+        letters_at,
     } = session;
     out.put_position(*epoch);
     out.put_bool(*is_resumed);
@@ -88,9 +107,49 @@ fn put_session(out: &mut Vec<u8>, session: &Session) {
     for packet_id in inbound {
         out.put_u64(u64::from(*packet_id));
     }
+    v1::put_letters(out, letters.as_slice());
+    out.put_option(*letters_at, Vec::put_time);
 }
 
-fn take_session(get: &mut Get<'_>) -> Result<Session, WireError> {
+fn take_client(get: &mut Get<'_>) -> Result<ClientId, WireError> {
+    ClientId::new(get.str()?).map_err(|_| WireError::Invalid("client id"))
+}
+
+fn put_ended(out: &mut Vec<u8>, ended: &Ended) {
+    let Ended { at, reason, wanted, done } = ended;
+    out.put_time(*at);
+    out.put_byte(match reason {
+        EndReason::Expired => 0,
+        EndReason::CleanStart => 1,
+        EndReason::NoExpiry => 2,
+    });
+    out.put_u64(wanted.len() as u64);
+    for (filter, from) in wanted {
+        out.put_str(filter.as_str());
+        from.put(out);
+    }
+    out.put_u64(done.len() as u64);
+    for (partition, position) in done {
+        out.put_u64(u64::from(*partition));
+        out.put_position(*position);
+    }
+}
+
+fn take_ended(get: &mut Get<'_>) -> Result<Ended, WireError> {
+    Ok(Ended {
+        at: get.time()?,
+        reason: match get.byte()? {
+            0 => EndReason::Expired,
+            1 => EndReason::CleanStart,
+            2 => EndReason::NoExpiry,
+            other => return Err(WireError::Unknown { what: "end of a session", value: u64::from(other) }),
+        },
+        wanted: get.list(|get| Ok((v1::take_filter(get)?, Positions::take(get)?)))?,
+        done: get.list(|get| Ok((get.u32()?, get.position()?)))?,
+    })
+}
+
+fn take_session(get: &mut Get<'_>, format: u16) -> Result<Session, WireError> {
     Ok(Session {
         epoch: get.position()?,
         is_resumed: get.bool()?,
@@ -110,6 +169,8 @@ fn take_session(get: &mut Get<'_>) -> Result<Session, WireError> {
             Ok((packet_id, state))
         })?,
         inbound: get.list(Get::u16)?,
+        letters: if format > 1 { get.list(v1::take_letter)?.into() } else { Letters::default() },
+        letters_at: if format > 1 { get.option(Get::time)? } else { None },
     })
 }
 

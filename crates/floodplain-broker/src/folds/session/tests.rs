@@ -1,6 +1,6 @@
 use super::*;
 use crate::folds::{
-    OutboundState, PartitionProgress,
+    DLQ, LostReason, OutboundState, PartitionProgress,
     feed::{Feed, seconds},
 };
 use bytes::Bytes;
@@ -264,13 +264,13 @@ fn a_resumed_session_has_what_it_had() {
             (2, Some(sent(23, OutboundState::AwaitsPuback))),
             (4, Some(sent(24, OutboundState::AwaitsPubrec))),
         ],
-        retained: vec![],
+        ..Progress::default()
     };
     feed.event(1, "c", &Event::Progress { epoch, progress });
     let progress = Progress {
         partitions: vec![PartitionProgress { partition: 1, cursor: Position::new(0, 3), done: vec![] }],
         outbound: vec![(5, Some(sent(21, OutboundState::AwaitsPubcomp))), (2, None)],
-        retained: vec![],
+        ..Progress::default()
     };
     feed.event(2, "c", &Event::Close(Box::new(Close { progress, ..close(epoch, true) })));
     let (epoch, _) = feed.event(50, "c", &opens(open(false, 99)));
@@ -301,13 +301,114 @@ fn a_session_ends_by_log_time() {
     assert!(feed.fold.session("c").is_some());
     feed.fold.drain_changes();
     feed.event(110, "", &Event::Tick);
-    assert!(feed.fold.is_empty() && feed.fold.next_timer().is_none() && feed.fold.filters().count() == 0);
-    let changes = feed.fold.drain_changes();
-    assert_eq!(changes[0], Change::FilterDropped { filter: filter("a") });
-    let Change::Ended { client, session, reason: EndReason::Expired } = &changes[1] else { panic!("{changes:?}") };
-    assert_eq!((client.as_str(), session.subscriptions().len()), ("c", 1), "with what it was owed");
+    assert!(feed.fold.is_empty() && feed.fold.next_timer().is_none() && feed.fold.filters().count() == 1);
+    let client = ClientId::new("c").unwrap();
+    let ended = Change::Ended { client: client.clone(), epoch, reason: EndReason::Expired };
+    assert_eq!(feed.fold.drain_changes(), [ended]);
+    // It is kept until it is known what waited for it.
+    let wanted = vec![(filter("a"), starts(5))];
+    let last = Ended { at: seconds(110), reason: EndReason::Expired, wanted, done: vec![] };
+    assert_eq!(feed.fold.ended().collect::<Vec<_>>(), [(&client, epoch, &last)]);
+    feed.fold.begin_scan();
+    assert_eq!(feed.fold.scan_lowest(9), Some(vec![(filter("a"), starts(5))]), "the index keeps what waits");
+    let (_, told) = feed.event(110, "c", &Event::Buried { epoch, letters: vec![letter("session expired", 7, 9)] });
+    assert_eq!(
+        letters(&told),
+        [
+            r#"c {"session":"c","reason":"session expired","stream":"telemetry","partition":1,"from":"0:7","to":"0:9","count":2}"#
+        ]
+    );
+    assert_eq!(feed.fold.drain_changes(), [Change::FilterDropped { filter: filter("a") }]);
+    let again = Event::Buried { epoch, letters: vec![letter("session expired", 7, 9)] };
+    assert!(feed.event(110, "c", &again).1.is_empty(), "once");
     let (_, _) = feed.event(111, "c", &opens(open(false, 10)));
     assert!(!feed.fold.session("c").unwrap().is_resumed);
+}
+
+fn letter(reason: &str, from: u64, to: u64) -> Letter {
+    Letter { reason: reason.into(), partition: 1, from: Position::new(0, from), to: Position::new(0, to), count: 2 }
+}
+
+fn lost(name: &str, first: u64, last: u64, reason: LostReason) -> Lost {
+    Lost { filter: filter(name), first: Position::new(0, first), last: Position::new(0, last), count: 3, reason }
+}
+
+/// Key and value of what went to `dlq`.
+fn letters(out: &[Output]) -> Vec<String> {
+    let letters = out.iter().filter(|output| output.stream == DLQ);
+    letters
+        .map(|output| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            format!("{} {}", text(&output.key), text(output.value.as_ref().unwrap()))
+        })
+        .collect()
+}
+
+#[test]
+fn what_the_index_gives_up_is_told_once_to_each_who_needed_it() {
+    let mut feed = Sessions::default();
+    for (client, from) in [("a", 4), ("b", 30), ("c", 7)] {
+        let (epoch, _) = feed.event(0, client, &opens(open(false, 1000)));
+        feed.event(0, client, &subscribes(epoch, "x", 1, from));
+        feed.event(0, client, &closes(epoch, false));
+    }
+    let event = |first, last, reason| Event::Lost { partition: 1, lost: lost("x", first, last, reason) };
+    feed.event(1, "", &event(6, 9, LostReason::QueueFull));
+    feed.event(1, "", &event(6, 9, LostReason::QueueFull));
+    feed.event(1, "", &event(10, 12, LostReason::Retention));
+    // Damage lies in the middle of what waits.
+    feed.event(1, "", &event(20, 22, LostReason::Damage));
+    feed.event(1, "", &event(20, 22, LostReason::Damage));
+    assert_eq!(feed.fold.session("a").unwrap().subscriptions()[0].start.get(1), Position::new(0, 13));
+    let (_, told) = feed.event(3, "", &Event::Tick);
+    let range = |client: &str, reason: &str, from: u64, to: u64, count: u64| {
+        format!(
+            r#"{client} {{"session":"{client}","reason":"{reason}","stream":"telemetry","partition":1,"from":"0:{from}","to":"0:{to}","count":{count}}}"#
+        )
+    };
+    let (full, gone, damaged) = (LostReason::QueueFull.text(), LostReason::Retention.text(), LostReason::Damage.text());
+    let expected = ["a", "c"].map(|client| {
+        let from = if client == "a" { 6 } else { 8 };
+        [range(client, full, from, 9, 3), range(client, gone, 10, 12, 3), range(client, damaged, 20, 22, 3)]
+    });
+    assert_eq!(letters(&told), expected.concat());
+    assert!(feed.event(9, "", &Event::Tick).1.is_empty(), "once");
+}
+
+#[test]
+fn what_a_session_is_done_with_undelivered_is_told_with_its_progress() {
+    let mut feed = Sessions::default();
+    let (epoch, _) = feed.event(0, "a", &opens(open(false, 1000)));
+    let told = |epoch| Event::Progress {
+        epoch,
+        progress: Progress { letters: vec![letter("expired", 3, 4)], ..Progress::default() },
+    };
+    assert_eq!(letters(&feed.event(1, "a", &told(epoch)).1).len(), 1);
+    let (later, _) = feed.event(2, "a", &opens(open(false, 1000)));
+    assert!(
+        letters(&feed.event(3, "a", &told(epoch)).1).is_empty(),
+        "of an older connection: the new one finds it again"
+    );
+    let progress = Progress { letters: vec![letter("expired", 3, 4)], ..Progress::default() };
+    let close = Event::Close(Box::new(Close { progress, ..close(later, false) }));
+    assert_eq!(letters(&feed.event(4, "a", &close).1).len(), 1);
+}
+
+#[test]
+fn a_snapshot_of_format_1_is_read() {
+    let mut feed = Sessions::default();
+    let (epoch, _) = feed.event(0, "a", &opens(open(false, 1000)));
+    feed.event(0, "a", &subscribes(epoch, "x", 1, 5));
+    // Format 2 adds an empty list of letters and no time to the session, and an empty list of ended sessions behind it.
+    let bytes = feed.bytes();
+    let mut dedup = Vec::new();
+    feed.fold.seen.snapshot(&mut dedup);
+    let old = [&bytes[..bytes.len() - dedup.len() - 3], &dedup].concat();
+    let mut restored = SessionFold::default();
+    restored.restore(1, &old).unwrap();
+    let mut again = Vec::new();
+    restored.snapshot(&mut again);
+    assert_eq!(again, bytes);
 }
 
 #[test]
@@ -355,9 +456,7 @@ fn takeover_and_clean_start_are_told() {
     };
     let (epoch, _) = feed.event(2, "c", &opens(open(true, 99)));
     let changes = feed.fold.drain_changes();
-    assert!(
-        matches!(&changes[0], Change::Ended { reason: EndReason::CleanStart, session, .. } if session.epoch == first)
-    );
+    assert!(matches!(&changes[0], Change::Ended { reason: EndReason::CleanStart, epoch, .. } if *epoch == first));
     assert_eq!(
         changes[1],
         Change::Opened { client: client.clone(), epoch, is_resumed: false, taken_over: Some(first) }
@@ -414,7 +513,7 @@ fn what_is_no_event_is_skipped() {
 
 /// One random event: client, seconds that pass, what.
 fn step() -> impl Strategy<Value = (usize, i64, u8, u8, u32)> {
-    (0_usize..3, 0_i64..8, 0_u8..12, 0_u8..3, 0_u32..12)
+    (0_usize..3, 0_i64..8, 0_u8..14, 0_u8..3, 0_u32..12)
 }
 
 fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bool, Event) {
@@ -434,6 +533,7 @@ fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bo
                     (qos > 0).then_some(Outbound { partition: 0, position, state: OutboundState::AwaitsPubrec }),
                 )],
                 retained: vec![(filter(["a", "a/#"][(n % 2) as usize]), (qos > 1).then(|| format!("a/{n}")))],
+                letters: if n > 9 { vec![letter("expired", 1, u64::from(n))] } else { vec![] },
             },
         },
         6 => Event::Received { epoch, packet_id: n as u16 % 3 },
@@ -441,6 +541,17 @@ fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bo
         8 => closes(epoch, qos > 0),
         9 => Event::Close(Box::new(Close { session_expiry_s: Some(n), ..close(epoch, true) })),
         10 => return (true, Event::Tick),
+        11 => {
+            let reason = [LostReason::QueueFull, LostReason::Retention, LostReason::Damage][usize::from(qos)];
+            return (
+                true,
+                Event::Lost { partition: n % 3, lost: lost(["a", "a/#"][(n % 2) as usize], 1, u64::from(n), reason) },
+            );
+        }
+        12 => {
+            let ended = feed.fold.ended().find(|(of, ..)| of.as_str() == client).map(|(_, epoch, _)| epoch);
+            Event::Buried { epoch: ended.unwrap_or(epoch), letters: vec![letter("session expired", 1, 2)] }
+        }
         _ => return (true, Event::ServerStart { run: RunId(u64::from(n % 2) + 6) }),
     };
     (false, event)
@@ -476,11 +587,16 @@ proptest! {
                 for held in session.subscriptions().iter().filter(|held| held.keeps_messages()) {
                     *filters.entry(held.subscription.filter.clone()).or_default() += 1;
                 }
+                prop_assert_eq!(session.letters.is_empty(), session.letters_at.is_none());
                 timers.extend(session.timer().map(|time| (time, client.clone())));
                 prop_assert!(session.is_connected == session.closed_at.is_none());
                 prop_assert!(session.is_connected || session.expiry_s > 0);
             }
-            prop_assert_eq!(&filters, &feed.fold.filters);
+            for (filter, _) in feed.fold.ended().flat_map(|(_, _, ended)| &ended.wanted) {
+                *filters.entry(filter.clone()).or_default() += 1;
+            }
+            let counted: BTreeMap<_, _> = feed.fold.filters().map(|(filter, count)| (filter.clone(), count)).collect();
+            prop_assert_eq!(&filters, &counted);
             prop_assert_eq!(&timers, &feed.fold.timers);
             prop_assert!(timers.first().is_none_or(|(time, _)| *time > seconds(now)));
         }

@@ -1,24 +1,45 @@
 //! Filling in the front of lists from the log.
 
-use super::Packed;
+use super::{PER_FILTER_MAX, Packed, TOTAL_MAX};
+use floodplain_fold::DedupWindow;
 use floodplain_types::Position;
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
-/// One walk through the log for all lists that were short when it began.
+/// One walk through the log for all lists that were short when it began. Holds as many postings as the index may.
 #[derive(Debug)]
 pub(super) struct Backfill {
     /// Where to read on.
     pub(super) next: Position,
     pub(super) until: Position,
     gaps: Vec<Gap>,
+    total: usize,
+    seen: DedupWindow,
 }
 
+/// The part of a list that is being looked for.
 #[derive(Debug)]
-struct Gap {
-    list: u32,
-    from: Position,
+pub(super) struct Gap {
+    pub(super) list: u32,
+    /// All that matches from here on is in `postings`.
+    pub(super) from: Position,
     until: Position,
-    postings: Vec<Packed>,
+    pub(super) postings: VecDeque<Packed>,
+    /// First, last and number of those that were too many.
+    pub(super) dropped: Option<(Position, Position, u64)>,
+}
+
+impl Gap {
+    fn drop_oldest(&mut self, count: usize) -> usize {
+        let count = count.min(self.postings.len());
+        let mut gone = self.postings.drain(..count);
+        let Some(first) = gone.next().map(|posting| posting.position()) else { return 0 };
+        let last = gone.next_back().map_or(first, |posting| posting.position());
+        drop(gone);
+        let (first, before) = self.dropped.map_or((first, 0), |(first, _, count)| (first, count));
+        self.dropped = Some((first, last, before + count as u64));
+        self.from = last.next();
+        count
+    }
 }
 
 impl Backfill {
@@ -26,8 +47,14 @@ impl Backfill {
     pub(super) fn new(gaps: Vec<(u32, Position, Position)>) -> Option<Self> {
         let next = gaps.iter().map(|(_, from, _)| *from).min()?;
         let until = gaps.iter().map(|(_, _, until)| *until).max()?;
-        let gaps = gaps.into_iter().map(|(list, from, until)| Gap { list, from, until, postings: Vec::new() });
-        Some(Self { next, until, gaps: gaps.collect() })
+        let gap = |(list, from, until)| Gap { list, from, until, postings: VecDeque::new(), dropped: None };
+        let gaps = gaps.into_iter().map(gap).collect();
+        Some(Self { next, until, gaps, total: 0, seen: DedupWindow::new(64, 16_384) })
+    }
+
+    /// Whether this is no copy of a record that was seen on this walk.
+    pub(super) fn is_new(&mut self, key: &[u8], id: &str) -> bool {
+        self.seen.is_new(key, id.as_bytes())
     }
 
     fn gap(&mut self, list: u32, position: Position) -> Option<&mut Gap> {
@@ -39,8 +66,15 @@ impl Backfill {
     }
 
     pub(super) fn add(&mut self, list: u32, posting: Packed) {
-        if let Some(gap) = self.gap(list, posting.position()) {
-            gap.postings.push(posting);
+        let Some(gap) = self.gap(list, posting.position()) else { return };
+        gap.postings.push_back(posting);
+        let too_many = if gap.postings.len() > PER_FILTER_MAX { PER_FILTER_MAX / 16 } else { 0 };
+        let dropped = gap.drop_oldest(too_many);
+        self.total = self.total + 1 - dropped;
+        while self.total > TOTAL_MAX {
+            let Some(longest) = self.gaps.iter_mut().max_by_key(|gap| gap.postings.len()) else { return };
+            let quarter = (longest.postings.len() / 4).max(1);
+            self.total -= longest.drop_oldest(quarter);
         }
     }
 
@@ -52,10 +86,11 @@ impl Backfill {
     /// The list is gone; its number may be given to another.
     pub(super) fn forget(&mut self, list: u32) {
         self.gaps.retain(|gap| gap.list != list);
+        self.total = self.gaps.iter().map(|gap| gap.postings.len()).sum();
     }
 
-    /// List, known from, postings.
-    pub(super) fn finish(self) -> impl Iterator<Item = (u32, Position, Vec<Packed>)> {
-        self.gaps.into_iter().map(|gap| (gap.list, gap.from, gap.postings))
+    /// What was found.
+    pub(super) fn finish(self) -> Vec<Gap> {
+        self.gaps
     }
 }

@@ -59,7 +59,9 @@ impl Interest {
         for (filter, positions) in lowest {
             let Some(sources) = self.filters.get_mut(filter) else { continue };
             let Some(known) = sources.get_mut(&source) else { continue };
-            *known = (*known).max(positions.get(self.partition));
+            let from = positions.get(self.partition);
+            *known = (*known).max(from);
+            index.needed(filter.as_str(), from);
             if let Some(below) = sources.values().min() {
                 index.trim(filter.as_str(), *below);
             }

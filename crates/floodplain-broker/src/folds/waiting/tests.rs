@@ -3,7 +3,7 @@ use crate::folds::{
     Positions,
     feed::{Feed, message, message_batch},
 };
-use floodplain_log::{Append, Log, Partition, Read, RecordRef};
+use floodplain_log::{Append, Log, Partition, Read, ReadBatch, RecordRef};
 use floodplain_testkit::ModelLog;
 use floodplain_types::{Class, ManualClock, StreamId, StreamName, TenantId, filter_matches};
 use proptest::prelude::*;
@@ -116,7 +116,7 @@ fn too_much_is_given_up_as_a_range() {
         filter: filter("#"),
         first: at(0),
         last: at(dropped as u64 - 1),
-        count: dropped,
+        count: dropped as u64,
         reason: LostReason::QueueFull,
     };
     assert_eq!(index.fold.take_lost(), [lost]);
@@ -143,8 +143,8 @@ fn all_filters_together_are_bounded() {
         index.batch(batch.clone());
         assert!(index.fold.len() <= TOTAL_MAX);
     }
-    let lost: usize = index.fold.take_lost().iter().map(|lost| lost.count).sum();
-    assert_eq!(lost + index.fold.len(), 12 * 9 * (TOTAL_MAX / 90), "nothing is lost without being told");
+    let lost: u64 = index.fold.take_lost().iter().map(|lost| lost.count).sum();
+    assert_eq!(lost as usize + index.fold.len(), 12 * 9 * (TOTAL_MAX / 90), "nothing is lost without being told");
 }
 
 #[test]
@@ -190,8 +190,66 @@ fn what_damage_has_taken_is_told_to_those_who_may_have_wanted_it() {
     let read = Read { next: at(6), damaged: vec![at(1)..at(4)], ..Read::default() };
     index.fold.backfill(&read);
     assert_eq!(index.fold.take_lost(), [lost("b", 2, 3)], "a has all that there was");
-    index.fold.damaged(&(at(6)..at(9)));
+    index.fold.missed(&(at(6)..at(9)), Loss::Damage);
     assert_eq!(index.fold.take_lost(), [lost("a", 6, 8), lost("b", 6, 8), lost("c", 6, 8)]);
+}
+
+#[test]
+fn what_retention_takes_before_it_is_seen_is_told() {
+    let mut index = Index::default();
+    index.add("a", 0);
+    index.add("b", 0);
+    for topic in ["c", "a", "a"] {
+        index.message(0, &message("d", topic, b"x", 1));
+    }
+    index.add("c", 9);
+    index.fold.missed(&(at(3)..at(8)), Loss::Retention);
+    let lost = |name, first, count| Lost {
+        filter: filter(name),
+        first: at(first),
+        last: at(7),
+        count,
+        reason: LostReason::Retention,
+    };
+    // Of "b" none was seen; there may have been some.
+    let told = [lost("a", 1, 2), lost("b", 3, 0)];
+    assert_eq!(index.fold.take_lost(), told);
+    index.fold.retention(at(8));
+    assert_eq!(index.fold.take_lost(), []);
+    // A session that has not been told still needs it: it is told again, until none does.
+    index.fold.needed("a", at(8));
+    assert_eq!(index.fold.take_lost(), []);
+    index.fold.needed("a", at(7));
+    assert_eq!(index.fold.take_lost(), [lost("a", 1, 2)]);
+    index.fold.trim("a", at(8));
+    index.fold.needed("a", at(7));
+    assert_eq!(index.fold.take_lost(), []);
+}
+
+#[test]
+fn what_is_filled_in_is_bounded_and_each_record_counts_once() {
+    let mut builder = floodplain_log::BatchBuilder::new();
+    for n in 0..PER_FILTER_MAX / 4 {
+        let id = format!("id:{n}");
+        let copied = MessageRef { dedup_id: Some(&id), ..message("d", "t", b"", 1) };
+        copied.write(&mut builder, 0, std::iter::empty()).unwrap();
+        if n % 1000 == 0 {
+            copied.write(&mut builder, 0, std::iter::empty()).unwrap();
+        }
+    }
+    let batch = builder.finish(floodplain_log::Compression::None).unwrap();
+    let records = u64::from(batch.last_offset_delta()) + 1;
+    let mut index = WaitingIndex::default();
+    index.add_filter(&filter("#"), at(0), at(6 * records));
+    while let Some((from, _)) = index.needs_backfill() {
+        // Ids differ from batch to batch only by what the window has forgotten: 16,384 devices with 64 ids each.
+        let base = Position::new(0, from.offset);
+        let batches = vec![ReadBatch { base, batch: batch.clone(), at: from.offset * 100 }];
+        index.backfill(&Read { next: at(from.offset + records), batches, ..Read::default() });
+    }
+    let lost: u64 = index.take_lost().iter().map(|lost| lost.count).sum();
+    assert!(index.len() <= PER_FILTER_MAX && lost > 0);
+    assert_eq!(lost + index.len() as u64, 6 * (PER_FILTER_MAX as u64 / 4), "each once, and nothing untold");
 }
 
 #[test]

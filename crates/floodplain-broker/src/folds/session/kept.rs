@@ -1,0 +1,80 @@
+//! Who keeps the messages of a filter.
+
+use floodplain_types::ClientId;
+use std::collections::BTreeSet;
+
+/// The sessions that keep messages of one filter. Most filters have one.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    live: Clients,
+    /// Sessions that have ended and are not buried.
+    ended: u32,
+}
+
+#[derive(Debug, Default)]
+enum Clients {
+    #[default]
+    None,
+    One(ClientId),
+    Many(Box<BTreeSet<ClientId>>),
+}
+
+impl Kept {
+    pub(super) fn add(&mut self, client: ClientId) {
+        self.live = match std::mem::take(&mut self.live) {
+            Clients::None => Clients::One(client),
+            Clients::One(first) => Clients::Many(Box::new([first, client].into())),
+            Clients::Many(mut all) => {
+                all.insert(client);
+                Clients::Many(all)
+            }
+        };
+    }
+
+    pub(super) fn remove(&mut self, client: &ClientId) {
+        match &mut self.live {
+            Clients::One(only) if only == client => self.live = Clients::None,
+            Clients::Many(all) => {
+                all.remove(client);
+            }
+            Clients::None | Clients::One(_) => {}
+        }
+    }
+
+    /// The session has ended.
+    pub(super) fn retire(&mut self, client: &ClientId) {
+        self.remove(client);
+        self.ended += 1;
+    }
+
+    pub(super) fn retired(&mut self) {
+        self.ended += 1;
+    }
+
+    /// One that has ended is buried.
+    pub(super) fn bury(&mut self) {
+        self.ended = self.ended.saturating_sub(1);
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        let live = match &self.live {
+            Clients::None => 0,
+            Clients::One(_) => 1,
+            Clients::Many(all) => all.len() as u32,
+        };
+        live + self.ended
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Those that have not ended, in order.
+    pub(super) fn clients(&self) -> Vec<ClientId> {
+        match &self.live {
+            Clients::None => Vec::new(),
+            Clients::One(only) => vec![only.clone()],
+            Clients::Many(all) => all.iter().cloned().collect(),
+        }
+    }
+}
