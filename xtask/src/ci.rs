@@ -8,12 +8,20 @@ use anyhow::{Context as _, Result};
 use std::process::{Command, Stdio};
 
 pub(crate) fn ci() -> Result<()> {
-    Steps::all(steps)?;
+    Steps::all(|steps| {
+        check_steps(steps)?;
+        tests::steps(steps)
+    })?;
     println!("\nall green");
     Ok(())
 }
 
-fn steps(steps: &mut Steps) -> Result<()> {
+/// What can be said of the code without running it.
+pub(crate) fn check() -> Result<()> {
+    Steps::all(check_steps)
+}
+
+fn check_steps(steps: &mut Steps) -> Result<()> {
     steps.step("toolchain", components)?;
     steps.step("fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("tidy", tidy::tidy)?;
@@ -42,8 +50,7 @@ fn steps(steps: &mut Steps) -> Result<()> {
             .args(["check", "--locked", "--manifest-path", "fuzz/Cargo.toml"])
             .env("CARGO_TARGET_DIR", target())
             .env("CUSTOM_LIBFUZZER_PATH", "not-linked/libfuzzer.a"))
-    })?;
-    tests::steps(steps)
+    })
 }
 
 /// rustfmt and clippy, which a minimal toolchain lacks.

@@ -26,6 +26,8 @@ use tokio::{
 
 /// What one socket may bring in one turn.
 const SCRATCH_BYTES: usize = 64 << 10;
+/// Reads of a connection whose client has opened another: as much as a socket's buffer usually holds.
+const DRAIN_READS_MAX: usize = 128;
 /// Accepts per turn, so that a storm of new clients does not starve the established ones.
 const ACCEPTS_PER_TURN: usize = 64;
 /// Sockets that were closed by us and wait for the client to read what they were told; beyond
@@ -254,16 +256,16 @@ impl Thread {
         self.serve(conn.slot);
     }
 
-    /// Reads what a socket has, and writes what it could not take before.
-    fn serve(&mut self, slot: u32) {
-        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
+    /// Reads what a socket has, and writes what it could not take before. Whether it may have more.
+    fn serve(&mut self, slot: u32) -> bool {
+        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return false };
         let conn = socket.conn;
         if socket.wants_write {
             self.write(slot);
         }
-        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
+        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return false };
         if socket.paused {
-            return;
+            return false;
         }
         let mut cx = Context::from_waker(&socket.waker);
         let mut buf = ReadBuf::new(&mut self.scratch);
@@ -276,12 +278,12 @@ impl Thread {
                 let bytes = buf.filled();
                 socket.paused = !self.worker.received(conn, bytes);
                 if socket.paused {
-                    return;
+                    return false;
                 }
                 if full {
                     // Its turn comes again after the others.
                     self.bell.mark(slot);
-                    return;
+                    return true;
                 }
                 // Less than asked for: the socket is empty, and this registers the waker without
                 // a system call.
@@ -291,6 +293,7 @@ impl Thread {
             }
             Poll::Ready(Err(_)) => self.worker.hung_up(conn),
         }
+        false
     }
 
     /// Writes a connection's output, as much as the socket takes.
@@ -342,7 +345,10 @@ impl Thread {
                 }
                 Effect::Drain(old, conn) => {
                     if self.sockets.get(old.slot as usize).is_some_and(|s| s.as_ref().is_some_and(|s| s.conn == old)) {
-                        self.serve(old.slot);
+                        let mut reads = 0;
+                        while reads < DRAIN_READS_MAX && self.serve(old.slot) {
+                            reads += 1;
+                        }
                     }
                     self.worker.drained(conn);
                 }

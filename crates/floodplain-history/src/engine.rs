@@ -112,6 +112,8 @@ pub struct Engine {
     /// A change of the manifest that has begun; no other begins before its end.
     pending: Option<Pending>,
     next_file: u64,
+    /// Files have been added since it was last looked at what is too old, or too much.
+    has_grown: bool,
     rows: Rows,
     placing: Placing,
 }
@@ -141,6 +143,7 @@ impl Engine {
             turn: 0,
             pending: None,
             next_file: 0,
+            has_grown: true,
             rows: Rows::new(),
             placing: Placing::default(),
             config,
@@ -213,8 +216,9 @@ impl Engine {
         crate::Handle::new(self.shared.clone(), self.log.clone())
     }
 
-    /// Does the next thing: ends a change of the manifest, flushes, decodes some records, or, with nothing to
-    /// decode, removes what is too old and makes one file of several. Returns whether there was anything to do.
+    /// Does the next thing: ends a change of the manifest, flushes, removes what is too old or too much after a flush,
+    /// decodes some records, or, with nothing to decode, makes one file of several. Returns whether there was anything
+    /// to do.
     ///
     /// # Errors
     /// Those of disk and log. Nothing is lost: the next call tries again.
@@ -226,6 +230,10 @@ impl Engine {
         let due = self.due();
         if !due.is_empty() {
             self.begin_flush(&due)?;
+            return Ok(true);
+        }
+        // However much there is to decode: the budget holds.
+        if std::mem::take(&mut self.has_grown) && self.begin_expire() {
             return Ok(true);
         }
         if self.decode()? {

@@ -75,6 +75,15 @@ impl History {
                 match engine.step() {
                     Ok(true) => {}
                     Ok(false) => engine.wake().wait(IDLE),
+                    // Somebody else writes the manifest. What would be tried again is not applied then either.
+                    Err(error @ crate::Error::Manifest(_)) => {
+                        error!(%error, "history has stopped: no rows are added before the next start");
+                        metrics::counter!("floodplain_history_failures_total").increment(1);
+                        while !stopping.load(Ordering::Acquire) {
+                            engine.wake().wait(IDLE);
+                        }
+                        return;
+                    }
                     Err(error) => {
                         warn!(%error, cause = ?error, "history could not go on, it tries again");
                         metrics::counter!("floodplain_history_failures_total").increment(1);

@@ -89,6 +89,13 @@ pub static KEYS: &[Key] = &[
         help: "subscriptions of one session",
     },
     Key {
+        name: "mqtt.sessions_max",
+        kind: Kind::Count,
+        limits: Some(("1", "1000000000")),
+        default: "4000000",
+        help: "sessions that outlive their connection; each partition has its share",
+    },
+    Key {
         name: "mqtt.session_expiry_max",
         kind: Kind::Duration,
         limits: Some(("0s", "49710d")),
@@ -159,6 +166,13 @@ pub static KEYS: &[Key] = &[
         help: "length of the log above which the oldest records are removed; auto is a fifth of the disk",
     },
     Key {
+        name: "history.size_max",
+        kind: Kind::SizeOrAuto,
+        limits: Some(("16MiB", "1000TiB")),
+        default: "auto",
+        help: "bytes of the files of tables above which the oldest are removed; auto is three tenths of the disk",
+    },
+    Key {
         name: "sql.threads",
         kind: Kind::Count,
         limits: Some(("0", "256")),
@@ -214,6 +228,8 @@ pub struct Config {
     /// In `data_dir/log`.
     pub log: EmbeddedConfig,
     pub broker: BrokerConfig,
+    /// Bytes of the files of tables; `None` for three tenths of the disk.
+    pub history_bytes_max: Option<u64>,
     pub sql: floodplain_sql::Config,
     /// Filter of the logs.
     pub tracing_level: String,
@@ -242,6 +258,7 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             broker: broker(&settings),
+            history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
@@ -293,6 +310,7 @@ fn broker(settings: &Settings) -> BrokerConfig {
         topic_bytes_max: settings.size("mqtt.topic_size_max").try_into().expect(LIMITED),
         topic_levels_max: settings.count("mqtt.topic_levels_max").try_into().expect(LIMITED),
         subscriptions_max: settings.count("mqtt.subscriptions_max").try_into().expect(LIMITED),
+        sessions_max: settings.count("mqtt.sessions_max").try_into().expect(LIMITED),
         session_expiry_max: settings.duration("mqtt.session_expiry_max"),
         connect_deadline: settings.duration("mqtt.connect_deadline"),
         ..BrokerConfig::default()
@@ -371,7 +389,9 @@ mod tests {
             ("mqtt.topic_size_max", "64KiB"),
             ("mqtt.topic_levels_max", "0"),
             ("mqtt.subscriptions_max", "0"),
+            ("mqtt.sessions_max", "0"),
             ("mqtt.session_expiry_max", "50000d"),
+            ("history.size_max", "1MiB"),
             ("mqtt.connect_deadline", "0s"),
             ("mqtt.partitions", "0"),
             ("mqtt.partitions", "4000000000"),

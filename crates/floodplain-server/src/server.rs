@@ -66,6 +66,8 @@ pub enum StartError {
     Log(#[source] floodplain_log::OpenError),
     #[error("cannot open stream {stream}")]
     Stream { stream: &'static str, source: Refusal },
+    #[error("cannot find out how large the disk is")]
+    Space(#[source] std::io::Error),
     #[error("cannot open the history of tables")]
     History(#[source] floodplain_history::Error),
     #[error("cannot start mqtt")]
@@ -256,7 +258,11 @@ fn open_history(config: &Config, log: Arc<dyn Log>) -> Result<(History, Tables),
     let partitions = config.broker.partitions;
     let inputs = vec![open("telemetry", partitions)?];
     let (state, manifest) = (open("state", partitions)?, open("_history", 1)?);
-    let history = EngineConfig::new(config.data_dir.join("history"), inputs.clone(), state, manifest);
+    let mut history = EngineConfig::new(config.data_dir.join("history"), inputs.clone(), state, manifest);
+    history.files_bytes_max = Some(match config.history_bytes_max {
+        Some(bytes) => bytes,
+        None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
+    });
     let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
     let history = History::open(history, disk, log, Arc::new(SystemClock), route).map_err(StartError::History)?;
     let tables = Tables { handle: history.handle().clone(), inputs };

@@ -17,7 +17,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 const SNAPSHOT_BYTES: u64 = 4 << 20;
 /// So many files of one day and about one size become one.
 const COMPACTED_FILES: usize = 4;
-/// Larger files are left alone: decoding waits while files are made into one, about half a second for so many rows.
+/// Larger files are left alone, and not more rows are rewritten at once where two files have fewer: decoding waits while
+/// files are made into one, about half a second for so many rows.
 const COMPACTED_ROWS: u64 = 1 << 20;
 /// Version of the rows' making, in the facts of files.
 const DECODER_VERSION: u32 = 1;
@@ -119,7 +120,13 @@ impl Engine {
                 groups.entry((day, facts.rows.max(1).ilog2() / 2)).or_default().push(file);
             }
             let Some(files) = groups.into_values().find(|files| files.len() >= COMPACTED_FILES) else { continue };
-            let files: Vec<_> = files.into_iter().take(2 * COMPACTED_FILES).cloned().collect();
+            let mut rows = 0;
+            let fits = |file: &&&Arc<FileHandle>| {
+                rows += file.entry().facts.rows;
+                rows <= COMPACTED_ROWS
+            };
+            let fitting = files.iter().take(2 * COMPACTED_FILES).take_while(fits).count().max(2);
+            let files: Vec<_> = files.into_iter().take(fitting).cloned().collect();
             let mut ranges: BTreeMap<String, (Position, Position)> = BTreeMap::new();
             for range in files.iter().flat_map(|file| &file.entry().facts.ranges) {
                 let known = ranges.entry(range.partition.clone()).or_insert((range.from, range.to));
@@ -222,6 +229,7 @@ impl Engine {
             table.add(&self.disk, Arc::new(entry.clone()));
         }
         if record.cause == Cause::Flush {
+            self.has_grown = true;
             tables.values_mut().for_each(|table| table.flushing.clear());
         }
         let mut replaced = Vec::with_capacity(record.removes.len());

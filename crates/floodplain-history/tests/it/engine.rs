@@ -10,8 +10,8 @@ use floodplain_history::{
     filter::Filter,
     route::DefaultRoute,
 };
-use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef, Partition, Stream};
-use floodplain_testkit::{FaultDisk, ModelLog};
+use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, MessageRef, Partition, Stream};
+use floodplain_testkit::{FaultDisk, ModelLog, wait_until};
 use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -249,6 +249,50 @@ fn over_the_disk_budget_the_oldest_files_go() {
     run(&mut engine);
     let values: Vec<_> = rows(&engine.handle(), "env").iter().map(|row| row["v"].clone()).collect();
     assert_eq!(values, ["1", "2"]);
+}
+
+#[test]
+fn the_disk_budget_holds_while_there_is_more_to_decode() {
+    let mut world = World::new();
+    world.config.flush_bytes = 1;
+    world.config.files_bytes_max = Some(0);
+    for n in 0..20 {
+        world.publish(&format!("devices/d{n}/t"), br#"{"v": 1}"#);
+    }
+    let mut engine = world.engine().unwrap();
+    let mut most = 0;
+    while engine.step().unwrap() {
+        most = most.max(world.disk.list(std::path::Path::new("/history/t")).map_or(0, |files| files.len()));
+        world.publish("devices/d/t", br#"{"v": 2}"#);
+        if world.watermarks().iter().map(|(_, at)| at.offset).sum::<u64>() > 120 {
+            break;
+        }
+    }
+    assert!(most <= 4, "{most} files of a budget of none");
+}
+
+#[test]
+fn an_engine_whose_manifest_another_one_writes_stops() {
+    let world = World::new();
+    let history = world.history();
+    world.publish("devices/a/t", br#"{"v": 1}"#);
+    wait_until("the row is there", &|| {}, || rows(history.handle(), "t").len() == 1);
+    // A second owner, which there must not be, flushes first.
+    let mut other = world.engine().unwrap();
+    run(&mut other);
+    other.flush_all().unwrap();
+    let manifest = || world.log.watermark(world.config.manifest.partition(0)).offset;
+    world.clock.advance(world.config.flush_age);
+    world.publish("devices/a/t", br#"{"v": 2}"#);
+    wait_until("the first has tried", &|| {}, || manifest() > 1);
+    let tried = manifest();
+    world.publish("devices/a/t", br#"{"v": 3}"#);
+    run(&mut other);
+    assert_eq!(rows(&other.handle(), "t").len(), 3, "the second sees what comes");
+    // Time for the first to try again, if it did: it rests 200 ms after a failure.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(manifest(), tried, "it tried once");
+    history.stop();
 }
 
 #[test]
