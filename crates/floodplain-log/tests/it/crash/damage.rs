@@ -171,13 +171,19 @@ fn lost_sectors_and_lengths_are_found_and_the_rest_is_served() {
     for seed in first_seed()..first_seed() + 6 {
         let (world, whole) = full_disk(seed);
         let mut rng = SmallRng::seed_from_u64(seed);
+        let is_journal =
+            |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal-"));
+        let journals = world.disk.files().into_iter().map(|(path, _)| path).filter(|path| is_journal(path));
+        let newest_journal = journals.max().unwrap_or_default();
         for (path, len) in files(&world.disk, &mut rng) {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             for cut_short in [false, true, false, true] {
                 let at = rng.random_range(0..len) as usize;
                 let context = format!("seed {seed}, byte {at} of {len} of {name}, cut short: {cut_short}");
                 let disk = world.disk.duplicate(seed);
+                let mut is_between_groups = false;
                 disk.damage(&path, |bytes| {
+                    is_between_groups = bytes[at..].starts_with(b"FPGR");
                     if cut_short {
                         bytes.truncate(at);
                     } else {
@@ -186,7 +192,10 @@ fn lost_sectors_and_lengths_are_found_and_the_rest_is_served() {
                     }
                 });
                 let found = look(&disk, &world, &whole, &context);
-                if found.missing > 0 {
+                // The newest journal without its last groups is what it was before they were written: no other file
+                // tells of them yet.
+                let is_unknowable = cut_short && is_between_groups && path == newest_journal;
+                if found.missing > 0 && !is_unknowable {
                     assert!(
                         found.reported > 0 || !found.report.corrupt.is_empty() || found.set_aside > 0,
                         "{context}: {} messages are gone and nobody was told",
