@@ -5,7 +5,7 @@ use crate::{
     engine::{Engine, EngineConfig, Wake},
     route::Route,
     snapshot::TableSnapshot,
-    tables::Shared,
+    tables::{Shared, TableFacts},
 };
 use floodplain_log::{Disk, Log, Partition};
 use floodplain_types::{Clock, Position};
@@ -137,6 +137,12 @@ impl Handle {
     #[must_use]
     pub fn tables(&self) -> Vec<String> {
         self.shared.tables().keys().cloned().collect()
+    }
+
+    /// What is known of all tables without reading a file, by name.
+    #[must_use]
+    pub fn facts(&self) -> Vec<TableFacts> {
+        self.shared.tables().iter().map(|(name, table)| table.facts(name)).collect()
     }
 
     /// A table as it is now, buffers and files, each row once; `None` if there is none of this name.

@@ -31,3 +31,4 @@ mod tables;
 
 pub use error::{Error, Lag, Result};
 pub use history::{Handle, History};
+pub use tables::TableFacts;

@@ -7,6 +7,9 @@ use std::fmt;
 /// Where all goes that has no table of its own, as it came.
 pub const MESSAGES: &str = "messages";
 
+/// Names that SQL gives to tables of the server: no table of payloads has them.
+pub const RESERVED: [&str; 8] = ["records", MESSAGES, "tables", "streams", "dlq", "devices", "sessions", "events"];
+
 /// Where the rows of a message go.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -21,7 +24,8 @@ pub trait Route: fmt::Debug + Send + Sync {
     fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<Target<'a>>;
 }
 
-/// `devices/{device}/{table}`, each payload as it looks; all else is for [`MESSAGES`].
+/// `devices/{device}/{table}`, each payload as it looks; all else, and tables with names of the server, is for
+/// [`MESSAGES`].
 #[derive(Debug)]
 pub struct DefaultRoute(Decoder);
 
@@ -34,6 +38,7 @@ impl Default for DefaultRoute {
 impl Route for DefaultRoute {
     fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<Target<'a>> {
         let (device, table) = message.topic.strip_prefix("devices/")?.split_once('/')?;
-        (!device.is_empty() && !table.contains('/')).then_some(Target { table, device, decoder: &self.0 })
+        let is_free = !RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
+        (!device.is_empty() && !table.contains('/') && is_free).then_some(Target { table, device, decoder: &self.0 })
     }
 }

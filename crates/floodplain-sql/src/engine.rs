@@ -4,7 +4,7 @@ use crate::{
     Config, Error, QueryResult, functions,
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
-    tables::{PublicSchema, Tables},
+    tables::{Latest, PublicSchema, Tables},
 };
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
@@ -335,8 +335,10 @@ impl Inner {
     fn session(&self, snapshot: &Arc<Snapshot>) -> SessionState {
         let mut state = self.base.clone();
         let schema = PublicSchema::new(Arc::clone(&self.records), Arc::clone(&self.log), self.tables.clone());
+        let schema = Arc::new(schema);
+        state.register_udtf("latest", Arc::new(Latest::new(Arc::clone(&schema))));
         let (catalogs, catalog) = (MemoryCatalogProviderList::new(), MemoryCatalogProvider::new());
-        catalog.register_schema(SCHEMA, Arc::new(schema)).expect("a catalog in memory takes schemas");
+        catalog.register_schema(SCHEMA, schema).expect("a catalog in memory takes schemas");
         catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
         state.register_catalog_list(Arc::new(catalogs));
         state.config_mut().set_extension(Arc::clone(snapshot));

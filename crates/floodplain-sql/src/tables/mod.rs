@@ -1,10 +1,13 @@
 //! Tables of history: what was decoded, as of the moment a query asks.
 
 mod filter;
+mod latest;
 mod plan;
 mod provider;
 mod schema;
+mod system;
 
 pub use schema::Tables;
 
+pub(crate) use latest::Latest;
 pub(crate) use schema::PublicSchema;

@@ -1,6 +1,6 @@
 //! Which tables one query finds.
 
-use super::provider::HistoryTable;
+use super::{provider::HistoryTable, system};
 use datafusion::{
     catalog::{SchemaProvider, TableProvider},
     common::{DataFusionError, Result},
@@ -32,7 +32,8 @@ pub(crate) struct PublicSchema {
     log: Arc<dyn Log>,
     tables: Option<Tables>,
     decoded: OnceCell<Result<(), Lag>>,
-    found: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
+    /// With the key columns of each.
+    found: Mutex<HashMap<String, (Arc<dyn TableProvider>, Vec<String>)>>,
 }
 
 /// The log itself.
@@ -64,28 +65,46 @@ impl PublicSchema {
 impl SchemaProvider for PublicSchema {
     fn table_names(&self) -> Vec<String> {
         let tables = self.tables.as_ref().map(|tables| tables.handle.tables());
-        [RECORDS.to_owned()].into_iter().chain(tables.unwrap_or_default()).collect()
+        let own = [RECORDS].into_iter().chain(system::NAMES).map(str::to_owned);
+        own.chain(tables.unwrap_or_default()).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        if name == RECORDS {
-            return Ok(Some(Arc::clone(&self.records)));
+        match name {
+            RECORDS => Ok(Some(Arc::clone(&self.records))),
+            "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
+            "streams" => system::streams(&*self.log).map(Some),
+            "tables" => {
+                let facts = self.tables.as_ref().map(|tables| tables.handle.facts());
+                system::tables(&facts.unwrap_or_default()).map(Some)
+            }
+            _ => Ok(self.history(name).await?.map(|(table, _)| table)),
         }
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        name == RECORDS
+            || system::NAMES.contains(&name)
+            || self.tables.as_ref().is_some_and(|tables| spelling(tables.handle.tables(), name).is_some())
+    }
+}
+
+impl PublicSchema {
+    /// A table of payloads and its key columns.
+    pub(super) async fn history(&self, name: &str) -> Result<Option<(Arc<dyn TableProvider>, Vec<String>)>> {
         let Some(tables) = &self.tables else { return Ok(None) };
         self.wait(tables).await?;
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
-            return Ok(Some(Arc::clone(found)));
+            return Ok(Some(found.clone()));
         }
         let Some(name_there) = spelling(tables.handle.tables(), name) else { return Ok(None) };
         let snapshot = tables.handle.snapshot(&name_there).map_err(|error| DataFusionError::External(error.into()))?;
         let Some(snapshot) = snapshot else { return Ok(None) };
+        let columns = snapshot.columns();
+        let keys = columns.keys().iter().map(|&key| columns.schema().field(key).name().clone()).collect();
         let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(Arc::clone(found.entry(name.to_owned()).or_insert(table))))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        name == RECORDS || self.tables.as_ref().is_some_and(|tables| spelling(tables.handle.tables(), name).is_some())
+        Ok(Some(found.entry(name.to_owned()).or_insert((table, keys)).clone()))
     }
 }
 

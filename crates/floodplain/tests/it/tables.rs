@@ -59,3 +59,30 @@ fn rows_outlive_the_server() {
         server.wait();
     }
 }
+
+#[test]
+fn the_latest_values_and_what_the_server_knows_of_its_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    for (device, payload) in [
+        ("a", r#"{"ts": "2026-01-01T00:00:02Z", "rpm": 2, "oil": 20}"#),
+        ("a", r#"{"ts": "2026-01-01T00:00:03Z", "rpm": 3}"#),
+        ("a", r#"{"ts": "2026-01-01T00:00:01Z", "rpm": 1, "lamp": true}"#),
+        ("b", r#"{"ts": "2026-01-01T00:00:01Z", "rpm": 9}"#),
+    ] {
+        mqtt.publish(&format!("devices/{device}/engine"), payload);
+    }
+    // The server's own names are free of payloads.
+    mqtt.publish("devices/a/dlq", r#"{"rpm": 1}"#);
+    let rows = |query: &str| rows(folder.path(), &server, query);
+    assert_eq!(
+        rows("SELECT device, time, rpm, oil, lamp FROM latest('engine') ORDER BY device"),
+        ["a,2026-01-01T00:00:03Z,3.0,20.0,true", "b,2026-01-01T00:00:01Z,9.0,,"]
+    );
+    let known = "SELECT table_name, columns, rows_in_files + rows_in_memory AS rows FROM tables ORDER BY table_name";
+    assert_eq!(rows(known)[0], "engine,3,4");
+    assert_eq!(rows("SELECT topic FROM messages"), ["devices/a/dlq"]);
+    assert_eq!(rows("SELECT count(*) FROM dlq"), ["0"]);
+    assert_eq!(rows("SELECT sum(end_offset) FROM streams WHERE stream = 'telemetry'"), ["5"]);
+}

@@ -1,0 +1,102 @@
+//! Tables that tell of the server itself.
+
+use crate::functions::json_function;
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+        datatypes::{Field, Schema},
+    },
+    catalog::{MemTable, TableProvider, view::ViewTable},
+    common::Result,
+    datasource::provider_as_source,
+    logical_expr::{LogicalPlanBuilder, col, ident, lit},
+};
+use floodplain_history::TableFacts;
+use floodplain_log::Log;
+use std::sync::Arc;
+
+/// Their names.
+pub(super) const NAMES: [&str; 3] = ["dlq", "streams", "tables"];
+
+/// `tables`: a row for each table of payloads.
+pub(super) fn tables(facts: &[TableFacts]) -> Result<Arc<dyn TableProvider>> {
+    fn count(facts: &[TableFacts], count: impl Fn(&TableFacts) -> u64) -> ArrayRef {
+        Arc::new(facts.iter().map(|facts| i64::try_from(count(facts)).ok()).collect::<Int64Array>())
+    }
+    let time = |time: fn((i64, i64)) -> i64| -> ArrayRef {
+        let times: TimestampMicrosecondArray = facts.iter().map(|facts| facts.time_us.map(time)).collect();
+        Arc::new(times.with_timezone("UTC"))
+    };
+    let names: StringArray = facts.iter().map(|facts| Some(facts.table.as_str())).collect();
+    memory(vec![
+        ("table_name", Arc::new(names)),
+        ("columns", count(facts, |facts| facts.columns as u64)),
+        ("rows_in_files", count(facts, |facts| facts.rows_in_files)),
+        ("rows_in_memory", count(facts, |facts| facts.rows_in_memory)),
+        ("files", count(facts, |facts| facts.files as u64)),
+        ("bytes", count(facts, |facts| facts.bytes)),
+        ("oldest", time(|(oldest, _)| oldest)),
+        ("newest", time(|(_, newest)| newest)),
+        ("overwritten_values", count(facts, |facts| facts.overwritten_values)),
+    ])
+}
+
+/// `streams`: a row for each partition of each stream.
+pub(super) fn streams(log: &dyn Log) -> Result<Arc<dyn TableProvider>> {
+    let streams = log.streams();
+    let partitions: Vec<_> = streams
+        .iter()
+        .flat_map(|stream| (0..stream.partitions).map(move |index| (stream, stream.partition(index))))
+        .map(|(stream, partition)| (stream, partition, log.start(partition), log.watermark(partition)))
+        .collect();
+    let text = |text: fn(&floodplain_log::Stream) -> &str| -> ArrayRef {
+        Arc::new(partitions.iter().map(|(stream, ..)| Some(text(stream))).collect::<StringArray>())
+    };
+    let generations: Int32Array =
+        partitions.iter().map(|(stream, ..)| i32::try_from(stream.id.generation).ok()).collect();
+    let indexes: Int32Array = partitions.iter().map(|(_, partition, ..)| i32::try_from(partition.index).ok()).collect();
+    let offset = |which: usize| -> ArrayRef {
+        let offsets = partitions.iter().map(|(_, _, start, end)| i64::try_from([start, end][which].offset).ok());
+        Arc::new(offsets.collect::<Int64Array>())
+    };
+    memory(vec![
+        ("tenant", text(|stream| stream.id.tenant.as_str())),
+        ("stream", text(|stream| stream.id.stream.as_str())),
+        ("generation", Arc::new(generations)),
+        ("partition", Arc::new(indexes)),
+        ("start_offset", offset(0)),
+        ("end_offset", offset(1)),
+    ])
+}
+
+fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
+    let fields = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(schema.clone(), arrays)?;
+    Ok(Arc::new(MemTable::try_new(schema, vec![vec![batch]])?))
+}
+
+/// `dlq`: a row for each letter of the dead-letter stream, `docs/formats/dlq.md`.
+pub(super) fn dlq(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>> {
+    let member = |name: &str, function: &str| {
+        let function = json_function(function).expect("it is one of ours");
+        function.call(vec![col("payload"), lit(name)]).alias(name)
+    };
+    let text = |name| member(name, "json_get_str");
+    let plan = LogicalPlanBuilder::scan("records", provider_as_source(records), None)?
+        .filter(col("stream").eq(lit("dlq")))?
+        .project(vec![
+            col("received"),
+            text("session"),
+            text("reason"),
+            text("stream"),
+            member("partition", "json_get_int"),
+            text("from"),
+            text("to"),
+            member("count", "json_get_int"),
+            ident("position"),
+        ])?
+        .build()?;
+    Ok(Arc::new(ViewTable::new(plan, None)))
+}
