@@ -78,7 +78,7 @@ fn the_latest_values_and_what_the_server_knows_of_its_tables() {
     let rows = |query: &str| rows(folder.path(), &server, query);
     assert_eq!(
         rows("SELECT device, time, rpm, oil, lamp FROM latest('engine') ORDER BY device"),
-        ["a,2026-01-01T00:00:03Z,3.0,20.0,true", "b,2026-01-01T00:00:01Z,9.0,,"]
+        ["a,2026-01-01T00:00:03Z,3,20,true", "b,2026-01-01T00:00:01Z,9,,"]
     );
     let known = "SELECT table_name, columns, rows_in_files + rows_in_memory AS rows FROM tables ORDER BY table_name";
     assert_eq!(rows(known)[0], "engine,3,4");
