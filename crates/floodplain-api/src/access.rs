@@ -1,0 +1,197 @@
+//! Who asks, and whether they may.
+//!
+//! [`check`] stands before all routes: it finds the [`Caller`] by session cookie, `Authorization: Bearer` or Basic, and stops
+//! strangers at everything below `/api` and at `/metrics`, whatever routes there are. Handlers say in their arguments which
+//! role they need: `async fn put(Editor(caller): Editor, …)`.
+
+use crate::{problem::Problem, router::Api};
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, Method, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use floodplain_access::{Caller, Role};
+use std::{net::IpAddr, sync::Arc};
+
+/// The cookie of a browser's session.
+pub(crate) const COOKIE: &str = "floodplain_session";
+
+/// Below `/api`, what strangers may ask.
+const OPEN: [&str; 4] = ["/api/v1/me", "/api/v1/setup", "/api/v1/login", "/api/v1/logout"];
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// Stops strangers, and hands the [`Caller`] on to the handlers.
+pub(crate) async fn check(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let is_guarded = path == "/metrics" || path == "/api" || path.starts_with("/api/");
+    if is_guarded && !OPEN.contains(&path) {
+        let (method, headers) = (request.method().clone(), request.headers().clone());
+        let caller = match identify(&api, &method, &headers, peer(request.extensions())).await {
+            Ok(Some(caller)) => caller,
+            Ok(None) => return login_needed().into_response(),
+            Err(problem) => return problem.into_response(),
+        };
+        request.extensions_mut().insert(caller);
+    }
+    next.run(request).await
+}
+
+/// Who asks; `None` for a stranger.
+///
+/// # Errors
+/// What was shown is wrong, or the registry cannot tell.
+pub(crate) async fn identify(
+    api: &Api,
+    method: &Method,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Option<Caller>, Problem> {
+    let registry = &api.registry;
+    if !registry.is_claimed() {
+        // Whoever reaches a loopback listener is on this machine, and `origin` keeps pages from elsewhere out.
+        return if peer.is_loopback() {
+            Ok(Some(Caller::unclaimed()))
+        } else {
+            Err(floodplain_access::Error::SetupNeeded.into())
+        };
+    }
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().unwrap_or_default();
+        let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
+        if scheme.eq_ignore_ascii_case("bearer") {
+            let caller = registry.by_token(credentials.trim()).await?;
+            return caller
+                .map(Some)
+                .ok_or_else(|| Problem::of("token_invalid", "the token is none, was removed or has expired"));
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            let (user, password) = basic(credentials)
+                .ok_or_else(|| Problem::of("login_failed", "the Authorization header is not RFC 7617"))?;
+            return Ok(Some(registry.login(&user, &password, peer).await?));
+        }
+        return Err(Problem::of("login_needed", "Authorization takes Bearer and Basic"));
+    }
+    let Some(session) = session(headers) else { return Ok(None) };
+    let Some(caller) = registry.by_session(session).await? else { return Ok(None) };
+    // `origin` has compared the header if there is one; a browser sends it with everything that changes something.
+    if !method.is_safe() && !headers.contains_key(header::ORIGIN) {
+        return Err(Problem::of(
+            "origin_missing",
+            format!("{method} with a session cookie needs the Origin header that browsers send"),
+        ));
+    }
+    Ok(Some(caller))
+}
+
+pub(crate) fn peer(extensions: &axum::http::Extensions) -> IpAddr {
+    // Each connection has one; without it nobody is taken for a neighbour.
+    extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0)
+}
+
+/// RFC 7617 §2: the user is what stands before the first colon.
+fn basic(credentials: &str) -> Option<(String, String)> {
+    let text = String::from_utf8(STANDARD.decode(credentials.trim()).ok()?).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
+}
+
+/// The value of our cookie (RFC 6265 §4.2.1).
+pub(crate) fn session(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find_map(|(name, value)| (name == COOKIE && !value.is_empty()).then_some(value))
+}
+
+fn login_needed() -> Problem {
+    Problem::of("login_needed", "log in, or send an API token: Authorization: Bearer fp_…")
+}
+
+macro_rules! roles {
+    ($($(#[$doc:meta])* $name:ident needs $role:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub(crate) struct $name(
+            #[allow(dead_code, reason = "most handlers only want to know that somebody may")] pub(crate) Caller
+        );
+
+        impl<S: Send + Sync> FromRequestParts<S> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+                let caller = parts.extensions.get::<Caller>().ok_or_else(login_needed)?;
+                require(caller, Role::$role)?;
+                Ok(Self(caller.clone()))
+            }
+        }
+    )*};
+}
+
+roles! {
+    /// Somebody who may read: anybody who is known.
+    Viewer needs Viewer;
+    /// Somebody who may also publish, and change what becomes of messages.
+    #[allow(dead_code, reason = "routes that change something come with the parts they change")]
+    Editor needs Editor;
+    /// Somebody who may also decide who comes in.
+    Admin needs Admin;
+}
+
+fn require(caller: &Caller, role: Role) -> Result<(), Problem> {
+    if caller.may(role) {
+        return Ok(());
+    }
+    Err(Problem::of("role_missing", format!("this needs role {role}; {caller} has role {}", caller.role)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_cookie_is_found_among_others() {
+        let find = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::COOKIE, value.parse().unwrap());
+            }
+            session(&headers).map(str::to_owned)
+        };
+        assert_eq!(find(&["floodplain_session=abc"]).as_deref(), Some("abc"));
+        assert_eq!(find(&["a=b; floodplain_session=abc; c=d=e"]).as_deref(), Some("abc"));
+        assert_eq!(find(&["a=b", "floodplain_session=abc"]).as_deref(), Some("abc"));
+        for none in [&[][..], &[""], &["floodplain_session="], &["xfloodplain_session=abc"], &["floodplain_session"]] {
+            assert_eq!(find(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn basic_credentials_are_split_at_the_first_colon() {
+        // RFC 7617 §2.
+        let expected = Some(("Aladdin".to_owned(), "open sesame".to_owned()));
+        assert_eq!(basic("QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), expected);
+        let colons = Some(("a".to_owned(), "b:c".to_owned()));
+        assert_eq!(basic(&STANDARD.encode("a:b:c")), colons);
+        for noise in ["", "%%%", "QWxhZGRpbg==", "/w=="] {
+            assert_eq!(basic(noise), None, "{noise}");
+        }
+    }
+
+    #[test]
+    fn a_role_may_what_lesser_ones_may() {
+        let caller = |role| Caller { user: Some("anna".to_owned()), token: None, role };
+        for (has, needs, fine) in [
+            (Role::Viewer, Role::Viewer, true),
+            (Role::Viewer, Role::Editor, false),
+            (Role::Editor, Role::Viewer, true),
+            (Role::Editor, Role::Admin, false),
+            (Role::Admin, Role::Admin, true),
+        ] {
+            assert_eq!(require(&caller(has), needs).is_ok(), fine, "{has} {needs}");
+        }
+    }
+}
