@@ -96,8 +96,8 @@ impl Registry {
         let mut transaction = self.pool().begin().await?;
         let role = change.role.map(Role::as_str);
         let changed = sqlx::query(
-            "UPDATE users SET role = coalesce($2, role) WHERE name = $1 AND (role <> 'admin' OR $2 IS NULL
-             OR $2 = 'admin' OR (SELECT count(*) FROM users WHERE role = 'admin') > 1)",
+            "UPDATE users SET role = coalesce($2, role) WHERE name = $1 AND (role <> 'admin'
+             OR coalesce($2, role) = 'admin' OR (SELECT count(*) FROM users WHERE role = 'admin') > 1)",
         )
         .bind(&name)
         .bind(role)
