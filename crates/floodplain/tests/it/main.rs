@@ -4,6 +4,7 @@
 
 mod process;
 
+mod access;
 mod cli;
 mod guides;
 mod serve;
