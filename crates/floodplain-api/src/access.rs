@@ -1,8 +1,9 @@
 //! Who asks, and whether they may.
 //!
-//! [`check`] stands before all routes: it finds the [`Caller`] by session cookie, `Authorization: Bearer` or Basic, and stops
-//! strangers at everything below `/api` and at `/metrics`, whatever routes there are. Handlers say in their arguments which
-//! role they need: `async fn put(Editor(caller): Editor, …)`.
+//! [`check`] stands before all routes: it finds the [`Caller`] by session cookie, `Authorization: Bearer` or Basic. Strangers
+//! are stopped at everything below `/api`, at `/metrics`, and wherever something may change; who may only read is stopped
+//! where something may change. So a route that is forgotten is closed. Handlers that need more say so in their arguments:
+//! `async fn remove(Admin(caller): Admin, …)`; who only wants to know who asks takes `Extension<Caller>`.
 
 use crate::{problem::Problem, router::Api};
 use axum::{
@@ -18,8 +19,24 @@ use std::{net::IpAddr, sync::Arc};
 /// The cookie of a browser's session.
 pub(crate) const COOKIE: &str = "floodplain_session";
 
-/// Below `/api`, what strangers may ask.
+/// What strangers may ask although it is below `/api` or no GET.
 const OPEN: [&str; 4] = ["/api/v1/me", "/api/v1/setup", "/api/v1/login", "/api/v1/logout"];
+
+/// What is a POST and changes nothing.
+const READS: [&str; 1] = ["/api/v1/sql"];
+
+/// The role that a request needs before its handler is asked; `None` is open to strangers: health, and the files of the
+/// console.
+fn needs(method: &Method, path: &str) -> Option<Role> {
+    let is_data = path == "/metrics" || path == "/api" || path.starts_with("/api/");
+    match method.is_safe() {
+        _ if OPEN.contains(&path) => None,
+        true if is_data => Some(Role::Viewer),
+        true => None,
+        false if READS.contains(&path) => Some(Role::Viewer),
+        false => Some(Role::Editor),
+    }
+}
 
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
@@ -27,16 +44,14 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Stops strangers, and hands the [`Caller`] on to the handlers.
 pub(crate) async fn check(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let is_guarded = path == "/metrics" || path == "/api" || path.starts_with("/api/");
-    if is_guarded && !OPEN.contains(&path) {
+    if let Some(role) = needs(request.method(), request.uri().path()) {
         let (method, headers) = (request.method().clone(), request.headers().clone());
-        let caller = match identify(&api, &method, &headers, peer(request.extensions())).await {
-            Ok(Some(caller)) => caller,
-            Ok(None) => return login_needed().into_response(),
+        let caller = identify(&api, &method, &headers, peer(request.extensions())).await;
+        let caller = caller.and_then(|caller| caller.ok_or_else(login_needed));
+        match caller.and_then(|caller| require(&caller, role).map(|()| caller)) {
+            Ok(caller) => request.extensions_mut().insert(caller),
             Err(problem) => return problem.into_response(),
         };
-        request.extensions_mut().insert(caller);
     }
     next.run(request).await
 }
@@ -63,7 +78,8 @@ pub(crate) async fn identify(
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.to_str().unwrap_or_default();
         let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
-        if scheme.eq_ignore_ascii_case("bearer") {
+        // Clients of InfluxDB say Token.
+        if scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token") {
             let caller = registry.by_token(credentials.trim()).await?;
             return caller
                 .map(Some)
@@ -111,34 +127,18 @@ fn login_needed() -> Problem {
     Problem::of("login_needed", "log in, or send an API token: Authorization: Bearer fp_…")
 }
 
-macro_rules! roles {
-    ($($(#[$doc:meta])* $name:ident needs $role:ident;)*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone)]
-        pub(crate) struct $name(
-            #[allow(dead_code, reason = "most handlers only want to know that somebody may")] pub(crate) Caller
-        );
+/// Somebody who may also decide who comes in.
+#[derive(Debug, Clone)]
+pub(crate) struct Admin(pub(crate) Caller);
 
-        impl<S: Send + Sync> FromRequestParts<S> for $name {
-            type Rejection = Problem;
+impl<S: Send + Sync> FromRequestParts<S> for Admin {
+    type Rejection = Problem;
 
-            async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-                let caller = parts.extensions.get::<Caller>().ok_or_else(login_needed)?;
-                require(caller, Role::$role)?;
-                Ok(Self(caller.clone()))
-            }
-        }
-    )*};
-}
-
-roles! {
-    /// Somebody who may read: anybody who is known.
-    Viewer needs Viewer;
-    /// Somebody who may also publish, and change what becomes of messages.
-    #[allow(dead_code, reason = "routes that change something come with the parts they change")]
-    Editor needs Editor;
-    /// Somebody who may also decide who comes in.
-    Admin needs Admin;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Caller>().ok_or_else(login_needed)?;
+        require(caller, Role::Admin)?;
+        Ok(Self(caller.clone()))
+    }
 }
 
 fn require(caller: &Caller, role: Role) -> Result<(), Problem> {
@@ -178,6 +178,27 @@ mod tests {
         assert_eq!(basic(&STANDARD.encode("a:b:c")), colons);
         for noise in ["", "%%%", "QWxhZGRpbg==", "/w=="] {
             assert_eq!(basic(noise), None, "{noise}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_closed() {
+        for (method, path, role) in [
+            (Method::GET, "/", None),
+            (Method::GET, "/a/index.js", None),
+            (Method::GET, "/healthz", None),
+            (Method::POST, "/api/v1/login", None),
+            (Method::GET, "/api/v1/me", None),
+            (Method::GET, "/metrics", Some(Role::Viewer)),
+            (Method::HEAD, "/api/v1/anything", Some(Role::Viewer)),
+            (Method::GET, "/api/v1/me/", Some(Role::Viewer)),
+            (Method::POST, "/api/v1/sql", Some(Role::Viewer)),
+            (Method::POST, "/api/v1/sql/", Some(Role::Editor)),
+            (Method::POST, "/write", Some(Role::Editor)),
+            (Method::DELETE, "/", Some(Role::Editor)),
+            (Method::from_bytes(b"MERGE").unwrap(), "/api/v1/anything", Some(Role::Editor)),
+        ] {
+            assert_eq!(needs(&method, path), role, "{method} {path}");
         }
     }
 

@@ -8,8 +8,9 @@
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while traffic is accepted, else 503 and the reason |
 //!
-//! From the first user on, `/metrics` and all below `/api` but `me`, `setup`, `login` and `logout` need a session, a token or a
-//! password; what a route needs beyond that is in the arguments of its handler (`access::Editor`, `access::Admin`).
+//! From the first user on, all below `/api` but `me`, `setup`, `login` and `logout`, `/metrics`, and all that is no GET need a
+//! session, a token or a password, and role editor where something may change (`access::needs`). A handler that needs more
+//! says so in its arguments (`access::Admin`).
 //!
 //! Errors are `application/problem+json` (RFC 9457) with a `code` that does not change; [`CODES`] explains each.
 

@@ -25,7 +25,7 @@ pub(crate) struct Problem {
     position: Option<Place>,
     /// When to come again, in seconds; sent as `Retry-After`.
     #[serde(skip)]
-    retry_after: Option<u64>,
+    retry_after: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,7 +103,7 @@ impl From<floodplain_access::Error> for Problem {
             }
         };
         let retry_after = match &error {
-            E::SlowDown { retry_after } => Some(retry_after.as_secs().max(1)),
+            E::SlowDown { retry_after } => Some(u16::try_from(retry_after.as_secs()).unwrap_or(u16::MAX).max(1)),
             _ => None,
         };
         Self { retry_after, ..Self::of(code, error.to_string()) }

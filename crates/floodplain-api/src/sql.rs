@@ -1,6 +1,6 @@
 //! `POST /api/v1/sql`: one query, its rows as they come.
 
-use crate::{access::Viewer, body::read, problem::Problem, router::Api};
+use crate::{body::read, problem::Problem, router::Api};
 use axum::{
     body::{Body, Bytes},
     extract::State,
@@ -37,7 +37,7 @@ impl From<Wanted> for Format {
 }
 
 /// Runs the query. Dropped with the connection, and with it the query.
-pub(crate) async fn answer(_: Viewer, State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
+pub(crate) async fn answer(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
     match run(&api, &headers, body).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 const PASSWORD: &str = "a password of anna";
 
 /// Everything that strangers may not ask, with the least role that may.
-const GUARDED: [(&str, &str, &str); 10] = [
+const GUARDED: [(&str, &str, &str); 12] = [
     ("POST", "/api/v1/sql", "viewer"),
     ("GET", "/metrics", "viewer"),
     ("GET", "/api/v1/users", "admin"),
@@ -18,6 +18,8 @@ const GUARDED: [(&str, &str, &str); 10] = [
     ("POST", "/api/v1/tokens", "admin"),
     ("DELETE", "/api/v1/tokens/t-0", "admin"),
     ("GET", "/api/v1/what-comes-later", "viewer"),
+    ("PUT", "/api/v1/what-comes-later", "editor"),
+    ("POST", "/what-comes-later", "editor"),
 ];
 
 impl Server {
@@ -145,7 +147,7 @@ async fn each_role_may_what_it_may() {
         for (method, path, needs) in GUARDED {
             // Nothing here is a whole request: who may is told what is wrong with it.
             let answer = server.request(method, path, &token, "").await;
-            if needs == "admin" && role != "admin" {
+            if needs == "admin" && role != "admin" || needs == "editor" && role == "viewer" {
                 answer.assert_problem(403, "role_missing");
             } else {
                 assert!(![401, 403].contains(&answer.status), "{role} {method} {path}: {answer:?}");
