@@ -1,5 +1,6 @@
 //! RFC 9457: what went wrong, for programs and for people.
 
+use crate::codes;
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header},
@@ -22,6 +23,9 @@ pub(crate) struct Problem {
     /// Where in the query the mistake is; both count from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<Place>,
+    /// When to come again, in seconds; sent as `Retry-After`.
+    #[serde(skip)]
+    retry_after: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,7 +37,17 @@ struct Place {
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         let kind = format!("urn:floodplain:problem:{code}");
-        Self { kind, title, status: status.as_u16(), detail: detail.into(), code, position: None }
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), code, position: None, retry_after: None }
+    }
+
+    /// The problem that [`crate::CODES`] has under `code`.
+    ///
+    /// # Panics
+    /// If it has none; a test compares the two.
+    pub(crate) fn of(code: &'static str, detail: impl Into<String>) -> Self {
+        let entry = codes::find(code).unwrap_or_else(|| panic!("{code} is not in the table of codes"));
+        let status = StatusCode::from_u16(entry.status).expect("the table has valid statuses");
+        Self::new(status, entry.code, entry.title, detail)
     }
 
     pub(crate) fn to_json(&self) -> String {
@@ -65,14 +79,50 @@ impl From<&Error> for Problem {
     }
 }
 
+impl From<floodplain_access::Error> for Problem {
+    fn from(error: floodplain_access::Error) -> Self {
+        use floodplain_access::Error as E;
+        let code = match &error {
+            E::NameInvalid { .. } => "name_invalid",
+            E::PasswordWeak { .. } => "password_weak",
+            E::UserExists { .. } => "user_exists",
+            E::UserUnknown { .. } => "user_unknown",
+            E::LastAdmin { .. } => "last_admin",
+            E::TokenUnknown { .. } => "token_unknown",
+            E::ExpiryPast => "expiry_invalid",
+            E::TooMany { .. } => "limit_reached",
+            E::SetupDone => "setup_done",
+            E::SetupTokenWrong => "setup_token_wrong",
+            E::SetupNeeded => "setup_needed",
+            E::LoginFailed => "login_failed",
+            E::SlowDown { .. } => "login_slow_down",
+            E::Busy => "login_busy",
+            E::Database(cause) | E::Random(cause) => {
+                tracing::error!(error = %cause, "the registry of users failed");
+                "registry_failed"
+            }
+        };
+        let retry_after = match &error {
+            E::SlowDown { retry_after } => Some(u16::try_from(retry_after.as_secs()).unwrap_or(u16::MAX).max(1)),
+            _ => None,
+        };
+        Self { retry_after, ..Self::of(code, error.to_string()) }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.to_json()));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 §15.5.2 wants one. Not Basic, which works too: a browser would ask in a window of its own.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"floodplain\""));
+        }
+        let busy = self.status == StatusCode::SERVICE_UNAVAILABLE;
+        if let Some(seconds) = self.retry_after.or(busy.then_some(1)) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

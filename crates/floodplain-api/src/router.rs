@@ -1,6 +1,6 @@
 //! Which path leads where.
 
-use crate::{origin, problem::Problem, sql};
+use crate::{access, login, origin, problem::Problem, sql, tokens, users};
 use axum::{
     Router,
     extract::{Request, State},
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use floodplain_access::Registry;
 use floodplain_sql::Sql;
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -51,6 +52,8 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Api {
     pub sql: Sql,
+    /// Knows who may come in.
+    pub registry: Registry,
     /// Renders what `/metrics` answers.
     pub metrics: PrometheusHandle,
     pub readiness: Arc<dyn Readiness>,
@@ -65,16 +68,21 @@ impl fmt::Debug for Api {
 
 pub(crate) fn router(api: Api) -> Router {
     let counters = Arc::new(Counters::new());
+    let api = Arc::new(api);
     Router::new()
+        .merge(login::routes())
+        .merge(users::routes())
+        .merge(tokens::routes())
         .route("/api/v1/sql", post(sql::answer))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), access::check))
         .layer(middleware::from_fn(origin::check))
         .layer(middleware::from_fn(move |request, next| finish(Arc::clone(&counters), request, next)))
-        .with_state(Arc::new(api))
+        .with_state(api)
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {

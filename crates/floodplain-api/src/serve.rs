@@ -1,11 +1,12 @@
 //! Connections: taken, bounded, ended.
 
-use crate::{Api, router, stall::Stall};
+use crate::{Api, access::Peer, router, stall::Stall};
+use hyper::service::Service as _;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -29,7 +30,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let cut = CancellationToken::new();
     loop {
-        let (stream, place) = tokio::select! {
+        let (stream, peer, place) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => match accepted {
                 Ok(accepted) => accepted,
@@ -41,6 +42,10 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
             },
         };
         let (service, stop, cut) = (TowerToHyperService::new(router.clone()), stop.clone(), cut.clone());
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Peer(peer.ip()));
+            service.call(request)
+        });
         connections.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -75,10 +80,10 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     // Small answers leave at once; a connection works without.
     stream.set_nodelay(true).unwrap_or_default();
-    Ok((stream, place))
+    Ok((stream, peer, place))
 }

@@ -1,6 +1,6 @@
 //! Composition: reads the configuration, starts the parts in order, stops them in the reverse one.
 //!
-//! Start: logs and metrics, the log's recovery, the folds and the MQTT listener, HTTP, the address
+//! Start: logs and metrics, the log's recovery, the registry of users, the folds and the MQTT listener, HTTP, the address
 //! of the PostgreSQL wire, the ready file. A listener accepts traffic only when all that it needs
 //! is there. This is the only crate that knows all the others.
 
@@ -13,6 +13,8 @@ mod telemetry;
 mod units;
 
 pub use config::{Config, KEYS};
+/// What the codes of problems mean.
+pub use floodplain_api::{CODES, Code, find_code};
 /// The promise behind an acknowledgement, as in `mqtt.ack_class`.
 pub use floodplain_types::Class;
 pub use server::{Addresses, Server, StartError};

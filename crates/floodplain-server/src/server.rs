@@ -1,6 +1,7 @@
 //! The order of start and stop.
 
 use crate::{Config, postgres, ready, telemetry};
+use floodplain_access::Registry;
 use floodplain_api::{Api, Limits};
 use floodplain_broker::seams::Access;
 use floodplain_gateway::{Gateway, GatewayConfig};
@@ -72,6 +73,8 @@ pub enum StartError {
     History(#[source] floodplain_history::Error),
     #[error("cannot start mqtt")]
     Mqtt(#[from] floodplain_gateway::Error),
+    #[error("cannot open the registry of users")]
+    Registry(#[source] floodplain_access::OpenError),
     #[error("cannot start the query pool")]
     Sql(#[source] floodplain_sql::Error),
     #[error("cannot listen at {address} for {what}; is another server running?")]
@@ -93,6 +96,7 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    registry: Registry,
     history: History,
     log: Arc<Embedded>,
     signal: CancellationToken,
@@ -124,6 +128,9 @@ impl Server {
         let postgres_socket = bind("postgres", config.postgres_address)?;
         drop(bind("mqtt", config.mqtt_address)?);
         let log = open_log(config)?;
+        let registry_path = config.data_dir.join("registry.db");
+        let registry = runtime.block_on(Registry::open(&registry_path, Arc::new(SystemClock)));
+        let registry = registry.map_err(StartError::Registry)?;
         let (history, tables) = open_history(config, log.clone())?;
         let gateway = start_gateway(config, log.clone())?;
         let sql = Sql::with_tables(log.clone(), Some(tables), config.sql.clone()).map_err(StartError::Sql)?;
@@ -136,7 +143,8 @@ impl Server {
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
         let queries = Arc::new(postgres::Queries(sql.clone()));
-        let api = Api { sql, metrics: metrics.clone(), readiness, limits: Limits::default() };
+        let (metrics_handle, limits) = (metrics.clone(), Limits::default());
+        let api = Api { sql, registry: registry.clone(), metrics: metrics_handle, readiness, limits };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(floodplain_postgres::serve(postgres_listener, queries, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
@@ -152,6 +160,7 @@ impl Server {
             stopping,
             tasks,
             stop,
+            registry,
             history,
             log,
             signal,
@@ -163,6 +172,18 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// While no user exists, says on standard error by which link the first one is made: as a line of the logs, or as plain
+    /// text if the level of the logs leaves that line out. The link works once, and for this run only.
+    pub fn announce_setup(&self) {
+        let Some(token) = self.registry.setup_token() else { return };
+        let link = format!("http://{}/setup#{}", self.addresses.http, token.reveal());
+        if tracing::enabled!(tracing::Level::INFO) {
+            info!(%link, "no user exists yet; the link makes the first one, once");
+        } else {
+            eprintln!("no user exists yet; this link makes the first one, once: {link}");
+        }
     }
 
     /// Writes the ready file.
@@ -191,7 +212,7 @@ impl Server {
     ///
     /// Clients come first, so that they are told while all behind them still works: MQTT 5.0
     /// clients get DISCONNECT 0x8B, acknowledgements under way are sent. Then HTTP ends, and with
-    /// it queries; the log commits what is queued and closes last.
+    /// it queries, and the registry closes; the log commits what is queued and closes last.
     pub fn stop(self) {
         self.stopping.store(true, Ordering::Relaxed);
         if let Err(error) = self.gateway.stop() {
@@ -205,6 +226,7 @@ impl Server {
                 // A panic in there has been reported; it must not keep the log from closing.
                 drop(self.http.await);
                 self.tasks.wait().await;
+                self.registry.close().await;
             })
             .await
         });

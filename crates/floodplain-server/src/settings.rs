@@ -159,8 +159,10 @@ pub enum ConfigError {
 
 const PREFIX: &str = "FLOODPLAIN_";
 
-/// Variables with our prefix that are not keys: the path of the file, and what belongs to the tests.
+/// Variables with our prefix that are not keys: the path of the file, the API token of the commands, and what belongs to the
+/// tests.
 const FILE: &str = "FLOODPLAIN_CONFIG";
+const TOKEN: &str = "FLOODPLAIN_TOKEN";
 const TESTS: &str = "FLOODPLAIN_TEST_";
 
 /// What to read besides the defaults, weakest first.
@@ -195,7 +197,7 @@ impl Settings {
         }
         for (name, value) in &sources.environment {
             let name = name.to_string_lossy().into_owned();
-            if !name.starts_with(PREFIX) || name == FILE || name.starts_with(TESTS) {
+            if !name.starts_with(PREFIX) || name == FILE || name == TOKEN || name.starts_with(TESTS) {
                 continue;
             }
             let origin = Origin::Environment(name.clone());
@@ -404,7 +406,7 @@ mod tests {
 
     #[test]
     fn reserved_and_foreign_variables_are_left_alone() {
-        for name in ["FLOODPLAIN_CONFIG", "FLOODPLAIN_TEST_TOOLS", "PATH"] {
+        for name in ["FLOODPLAIN_CONFIG", "FLOODPLAIN_TOKEN", "FLOODPLAIN_TEST_TOOLS", "PATH"] {
             Settings::load(&KEYS, &Sources { environment: env(name, "x"), ..Sources::default() }).unwrap();
         }
         let settings =

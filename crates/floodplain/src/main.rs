@@ -8,12 +8,15 @@ mod client;
 mod clock;
 mod demo;
 mod doctor;
+mod errors;
+mod http;
 mod numbers;
 mod output;
 mod serve;
 mod settings;
 mod sim;
 mod sql;
+mod users;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{io::Write as _, process::ExitCode};
@@ -48,6 +51,14 @@ enum Command {
     Config(settings::ConfigCommand),
     /// Examine this machine: honesty and latency of syncs, file limit, clock, disk space, ports
     Doctor(doctor::Args),
+    /// List, add, change and remove users of a running server
+    #[command(subcommand)]
+    User(users::UserCommand),
+    /// List, make and remove API tokens of a running server
+    #[command(subcommand)]
+    Token(users::TokenCommand),
+    /// Explain a code of the server's answers, or list all
+    Errors(errors::Args),
     /// Print a completion script, for example `floodplain completions bash > /etc/bash_completion.d/floodplain`
     Completions {
         /// The shell it is for
@@ -74,6 +85,9 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Mqtt(args)) => bench_mqtt::run(args),
         Command::Config(command) => settings::run(command),
         Command::Doctor(args) => doctor::run(args),
+        Command::User(command) => users::run_user(command),
+        Command::Token(command) => users::run_token(command),
+        Command::Errors(args) => errors::run(args),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.
             let mut script = Vec::new();

@@ -30,6 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let is_logged = log_start_error(&config, &error);
         if is_logged { anyhow::Error::new(Logged) } else { error.into() }
     })?;
+    server.announce_setup();
     if let Some(path) = &args.ready_file {
         server.write_ready_file(path)?;
     }

@@ -1,8 +1,8 @@
 //! `floodplain sql`: a query over HTTP, its rows on standard output.
 
 use crate::{
+    http::{Http, ServerArgs},
     output::{self, write_table},
-    settings::ConfigArgs,
 };
 use anyhow::{Context as _, Result, bail};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,12 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, Read, Write},
-    time::Duration,
 };
-
-/// Longer than any query may run: the server ends those that take too long, and says so.
-const PATIENCE: Duration = Duration::from_secs(3_600);
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -26,11 +21,8 @@ pub(crate) struct Args {
     /// How to print the rows
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     output: Form,
-    /// Server, for example http://127.0.0.1:8080 [default: http.address of the configuration]
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
     #[command(flatten)]
-    config: ConfigArgs,
+    server: ServerArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -45,10 +37,7 @@ enum Form {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let url = match &args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", args.config.load()?.http_address),
-    };
+    let http = args.server.open()?;
     let query = match args.query.as_str() {
         "-" => io::read_to_string(io::stdin()).context("cannot read the query from standard input")?,
         query => query.to_owned(),
@@ -57,13 +46,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match args.output {
         Form::Table => {
             let mut table = Table::default();
-            let rest = read(post(&url, &query)?, &mut table)?;
+            let rest = read(post(&http, &query)?, &mut table)?;
             write_table(&mut out, &table.header, &table.rows)?;
             rest.report()
         }
         Form::Json => {
             // As it comes; read along, because only the end says whether these are all rows.
-            let mut copy = Copy { from: post(&url, &query)?, to: &mut out, failed: None };
+            let mut copy = Copy { from: post(&http, &query)?, to: &mut out, failed: None };
             let rest = read(&mut copy, &mut ());
             copy.failed.map_or(Ok(()), Err)?;
             out.flush()?;
@@ -71,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Form::Csv => {
             let mut csv = Csv { out: io::BufWriter::new(out), columns: Vec::new() };
-            let rest = read(post(&url, &query)?, &mut csv);
+            let rest = read(post(&http, &query)?, &mut csv);
             csv.out.flush()?;
             rest?.report()
         }
@@ -79,34 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Sends a query; the body of the answer, as JSON, if it is a success.
-fn post(url: &str, query: &str) -> Result<impl io::Read + use<>> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_PATIENCE))
-        .timeout_global(Some(PATIENCE))
-        // The server is this machine's or a named one; a proxy would only hide it.
-        .proxy(None)
-        .build()
-        .into();
-    let response = agent
-        .post(format!("{url}/api/v1/sql"))
-        .header("Content-Type", "application/json")
-        .header("Accept", "application/json")
-        .send(serde_json::json!({ "query": query }).to_string())
-        .with_context(|| format!("cannot ask {url}; is the server running there?"))?;
-    let status = response.status();
-    let mut body = response.into_body().into_reader();
-    if status.is_success() {
-        return Ok(body);
-    }
-    let mut text = String::new();
-    body.read_to_string(&mut text).context("the answer broke off")?;
-    // RFC 9457, problem details.
-    let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-    match problem["detail"].as_str().or(problem["title"].as_str()) {
-        Some(detail) => bail!("{detail}"),
-        None => bail!("{url} answered {status}: {}", text.trim()),
-    }
+fn post(http: &Http, query: &str) -> Result<impl Read + use<>> {
+    http.send("POST", "sql", Some(&serde_json::json!({ "query": query })))
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -335,7 +298,7 @@ fn text<'a>(row: &'a Row, name: &str) -> Option<Cow<'a, str>> {
 
 /// The first row of a query, for the commands that show a figure.
 pub(crate) fn first_row(url: &str, query: &str) -> Result<Value> {
-    let answer: Value = serde_json::from_reader(post(url, query)?)?;
+    let answer: Value = serde_json::from_reader(post(&Http::new(url), query)?)?;
     answer["rows"].get(0).cloned().context("the query gave no row")
 }
 

@@ -1,5 +1,6 @@
 //! A server over a small log, and a client that says exactly what it is told.
 
+use floodplain_access::Registry;
 use floodplain_api::{Api, Limits, serve};
 use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef};
 use floodplain_sql::{Config, Sql};
@@ -25,6 +26,10 @@ pub(crate) const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 100000
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) sql: Sql,
+    /// Unclaimed at first, so that whoever is on this machine may do everything.
+    pub(crate) registry: Registry,
+    pub(crate) clock: Arc<ManualClock>,
+    _folder: tempfile::TempDir,
     /// What `/readyz` answers.
     pub(crate) reason: Arc<Mutex<Option<String>>>,
     pub(crate) stop: CancellationToken,
@@ -44,7 +49,8 @@ impl Server {
         // Before anything takes its counters.
         let metrics = recorder();
         let now = Timestamp::from_millis(1_795_251_600_000);
-        let log = ModelLog::new(Arc::new(ManualClock::new(now)));
+        let clock = Arc::new(ManualClock::new(now));
+        let log = ModelLog::new(clock.clone());
         let (tenant, stream) = (TenantId::default_tenant(), StreamName::new("telemetry").unwrap());
         let stream = log.open_stream(&StreamId { tenant, stream, generation: 0 }, 2).unwrap();
         for n in 1..=3 {
@@ -60,8 +66,11 @@ impl Server {
         let sql = Sql::new(Arc::new(log), Config { threads: 2, ..config }).unwrap();
         let reason = Arc::new(Mutex::new(None::<String>));
         let readiness = Arc::clone(&reason);
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&folder.path().join("registry.db"), clock.clone()).await.unwrap();
         let api = Api {
             sql: sql.clone(),
+            registry: registry.clone(),
             metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
             limits,
@@ -70,7 +79,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(serve(listener, api, stop.clone()));
-        Self { address, sql, reason, stop, running }
+        Self { address, sql, registry, clock, _folder: folder, reason, stop, running }
     }
 
     /// Sends bytes and reads until the server closes.
@@ -120,7 +129,9 @@ fn recorder() -> metrics_exporter_prometheus::PrometheusHandle {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// In lower case.
     pub(crate) head: String,
+    pub(crate) raw_head: String,
     pub(crate) body: String,
     /// Whether the body came to its end.
     pub(crate) whole: bool,
@@ -131,10 +142,10 @@ impl Answer {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let (head, rest) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let head = head.to_ascii_lowercase();
+        let (raw_head, head) = (head.to_owned(), head.to_ascii_lowercase());
         let (body, whole) =
             if head.contains("transfer-encoding: chunked") { unchunk(rest) } else { (rest.to_owned(), true) };
-        Self { status, head, body, whole }
+        Self { status, head, raw_head, body, whole }
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {

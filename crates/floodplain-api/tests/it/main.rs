@@ -1,6 +1,7 @@
 //! The HTTP interface over real sockets.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod client;
 mod health;
 mod query;

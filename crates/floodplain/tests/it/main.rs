@@ -5,6 +5,7 @@
 mod postgres;
 mod process;
 
+mod access;
 mod cli;
 mod guides;
 mod serve;

@@ -1,0 +1,407 @@
+//! Every code that an answer can carry, explained.
+
+/// What a code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// As in the `code` of a problem (RFC 9457).
+    pub code: &'static str,
+    /// The HTTP status that it comes with.
+    pub status: u16,
+    /// As in the `title` of a problem.
+    pub title: &'static str,
+    /// When it is answered.
+    pub meaning: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// The code of that name.
+#[must_use]
+pub fn find(code: &str) -> Option<&'static Code> {
+    CODES.iter().find(|entry| entry.code == code)
+}
+
+/// All codes, by name.
+pub static CODES: &[Code] = &[
+    Code {
+        code: "bad_request",
+        status: 400,
+        title: "the request is malformed",
+        meaning: "The body, the query string or the path is not as it should be; `detail` says where.",
+        remedy: "Compare the request with the documentation of the path.",
+    },
+    Code {
+        code: "body_too_large",
+        status: 413,
+        title: "the request is too large",
+        meaning: "The body is longer than this path takes.",
+        remedy: "Send less at a time.",
+    },
+    Code {
+        code: "expiry_invalid",
+        status: 422,
+        title: "the token cannot expire then",
+        meaning: "The time at which a token is to expire is past, or is no time of RFC 3339.",
+        remedy: "Send a time to come with its time zone, such as 2027-01-31T00:00:00Z, or none.",
+    },
+    Code {
+        code: "foreign_host",
+        status: 421,
+        title: "the request is not for us",
+        meaning: "The Host header names another machine. A page whose name leads to this machine would send that, too.",
+        remedy: "Use 127.0.0.1 or localhost in the address.",
+    },
+    Code {
+        code: "foreign_origin",
+        status: 403,
+        title: "the page is not ours",
+        meaning: "A browser sent this for a page that another server has given out.",
+        remedy: "Open the console at the address of this server; programs leave the Origin header out.",
+    },
+    Code {
+        code: "internal",
+        status: 500,
+        title: "a fault of the server",
+        meaning: "The server has made a mistake; the query did not cause it.",
+        remedy: "Look at the logs of the server and report it.",
+    },
+    Code {
+        code: "last_admin",
+        status: 409,
+        title: "the last admin stays",
+        meaning: "The user is the only admin; without one nobody could let others in.",
+        remedy: "Make another user admin first.",
+    },
+    Code {
+        code: "limit_reached",
+        status: 409,
+        title: "there are too many already",
+        meaning: "There are as many users or tokens as the registry keeps.",
+        remedy: "Remove some that nobody needs.",
+    },
+    Code {
+        code: "log_read",
+        status: 500,
+        title: "the log cannot be read",
+        meaning: "The disk did not give what the log has written there.",
+        remedy: "Look at the logs of the server and at the disk; `floodplain doctor` examines it.",
+    },
+    Code {
+        code: "login_busy",
+        status: 503,
+        title: "too many logins at a time",
+        meaning: "So many passwords are being checked that this one was not begun.",
+        remedy: "Try again; programs do better with an API token, which costs no check.",
+    },
+    Code {
+        code: "login_failed",
+        status: 401,
+        title: "user or password is wrong",
+        meaning: "Nobody has that name, or the password is another one. Which of the two it is, is not said.",
+        remedy: "Check both. An admin sets a new password with `floodplain user passwd`.",
+    },
+    Code {
+        code: "login_needed",
+        status: 401,
+        title: "log in first",
+        meaning: "A user exists, so strangers may not ask this.",
+        remedy: "Log in, or send `Authorization: Bearer fp_…`; commands take --token or FLOODPLAIN_TOKEN.",
+    },
+    Code {
+        code: "login_slow_down",
+        status: 429,
+        title: "too many failed logins",
+        meaning: "Logins of this user, or from this address, have failed so often that the next ones wait.",
+        remedy: "Wait as long as the Retry-After header says. Sessions and tokens work meanwhile.",
+    },
+    Code {
+        code: "method_not_allowed",
+        status: 405,
+        title: "the method does not fit",
+        meaning: "The path exists, and does not take this method; the Allow header lists what it takes.",
+        remedy: "Use one of the listed methods.",
+    },
+    Code {
+        code: "name_invalid",
+        status: 422,
+        title: "the name cannot be used",
+        meaning: "The name is too long or has characters that a name has not; `detail` has the rule.",
+        remedy: "Choose a name that follows the rule.",
+    },
+    Code {
+        code: "not_acceptable",
+        status: 406,
+        title: "unknown format",
+        meaning: "The Accept header names only formats that are not written here.",
+        remedy: "Accept application/json or text/csv.",
+    },
+    Code {
+        code: "not_found",
+        status: 404,
+        title: "there is nothing here",
+        meaning: "The path leads nowhere.",
+        remedy: "Check the path; the API is below /api/v1.",
+    },
+    Code {
+        code: "not_ready",
+        status: 503,
+        title: "the server is not ready",
+        meaning: "The server stops, or its log takes no more records; `detail` says which.",
+        remedy: "Wait for the next start. A poisoned log needs a restart: see the logs.",
+    },
+    Code {
+        code: "origin_missing",
+        status: 403,
+        title: "the Origin header is missing",
+        meaning: "A request with a session cookie that changes something came without Origin, which browsers always send.",
+        remedy: "Programs use an API token in place of the cookie.",
+    },
+    Code {
+        code: "password_weak",
+        status: 422,
+        title: "the password is too easy to guess",
+        meaning: "The password is short, obvious, or of characters that not every client sends alike; `detail` says which.",
+        remedy: "Take at least 12 characters: some words that do not belong together will do.",
+    },
+    Code {
+        code: "registry_failed",
+        status: 503,
+        title: "the registry of users failed",
+        meaning: "The database of users, sessions and tokens could not be read or written.",
+        remedy: "Look at the logs of the server: a full disk is the usual reason.",
+    },
+    Code {
+        code: "role_invalid",
+        status: 422,
+        title: "there is no such role",
+        meaning: "A role is viewer, editor or admin.",
+        remedy: "Use one of the three.",
+    },
+    Code {
+        code: "role_missing",
+        status: 403,
+        title: "the role may not do this",
+        meaning: "Who asks is known, and the role is too small.",
+        remedy: "Ask an admin for a larger role, or use a token that has it.",
+    },
+    Code {
+        code: "setup_done",
+        status: 409,
+        title: "the first user exists",
+        meaning: "The setup link works once, and somebody has used it.",
+        remedy: "Log in. If it was not you, stop the server: somebody else reached this machine first.",
+    },
+    Code {
+        code: "setup_needed",
+        status: 409,
+        title: "no user exists yet",
+        meaning: "Until the first admin is made by the setup link, there is nobody to log in and no one to add others.",
+        remedy: "Open the link that the server printed when it started; a restart prints a new one.",
+    },
+    Code {
+        code: "setup_token_wrong",
+        status: 403,
+        title: "the setup link is not valid",
+        meaning: "The token is not the one that this run of the server has printed.",
+        remedy: "Use the link of the last start; a restart prints a new one.",
+    },
+    Code {
+        code: "slow_body",
+        status: 408,
+        title: "the request took too long",
+        meaning: "The body was not whole in time.",
+        remedy: "Send it faster, or in smaller parts.",
+    },
+    Code {
+        code: "sql_busy",
+        status: 503,
+        title: "too many queries",
+        meaning: "As many queries run as the server runs at a time.",
+        remedy: "Try again when some have ended.",
+    },
+    Code {
+        code: "sql_execution",
+        status: 422,
+        title: "a value cannot be computed",
+        meaning: "The query ran into a value that an expression does not take, such as a division by zero.",
+        remedy: "Leave such rows out, or use TRY_CAST and NULLIF.",
+    },
+    Code {
+        code: "sql_invalid",
+        status: 400,
+        title: "the query does not fit the tables",
+        meaning: "The query names a table, column or function that does not exist, or mixes types.",
+        remedy: "SHOW TABLES and DESCRIBE tell what there is.",
+    },
+    Code {
+        code: "sql_lag",
+        status: 503,
+        title: "the tables are behind the log",
+        meaning: "What was acknowledged last is not in the tables yet.",
+        remedy: "Try again in a moment.",
+    },
+    Code {
+        code: "sql_memory_limit",
+        status: 507,
+        title: "the query needs too much memory",
+        meaning: "Sorting, grouping or joining needs more memory than `sql.memory_max` gives.",
+        remedy: "Ask for fewer rows or columns, or raise the key.",
+    },
+    Code {
+        code: "sql_read_only",
+        status: 403,
+        title: "queries only read",
+        meaning: "Only SELECT, EXPLAIN, SHOW and DESCRIBE are taken.",
+        remedy: "Publish messages to change what the tables hold.",
+    },
+    Code {
+        code: "sql_row_limit",
+        status: 422,
+        title: "the result is too large",
+        meaning: "The result has more rows than `sql.rows_max`.",
+        remedy: "Use LIMIT, aggregate, or raise the key.",
+    },
+    Code {
+        code: "sql_syntax",
+        status: 400,
+        title: "the query is not SQL",
+        meaning: "The parser stopped at `position`.",
+        remedy: "Mend the query there.",
+    },
+    Code {
+        code: "sql_time_limit",
+        status: 504,
+        title: "the query took too long",
+        meaning: "The query ran longer than `sql.time_max`.",
+        remedy: "Ask for a shorter time range, or raise the key.",
+    },
+    Code {
+        code: "sql_too_complex",
+        status: 413,
+        title: "the query is too complex",
+        meaning: "The query nests deeper than the planner follows.",
+        remedy: "Split the query.",
+    },
+    Code {
+        code: "sql_too_long",
+        status: 413,
+        title: "the query is too long",
+        meaning: "The text of the query is longer than is read.",
+        remedy: "Shorten long lists of values.",
+    },
+    Code {
+        code: "stopping",
+        status: 503,
+        title: "the server is stopping",
+        meaning: "The server has been told to stop and begins nothing new.",
+        remedy: "Try again after the next start.",
+    },
+    Code {
+        code: "token_invalid",
+        status: 401,
+        title: "the token does not count",
+        meaning: "The API token is none, was removed, or has expired.",
+        remedy: "Make a new one with `floodplain token create`.",
+    },
+    Code {
+        code: "token_unknown",
+        status: 404,
+        title: "there is no such token",
+        meaning: "No token has this id.",
+        remedy: "`floodplain token list` shows the ids.",
+    },
+    Code {
+        code: "unsupported_media_type",
+        status: 415,
+        title: "unknown body",
+        meaning: "The Content-Type is none that this path reads.",
+        remedy: "Send the type that `detail` names.",
+    },
+    Code {
+        code: "user_exists",
+        status: 409,
+        title: "the user exists already",
+        meaning: "Somebody has this name; upper and lower case are the same.",
+        remedy: "Choose another name, or change the user that exists.",
+    },
+    Code {
+        code: "user_unknown",
+        status: 404,
+        title: "there is no such user",
+        meaning: "Nobody has this name.",
+        remedy: "`floodplain user list` shows the names.",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use std::{collections::BTreeSet, path::Path};
+
+    /// Sources without their tests, each as one line.
+    fn sources(folder: &Path, into: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+                into.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
+            }
+        }
+    }
+
+    /// The text that starts at `text`, if one does.
+    fn quoted(text: &str) -> Option<&str> {
+        text.strip_prefix('"')?.split_once('"').map(|(quoted, _)| quoted)
+    }
+
+    /// Codes stand behind their status, or in `Problem::of`, or in the `match` of the registry's errors; titles behind codes.
+    #[test]
+    fn every_code_that_is_answered_is_in_the_table() {
+        let mut texts = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut texts);
+        let mut used = BTreeSet::new();
+        for text in &texts {
+            for (at, _) in text.match_indices("S::").chain(text.match_indices("StatusCode::")) {
+                let (_, rest) = text[at..].split_once("::").unwrap();
+                let Some((status, rest)) = rest.split_once(", ") else { continue };
+                let Some(code) = quoted(rest) else { continue };
+                let entry = find(code).unwrap_or_else(|| panic!("{code} is not in the table of codes (codes.rs)"));
+                let title = rest.split_once(", ").and_then(|(_, rest)| quoted(rest));
+                assert_eq!(title, Some(entry.title), "title of {code}");
+                let name = StatusCode::from_u16(entry.status).unwrap().canonical_reason().unwrap();
+                let name = name.to_uppercase().replace([' ', '-'], "_");
+                assert_eq!(status, name, "status of {code}");
+                used.insert(code);
+            }
+            for (at, start) in text.match_indices("Problem::of( ").chain(text.match_indices("Problem::of(")) {
+                if let Some(code) = quoted(&text[at + start.len()..]) {
+                    assert!(find(code).is_some(), "{code} is not in the table of codes (codes.rs)");
+                    used.insert(code);
+                }
+            }
+            for (at, start) in text.match_indices("=> ") {
+                used.extend(quoted(&text[at + start.len()..]).filter(|code| find(code).is_some()));
+            }
+        }
+        used.insert("registry_failed");
+        let unused: Vec<_> = CODES.iter().map(|entry| entry.code).filter(|code| !used.contains(code)).collect();
+        assert!(unused.is_empty(), "nobody answers {unused:?}");
+    }
+
+    #[test]
+    fn each_code_is_explained_once() {
+        assert!(CODES.is_sorted_by(|one, two| one.code < two.code));
+        for entry in CODES {
+            assert!(entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", entry.code);
+            assert!((400..600).contains(&entry.status), "{}", entry.code);
+            for text in [entry.meaning, entry.remedy] {
+                assert!(text.ends_with('.') && text.len() > 10, "{}: {text}", entry.code);
+            }
+            assert!(!entry.title.is_empty() && !entry.title.ends_with('.'), "{}", entry.code);
+        }
+    }
+}
