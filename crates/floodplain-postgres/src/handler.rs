@@ -3,6 +3,7 @@
 use crate::{
     Database, Described, QueryError, Rows, Value,
     encode::{self, fields, pg_type},
+    login::Startup,
     parameter,
     session::{self, Session},
 };
@@ -14,13 +15,8 @@ use async_trait::async_trait;
 use futures::{Sink, StreamExt as _, stream};
 use pgwire::{
     api::{
-        ClientInfo, ClientPortalStore, ConnectionGuard, ConnectionHandle, ConnectionManager, ErrorHandler,
-        METADATA_USER, NoopHandler, PgWireServerHandlers, PidSecretKeyGenerator as _, RandomPidSecretKeyGenerator,
-        Type,
-        auth::{
-            DefaultServerParameterProvider, StartupHandler, finish_authentication, protocol_negotiation,
-            save_startup_parameters_to_metadata,
-        },
+        ClientInfo, ClientPortalStore, ConnectionManager, ErrorHandler, NoopHandler, PgWireServerHandlers, Type,
+        auth::{DefaultServerParameterProvider, StartupHandler},
         cancel::{CancelHandler, DefaultCancelHandler},
         copy::CopyHandler,
         portal::{Format, Portal},
@@ -30,7 +26,7 @@ use pgwire::{
         store::PortalStore,
     },
     error::{ErrorInfo, PgWireError, PgWireResult},
-    messages::{PgWireBackendMessage, PgWireFrontendMessage},
+    messages::PgWireBackendMessage,
 };
 use std::{fmt::Debug, sync::Arc};
 
@@ -42,7 +38,7 @@ pub(crate) const SERVER_VERSION: &str = "16.6";
 pub(crate) struct Shared {
     pub(crate) database: Arc<dyn Database>,
     pub(crate) connections: Arc<ConnectionManager>,
-    pub(crate) ids: RandomPidSecretKeyGenerator,
+    pub(crate) startup: Arc<Startup<DefaultServerParameterProvider>>,
 }
 
 #[derive(Debug, Clone)]
@@ -118,30 +114,13 @@ impl Handler {
     }
 }
 
-#[async_trait]
-impl StartupHandler for Handler {
-    async fn on_startup<C>(&self, client: &mut C, message: PgWireFrontendMessage) -> PgWireResult<()>
-    where
-        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
-        C::Error: Debug,
-        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-    {
-        let PgWireFrontendMessage::Startup(startup) = &message else { return Ok(()) };
-        protocol_negotiation(client, startup).await?;
-        save_startup_parameters_to_metadata(client, startup);
-        let (pid, secret_key) = self.0.ids.generate(client);
-        client.set_pid_and_secret_key(pid, secret_key);
-        // A cancel request finds the connection while both are there.
-        let (handle, guard) = self.0.connections.register(pid, client.pid_and_secret_key().1);
-        client.session_extensions().insert::<Arc<ConnectionHandle>>(handle);
-        client.session_extensions().insert::<ConnectionGuard>(guard);
-        let mut parameters = DefaultServerParameterProvider::default();
-        parameters.server_version = format!("{SERVER_VERSION} (Floodplain {})", env!("CARGO_PKG_VERSION"));
-        parameters.default_transaction_read_only = true;
-        parameters.is_superuser = false;
-        tracing::debug!(user = client.metadata().get(METADATA_USER), "postgres client is there");
-        finish_authentication(client, &parameters).await
-    }
+/// What clients are told of the server as they come in.
+pub(crate) fn server_parameters() -> DefaultServerParameterProvider {
+    let mut parameters = DefaultServerParameterProvider::default();
+    parameters.server_version = format!("{SERVER_VERSION} (Floodplain {})", env!("CARGO_PKG_VERSION"));
+    parameters.default_transaction_read_only = true;
+    parameters.is_superuser = false;
+    parameters
 }
 
 #[async_trait]
@@ -259,7 +238,7 @@ impl PgWireServerHandlers for Handler {
     }
 
     fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        Arc::new(self.clone())
+        Arc::clone(&self.0.startup)
     }
 
     fn copy_handler(&self) -> Arc<impl CopyHandler> {

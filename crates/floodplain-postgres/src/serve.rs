@@ -1,10 +1,11 @@
 //! The listener.
 
 use crate::{
-    Database,
-    handler::{Handler, Shared},
+    Database, Login, Tls, TrustLoopback, connection,
+    handler::{Handler, Shared, server_parameters},
+    login::Startup,
 };
-use pgwire::{api::ConnectionManager, tokio::process_socket};
+use pgwire::api::ConnectionManager;
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -12,10 +13,30 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Clients at a time; the rest wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Serves clients until `stop`, then ends all connections.
+/// How long a client may take for TLS and its login.
+const LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Who may come in, and how.
+#[derive(Debug, Clone)]
+pub struct Entrance {
+    pub login: Arc<dyn Login>,
+    /// Without it, clients that ask for TLS are told that there is none.
+    pub tls: Option<Tls>,
+}
+
+/// Serves clients of this machine until `stop`, without TLS and passwords, then ends all connections.
 pub async fn serve(listener: TcpListener, database: Arc<dyn Database>, stop: CancellationToken) {
+    let entrance = Entrance { login: Arc::new(TrustLoopback), tls: None };
+    serve_at(listener, database, entrance, stop).await;
+}
+
+/// Serves clients that `entrance` lets in until `stop`, then ends all connections.
+pub async fn serve_at(listener: TcpListener, database: Arc<dyn Database>, entrance: Entrance, stop: CancellationToken) {
+    let Entrance { login, tls } = entrance;
     let connections = Arc::new(ConnectionManager::new());
-    let shared = Shared { database, connections, ids: Default::default() };
+    let certificate = tls.as_ref().map(|tls| &*tls.certificate_pem);
+    let startup = Startup::new(login, server_parameters(), Arc::clone(&connections), certificate);
+    let shared = Shared { database, connections, startup: Arc::new(startup) };
     let handler = Handler(Arc::new(shared));
     let (permits, tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), TaskTracker::new());
     let gauge = metrics::gauge!("floodplain_postgres_connections_count");
@@ -27,12 +48,12 @@ pub async fn serve(listener: TcpListener, database: Arc<dyn Database>, stop: Can
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (handler, stop, gauge) = (handler.clone(), stop.clone(), gauge.clone());
+                let (handler, tls, stop, gauge) = (handler.clone(), tls.clone(), stop.clone(), gauge.clone());
                 tasks.spawn(async move {
                     gauge.increment(1.0);
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        ended = process_socket(stream, None, handler) => {
+                        ended = connection::serve(stream, tls.as_ref(), handler, LOGIN_TIME_MAX) => {
                             if let Err(error) = ended {
                                 tracing::debug!(%peer, %error, "postgres client went away");
                             }
