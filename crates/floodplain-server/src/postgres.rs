@@ -1,8 +1,43 @@
-//! SQL for the PostgreSQL wire.
+//! SQL and users for the PostgreSQL wire.
 
-use floodplain_postgres::{Database, Described, QueryError, Rows, Value};
+use floodplain_access::Registry;
+use floodplain_postgres::{Database, Demand, Described, Login, QueryError, Refused, Rows, ScramVerifier, Value};
 use floodplain_sql::{Error, Parameter, Sql};
 use futures::{StreamExt as _, stream};
+use std::net::SocketAddr;
+
+/// Users log in with the password that they have everywhere; every role may read.
+#[derive(Debug)]
+pub(crate) struct Users(pub(crate) Registry);
+
+#[async_trait::async_trait]
+impl Login for Users {
+    async fn demand(&self, user: &str, peer: SocketAddr) -> Result<Demand, Refused> {
+        if !self.0.is_claimed() {
+            // The listener is on loopback, so who reaches it is on this machine.
+            return Ok(Demand::Trust);
+        }
+        let refused = |sqlstate, message| Refused { sqlstate, message };
+        self.0.throttle().check(user, peer.ip()).map_err(|wait| {
+            refused("28000", format!("too many failed logins: try again in {} seconds", wait.as_secs()))
+        })?;
+        let scram = self.0.scram(user).await.map_err(|error| {
+            tracing::error!(%error, "the registry cannot be asked");
+            refused("58000", "users cannot be looked up now".to_owned())
+        })?;
+        let floodplain_access::ScramVerifier { salt, iterations, stored_key, server_key } = scram.verifier;
+        let salt = salt.to_vec();
+        Ok(Demand::Scram(ScramVerifier { salt, iterations, stored_key, server_key }))
+    }
+
+    fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool) {
+        if succeeded {
+            self.0.throttle().succeeded(user);
+        } else {
+            self.0.throttle().failed(user, peer.ip());
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Queries(pub(crate) Sql);

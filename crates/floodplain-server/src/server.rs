@@ -146,7 +146,8 @@ impl Server {
         let (metrics_handle, limits) = (metrics.clone(), Limits::default());
         let api = Api { sql, registry: registry.clone(), metrics: metrics_handle, readiness, limits };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
-        tasks.spawn(floodplain_postgres::serve(postgres_listener, queries, stop.clone()));
+        let entrance = Entrance { login: Arc::new(postgres::Users(registry.clone())), tls: None };
+        tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
         drop(guard);
 
