@@ -5,6 +5,7 @@ use crate::{
     engine::{Engine, EngineConfig, Wake},
     route::Route,
     snapshot::TableSnapshot,
+    summary::TableSummary,
     tables::Shared,
 };
 use floodplain_log::{Disk, Log, Partition};
@@ -128,6 +129,12 @@ impl Handle {
     #[must_use]
     pub fn tables(&self) -> Vec<String> {
         self.shared.tables().keys().cloned().collect()
+    }
+
+    /// What there is of each table, by name. Reads no file.
+    #[must_use]
+    pub fn summaries(&self) -> Vec<TableSummary> {
+        self.shared.tables().values().map(TableSummary::of).collect()
     }
 
     /// A table as it is now, buffers and files, each row once; `None` if there is none of this name.
