@@ -1,8 +1,12 @@
-//! HTTP: SQL, metrics, health.
+//! HTTP: messages, SQL, metrics, health.
 //!
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /api/v1/sql` | rows as JSON or CSV, see `docs/guides/sql.md` |
+//! | `POST /api/v1/topics/{topic}` | the position of the message, once it is committed |
+//! | `GET /api/v1/topics` | which topics there are |
+//! | `GET /api/v1/topics/{filter}?follow` | messages as they are committed: server-sent events |
+//! | `GET /api/v1/subscribe` | the same by WebSocket |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while traffic is accepted, else 503 and the reason |
@@ -13,9 +17,20 @@ mod router;
 mod serve;
 mod stall;
 
+mod body;
 mod origin;
 mod problem;
 mod sql;
 
+mod messages;
+mod topics;
+
+mod follow;
+mod index;
+mod message;
+mod tail;
+
+pub use messages::{DeviceOf, MessageLimits, Messages};
 pub use router::{Api, Limits, Readiness};
 pub use serve::serve;
+pub use tail::TailLimits;

@@ -1,8 +1,8 @@
 //! Which path leads where.
 
-use crate::{origin, problem::Problem, sql};
+use crate::{follow, messages::Messages, origin, problem::Problem, sql, topics};
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
@@ -13,6 +13,7 @@ use floodplain_sql::Sql;
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{fmt, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// Whether the server can do its work; asked by `/readyz`.
 pub trait Readiness: Send + Sync {
@@ -51,6 +52,7 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Api {
     pub sql: Sql,
+    pub messages: Messages,
     /// Renders what `/metrics` answers.
     pub metrics: PrometheusHandle,
     pub readiness: Arc<dyn Readiness>,
@@ -63,15 +65,23 @@ impl fmt::Debug for Api {
     }
 }
 
-pub(crate) fn router(api: Api) -> Router {
+/// Ends answers that have no end of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop(pub(crate) CancellationToken);
+
+pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
     let counters = Arc::new(Counters::new());
     Router::new()
         .route("/api/v1/sql", post(sql::answer))
+        .route("/api/v1/topics", get(topics::list))
+        .route("/api/v1/topics/{*topic}", get(follow::events).post(topics::publish))
+        .route("/api/v1/subscribe", get(follow::subscribe))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(Stop(stop)))
         .layer(middleware::from_fn(origin::check))
         .layer(middleware::from_fn(move |request, next| finish(Arc::clone(&counters), request, next)))
         .with_state(Arc::new(api))

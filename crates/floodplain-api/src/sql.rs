@@ -1,6 +1,6 @@
 //! `POST /api/v1/sql`: one query, its rows as they come.
 
-use crate::{problem::Problem, router::Api};
+use crate::{body, problem::Problem, router::Api};
 use axum::{
     body::{Body, Bytes},
     extract::State,
@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use floodplain_sql::{Encoder, Format};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// JSON escapes at most six times the text.
 const ESCAPES: usize = 6;
@@ -46,7 +46,7 @@ pub(crate) async fn answer(State(api): State<Arc<Api>>, headers: HeaderMap, body
 
 async fn run(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     let max_bytes = api.sql.config().text_max_bytes;
-    let body = read(body, max_bytes * ESCAPES + 1024, api.limits.body_time_max).await?;
+    let body = body::read(body, max_bytes * ESCAPES + 1024, api.limits.body_time_max).await?;
     let (query, wanted) = parse(headers, &body)?;
     let format = match wanted {
         Some(format) => format,
@@ -64,17 +64,6 @@ async fn run(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Pro
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Ok(response)
-}
-
-async fn read(body: Body, max_bytes: usize, time_max: Duration) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(time_max, axum::body::to_bytes(body, max_bytes)).await;
-    let slow =
-        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the request took too long", "body is incomplete");
-    read.map_err(slow)?.map_err(|error| {
-        // axum wraps the error of the limit; what else can fail is the connection, which reads no answer.
-        let detail = format!("body may have {max_bytes} bytes: {error}");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the request is too large", detail)
-    })
 }
 
 /// The query, and the format if the body names one.

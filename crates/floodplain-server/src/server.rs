@@ -1,8 +1,8 @@
 //! The order of start and stop.
 
 use crate::{Config, postgres, ready, telemetry};
-use floodplain_api::{Api, Limits};
-use floodplain_broker::seams::Access;
+use floodplain_api::{Api, Limits, MessageLimits, Messages};
+use floodplain_broker::seams::{Access, Bindings as _, DefaultBinding};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
@@ -124,6 +124,7 @@ impl Server {
         let log = open_log(config)?;
         let (history, tables) = open_history(config, log.clone())?;
         let gateway = start_gateway(config, log.clone())?;
+        let messages = start_messages(config, log.clone(), tables.inputs[0].clone())?;
         let sql = Sql::with_tables(log.clone(), Some(tables), config.sql.clone()).map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
@@ -133,7 +134,7 @@ impl Server {
         let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
-        let api = Api { sql, metrics: metrics.clone(), readiness, limits: Limits::default() };
+        let api = Api { sql, messages, metrics: metrics.clone(), readiness, limits: Limits::default() };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(postgres::run(postgres_listener, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
@@ -269,6 +270,23 @@ fn start_gateway(config: &Config, log: Arc<dyn Log>) -> Result<Gateway, StartErr
     // Every address is a loopback one, so everybody is who they say they are.
     let access = Access::open_loopback();
     Ok(Gateway::start(&gateway, access, log, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
+}
+
+/// HTTP takes what MQTT takes, and finds the same device in a topic.
+fn start_messages(config: &Config, log: Arc<dyn Log>, telemetry: Stream) -> Result<Messages, StartError> {
+    let broker = &config.broker;
+    let limits = MessageLimits {
+        topic_bytes_max: broker.topic_bytes_max,
+        topic_levels_max: broker.topic_levels_max,
+        payload_bytes_max: broker.maximum_packet_size as usize,
+        commit_time_max: broker.hold_max,
+        ..MessageLimits::default()
+    };
+    Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(device_of), limits).map_err(StartError::Runtime)
+}
+
+fn device_of(topic: &str) -> Option<&str> {
+    DefaultBinding.device(topic)
 }
 
 fn readiness(log: Arc<Embedded>, stopping: Arc<AtomicBool>) -> impl Fn() -> Result<(), String> {

@@ -1,9 +1,9 @@
 //! A server over a small log, and a client that says exactly what it is told.
 
-use floodplain_api::{Api, Limits, serve};
+use floodplain_api::{Api, Limits, MessageLimits, Messages, serve};
 use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef};
 use floodplain_sql::{Config, Sql};
-use floodplain_testkit::ModelLog;
+use floodplain_testkit::{AdverseLog, Adversity, ModelLog};
 use floodplain_types::{Class, ManualClock, StreamId, StreamName, TenantId, Timestamp};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::{
@@ -25,6 +25,8 @@ pub(crate) const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 100000
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) sql: Sql,
+    /// What is published goes through here; queries read the log below.
+    pub(crate) log: Arc<AdverseLog>,
     /// What `/readyz` answers.
     pub(crate) reason: Arc<Mutex<Option<String>>>,
     pub(crate) stop: CancellationToken,
@@ -41,10 +43,15 @@ impl Server {
     }
 
     pub(crate) async fn limited(config: Config, limits: Limits) -> Self {
+        Self::of(config, limits, MessageLimits::default()).await
+    }
+
+    pub(crate) async fn of(config: Config, limits: Limits, message_limits: MessageLimits) -> Self {
         // Before anything takes its counters.
         let metrics = recorder();
         let now = Timestamp::from_millis(1_795_251_600_000);
-        let log = ModelLog::new(Arc::new(ManualClock::new(now)));
+        let clock = Arc::new(ManualClock::new(now));
+        let log = ModelLog::new(clock.clone());
         let (tenant, stream) = (TenantId::default_tenant(), StreamName::new("telemetry").unwrap());
         let stream = log.open_stream(&StreamId { tenant, stream, generation: 0 }, 2).unwrap();
         for n in 1..=3 {
@@ -57,11 +64,15 @@ impl Server {
             let batch = builder.finish(Compression::None).unwrap();
             log.submit(Append { batches: vec![(stream.partition_of(key), batch)], class: Class::All }, None);
         }
-        let sql = Sql::new(Arc::new(log), Config { threads: 2, ..config }).unwrap();
+        let model: Arc<dyn Log> = Arc::new(log);
+        let log = AdverseLog::start(model.clone(), Adversity::NONE, 1);
+        let sql = Sql::new(model, Config { threads: 2, ..config }).unwrap();
+        let messages = Messages::new(log.clone(), stream, clock, Arc::new(device_of), message_limits).unwrap();
         let reason = Arc::new(Mutex::new(None::<String>));
         let readiness = Arc::clone(&reason);
         let api = Api {
             sql: sql.clone(),
+            messages,
             metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
             limits,
@@ -70,7 +81,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(serve(listener, api, stop.clone()));
-        Self { address, sql, reason, stop, running }
+        Self { address, sql, log, reason, stop, running }
     }
 
     /// Sends bytes and reads until the server closes.
@@ -109,6 +120,10 @@ impl Server {
     pub(crate) async fn query(&self, query: &str) -> Answer {
         self.request("POST", "/api/v1/sql", "Content-Type: text/plain\r\n", query).await
     }
+}
+
+fn device_of(topic: &str) -> Option<&str> {
+    Some(topic.strip_prefix("devices/")?.split_once('/')?.0)
 }
 
 /// One recorder for the process: the `metrics` facade takes no second one.

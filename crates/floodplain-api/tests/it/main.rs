@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod events;
+mod follow;
 mod health;
 mod query;
 mod refuse;
+mod socket;
+mod topics;
