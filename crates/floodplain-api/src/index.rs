@@ -102,12 +102,9 @@ impl Index {
         self.is_complete = true;
     }
 
-    pub(crate) fn topic_count(&self) -> usize {
-        self.topics.len()
-    }
-
-    pub(crate) fn device_count(&self) -> usize {
-        self.devices.len()
+    /// How many topics and devices there are; `None` until the past has been read.
+    pub(crate) fn counts(&self) -> Option<(usize, usize)> {
+        self.is_complete.then(|| (self.topics.len(), self.devices.len()))
     }
 
     /// One level below `prefix`, which is the empty text for the first level.
@@ -217,7 +214,10 @@ mod tests {
         assert_eq!((x.retained, x.bytes, x.last_received.as_str()), (false, 4, "1970-01-01T00:00:07Z"));
         // The older deletion of y came to the index after the message: it changes nothing.
         assert!(index.level(Some("a"), None, 10).topics[2].retained);
-        assert_eq!((index.topic_count(), index.device_count()), (6, 1));
+        assert_eq!(index.counts(), None);
+        let mut index = index;
+        index.complete();
+        assert_eq!(index.counts(), Some((6, 1)));
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         for n in 0..600 {
             add(&mut index, &format!("{long}/{n}"), "1", false, n);
         }
-        let listed = index.topic_count() as u64;
+        let listed = index.topics.len() as u64;
         assert!(listed < 600 && index.name_bytes <= NAME_BYTES_MAX);
         assert_eq!(index.level(None, None, 1).unlisted_messages, 600 - listed);
     }

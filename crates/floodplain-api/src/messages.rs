@@ -117,10 +117,6 @@ impl Messages {
         &self.0.log
     }
 
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.0.stream
-    }
-
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.0.clock
     }

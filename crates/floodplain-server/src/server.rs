@@ -1,13 +1,13 @@
 //! The order of start and stop.
 
 use crate::{Config, postgres, ready, telemetry};
-use floodplain_api::{Api, Limits, MessageLimits, Messages};
+use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _, DefaultBinding};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
 use floodplain_sql::{Sql, Tables};
-use floodplain_types::{StreamId, StreamName, SystemClock, TenantId};
+use floodplain_types::{Clock as _, StreamId, StreamName, SystemClock, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     fmt,
@@ -125,7 +125,7 @@ impl Server {
         let (history, tables) = open_history(config, log.clone())?;
         let gateway = start_gateway(config, log.clone())?;
         let messages = start_messages(config, log.clone(), tables.inputs[0].clone())?;
-        let sql = Sql::with_tables(log.clone(), Some(tables), config.sql.clone()).map_err(StartError::Sql)?;
+        let sql = Sql::with_tables(log.clone(), Some(tables.clone()), config.sql.clone()).map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
         let (http, http_listener) = listen("http", config.http_address, http_socket)?;
@@ -134,7 +134,9 @@ impl Server {
         let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
-        let api = Api { sql, messages, metrics: metrics.clone(), readiness, limits: Limits::default() };
+        let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
+        let limits = Limits::default();
+        let api = Api { sql, messages, tables, node, metrics: metrics_handle, readiness, limits };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(postgres::run(postgres_listener, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
@@ -283,6 +285,19 @@ fn start_messages(config: &Config, log: Arc<dyn Log>, telemetry: Stream) -> Resu
         ..MessageLimits::default()
     };
     Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(device_of), limits).map_err(StartError::Runtime)
+}
+
+/// What the overview says of this process.
+fn node(config: &Config, log: Arc<Embedded>) -> Node {
+    Node {
+        version: env!("CARGO_PKG_VERSION"),
+        started: SystemClock.now(),
+        workers: config.workers,
+        ack_class: config.broker.ack_class,
+        data_dir: config.data_dir.clone(),
+        disk: Arc::new(OsDisk),
+        poisoned: Arc::new(move || log.poisoned().map(|cause| cause.to_string())),
+    }
 }
 
 fn device_of(topic: &str) -> Option<&str> {

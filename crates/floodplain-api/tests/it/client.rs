@@ -1,9 +1,9 @@
 //! A server over a small log, and a client that says exactly what it is told.
 
-use floodplain_api::{Api, Limits, MessageLimits, Messages, serve};
+use floodplain_api::{Api, Limits, MessageLimits, Messages, Node, serve};
 use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef};
 use floodplain_sql::{Config, Sql};
-use floodplain_testkit::{AdverseLog, Adversity, ModelLog};
+use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, StreamId, StreamName, TenantId, Timestamp};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::{
@@ -67,12 +67,23 @@ impl Server {
         let model: Arc<dyn Log> = Arc::new(log);
         let log = AdverseLog::start(model.clone(), Adversity::NONE, 1);
         let sql = Sql::new(model, Config { threads: 2, ..config }).unwrap();
+        let node = Node {
+            version: "0.0.0",
+            started: now,
+            workers: 2,
+            ack_class: Class::All,
+            data_dir: "/data".into(),
+            disk: Arc::new(FaultDisk::new(1)),
+            poisoned: Arc::new(|| None),
+        };
         let messages = Messages::new(log.clone(), stream, clock, Arc::new(device_of), message_limits).unwrap();
         let reason = Arc::new(Mutex::new(None::<String>));
         let readiness = Arc::clone(&reason);
         let api = Api {
             sql: sql.clone(),
             messages,
+            tables: None,
+            node,
             metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
             limits,

@@ -5,6 +5,8 @@
 mod process;
 
 mod cli;
+mod console;
 mod guides;
+mod http;
 mod serve;
 mod tables;
