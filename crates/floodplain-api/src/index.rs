@@ -104,7 +104,7 @@ impl Index {
 
     /// How many topics and devices there are; `None` until the past has been read.
     pub(crate) fn counts(&self) -> Option<(usize, usize)> {
-        self.is_complete.then(|| (self.topics.len(), self.devices.len()))
+        self.is_complete.then_some((self.topics.len(), self.devices.len()))
     }
 
     /// One level below `prefix`, which is the empty text for the first level.

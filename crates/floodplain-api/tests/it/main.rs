@@ -5,6 +5,7 @@ mod client;
 mod events;
 mod follow;
 mod health;
+mod openapi;
 mod query;
 mod refuse;
 mod socket;
