@@ -64,14 +64,19 @@ impl Mqtt {
 
     /// First byte and body of the next packet; `None` at the end of the connection.
     fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut head = [0; 2];
-        if self.0.read(&mut head[..1]).unwrap() == 0 {
+        let (mut first, mut byte, mut len, mut shift) = ([0], [0x80], 0, 0);
+        if self.0.read(&mut first).unwrap() == 0 {
             return None;
         }
-        self.0.read_exact(&mut head[1..]).unwrap();
-        let mut body = vec![0; usize::from(head[1])];
+        // Remaining length (§1.5.5): seven bits per byte, the lowest first.
+        while byte[0] & 0x80 != 0 {
+            self.0.read_exact(&mut byte).unwrap();
+            len |= usize::from(byte[0] & 0x7f) << shift;
+            shift += 7;
+        }
+        let mut body = vec![0; len];
         self.0.read_exact(&mut body).unwrap();
-        Some((head[0], body))
+        Some((first[0], body))
     }
 }
 
