@@ -5,7 +5,7 @@ use crate::{
     problem::Problem,
     tail::{Tail, TailLimits},
 };
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use floodplain_log::{Append, Batch, BatchBuilder, Compression, Log, MessageRef, Outcome, Refusal, Stream};
 use floodplain_types::{Class, Clock, DeviceId};
 use metrics::Counter;
@@ -126,11 +126,27 @@ impl Messages {
         (self.0.device_of)(topic).filter(|device| device.len() <= DeviceId::MAX_BYTES).unwrap_or(PUBLISHER)
     }
 
-    /// Room for a body of at most `bytes`, given back when the permit goes.
+    /// Room for a body, given back when the permit goes: `factor` times what it says it has, or else `max_bytes`.
     ///
     /// # Errors
-    /// 503 while the log is half full, or other bodies take all the room.
-    pub(crate) fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    /// 413 if it says that it has more than `max_bytes`; 503 while the log is half full, or other bodies take all the room.
+    pub(crate) fn admit(
+        &self,
+        headers: &HeaderMap,
+        max_bytes: usize,
+        factor: usize,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let bytes = length.map_or(max_bytes, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if bytes > max_bytes {
+            let detail = format!("body may have {max_bytes} bytes: it has {bytes}");
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "the request is too large",
+                detail,
+            ));
+        }
         let busy = |detail: &str| {
             self.0.refused.increment(1);
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the server is overloaded", detail)
@@ -138,7 +154,7 @@ impl Messages {
         if self.0.log.queued_bytes() > self.0.log.queue_capacity_bytes() / 2 {
             return Err(busy("the log has more to write than half of its queue: try again"));
         }
-        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        let permits = u32::try_from((bytes * factor).div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         Arc::clone(&self.0.bodies)
             .try_acquire_many_owned(permits)
             .map_err(|_| busy("other requests take all the memory for bodies: try again"))

@@ -1,6 +1,6 @@
 //! `POST /api/v1/sql`: one query, its rows as they come.
 
-use crate::{body, problem::Problem, router::Api};
+use crate::{body::read, problem::Problem, router::Api};
 use axum::{
     body::{Body, Bytes},
     extract::State,
@@ -46,7 +46,7 @@ pub(crate) async fn answer(State(api): State<Arc<Api>>, headers: HeaderMap, body
 
 async fn run(api: &Api, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     let max_bytes = api.sql.config().text_max_bytes;
-    let body = body::read(body, max_bytes * ESCAPES + 1024, api.limits.body_time_max).await?;
+    let body = read(body, max_bytes * ESCAPES + 1024, api.limits.body_time_max).await?;
     let (query, wanted) = parse(headers, &body)?;
     let format = match wanted {
         Some(format) => format,

@@ -66,7 +66,7 @@ pub(crate) async fn publish(
         }
     };
     let max_bytes = limits.payload_bytes_max;
-    let _room = api.messages.admit(body::announced(&headers, max_bytes)?)?;
+    let _room = api.messages.admit(&headers, max_bytes, 1)?;
     let payload = body::read(body, max_bytes, api.limits.body_time_max).await?;
     let now = api.messages.clock().now();
     let message = MessageRef {

@@ -82,8 +82,10 @@ async fn run(
         }
     };
     // What is unpacked takes as much as it likes, up to the limit; and lines are written anew.
-    let room = if is_packed { BODY_BYTES_MAX } else { body::announced(headers, BODY_BYTES_MAX)? };
-    let _room = api.messages.admit(room * 2)?;
+    let _room = match is_packed {
+        true => api.messages.admit(&HeaderMap::new(), BODY_BYTES_MAX, 2)?,
+        false => api.messages.admit(headers, BODY_BYTES_MAX, 2)?,
+    };
     let body = body::read(body, BODY_BYTES_MAX, api.limits.body_time_max).await?;
     let limits = *api.messages.limits();
     let decode = move || -> Result<Batch, InfluxError> {
