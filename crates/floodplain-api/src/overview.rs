@@ -340,11 +340,15 @@ mod tests {
     #[test]
     fn quantiles_are_of_what_came_in_between() {
         let now = Meters::parse(TEXT).syncs;
-        assert_eq!(quantile(&now, None, 0.5), Some(0.001));
-        assert!((quantile(&now, None, 0.75).unwrap() - 0.0055).abs() < 1e-9);
+        let check = |now: &Buckets, before: Option<&Buckets>, q: f64, expected: f64| {
+            let found = quantile(now, before, q).unwrap();
+            assert!((found - expected).abs() < 1e-9, "{q}: {found}, not {expected}");
+        };
+        check(&now, None, 0.5, 0.001);
+        check(&now, None, 0.75, 0.0055);
         let before = vec![(0.001, 10.0), (0.01, 10.0), (f64::INFINITY, 10.0)];
-        assert_eq!(quantile(&now, Some(&before), 1.0), Some(0.01));
+        check(&now, Some(&before), 1.0, 0.01);
+        check(&vec![(1.0, 0.0), (f64::INFINITY, 4.0)], None, 0.5, 1.0);
         assert_eq!(quantile(&now, Some(&now.clone()), 0.5), None);
-        assert_eq!(quantile(&vec![(1.0, 0.0), (f64::INFINITY, 4.0)], None, 0.5), Some(1.0));
     }
 }
