@@ -201,7 +201,7 @@ export function mock({ claimed = false, empty = false } = {}) {
           session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }], waiting: d.connected ? 0 : 12 },
         });
       }
-      case 'GET topics': return page('topics', topics(ask('prefix'), ask('search')));
+      case 'GET topics': return page('topics', topics(ask('prefix'), ask('search')), { complete: true, unlisted_messages: 0 });
       case 'GET topics/': {
         const filter = path.slice(1).join('/');
         let n = 0;

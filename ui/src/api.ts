@@ -9,12 +9,12 @@ interface Rate { messages_per_second: number; bytes_per_second: number }
 export interface Overview {
   time: string; uptime_seconds: number; version: string; workers: number;
   ack: { class: 'all' | 'leader' | 'none'; says: string };
-  connections: number; sessions: number; devices: number; topics: number; subscriptions: number;
+  connections: number; sessions: number | null; devices: number | null; topics: number | null; subscriptions: number | null;
   in: Rate; out: Rate; rows_per_second: number;
   messages_total: number; dropped_total: number; dlq_total: number;
-  sync: { p50_ms: number; p99_ms: number }; decode_lag_ms: number;
+  sync: { p50_ms: number | null; p99_ms: number | null }; decode_lag_ms: number;
   disk: { data_dir: string; free_bytes: number; total_bytes: number; log_bytes: number; history_bytes: number };
-  log: { poisoned: string | null }; alerts_firing: number;
+  log: { poisoned: string | null }; alerts_firing: number | null;
 }
 
 export interface DeviceRow {
@@ -174,7 +174,7 @@ export const api = {
   deviceEvents: (device: string) => call<{ events: DeviceEvent[] }>('GET', `devices/${segment(device)}/events?limit=100`),
 
   topics: (prefix: string, search: string, after: string | null = null) =>
-    call<Paged<'topics', Topic>>('GET', `topics${query({ prefix, search, after, limit: 500 })}`),
+    call<Paged<'topics', Topic> & { complete: boolean }>('GET', `topics${query({ prefix, search, after, limit: 500 })}`),
   publish: (topic: string, payload: string, contentType: string, qos: number, retain: boolean) =>
     call<{ position: string }>('POST', `topics/${topicPath(topic)}?qos=${qos}&retain=${retain}`, payload, {
       headers: { 'Content-Type': contentType },

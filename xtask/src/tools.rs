@@ -11,9 +11,10 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
+    ("chromium", "chromium"),
     ("kill", "procps"),
     ("losetup", "mount"),
     ("mosquitto", "mosquitto"),
@@ -27,10 +28,15 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("psql", "postgresql-client"),
 ];
 
-/// The independent MQTT client of the tests.
-const PAHO: &str = "paho-mqtt==2.1.0";
-/// The PostgreSQL client of Python programs.
-const PSYCOPG: &str = "psycopg[binary]==3.2.10";
+/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, what drives a browser, and what
+/// finds barriers in its pages.
+const PYTHON: [(&str, &str); 5] = [
+    ("paho.mqtt.client", "paho-mqtt==2.1.0"),
+    ("psycopg", "psycopg[binary]==3.2.10"),
+    ("influxdb_client", "influxdb-client==1.50.0"),
+    ("playwright", "playwright==1.65.2"),
+    ("axe_playwright_python", "axe-playwright-python==0.1.8"),
+];
 
 /// The version of cargo-deny that is installed where there is none.
 const DENY: &str = "0.20.2";
@@ -127,18 +133,25 @@ fn debian_packages() -> Result<()> {
 }
 
 impl Tools {
-    /// A virtual environment `venv` with the clients for Python.
+    /// A virtual environment `venv` with all of [`PYTHON`].
     fn python(&self) -> Result<()> {
         let venv = self.folder.join("venv");
         let python = venv.join("bin/python");
-        let import = Command::new(&python).args(["-c", "import paho.mqtt.client, psycopg"]).output();
-        if import.is_ok_and(|output| output.status.success()) {
+        let imports = |module: &str| {
+            let import = Command::new(&python).args(["-c", &format!("import {module}")]).output();
+            import.is_ok_and(|output| output.status.success())
+        };
+        let missing = PYTHON.iter().filter(|(module, _)| !imports(module)).map(|(_, package)| *package);
+        let missing: Vec<&str> = missing.collect();
+        if missing.is_empty() {
             return Ok(());
         }
-        may_download(&format!("{PAHO} and {PSYCOPG}"))?;
+        may_download(&missing.join(" "))?;
         fs::create_dir_all(&self.folder)?;
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PAHO, PSYCOPG]))
+        if !python.exists() {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        }
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(&missing))
     }
 
     /// Jars of Apache Kafka and of all that they need, in `kafka/lib`.

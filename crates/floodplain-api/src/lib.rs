@@ -1,9 +1,17 @@
-//! HTTP: SQL, metrics, health.
+//! HTTP: messages, SQL, metrics, health.
 //!
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /api/v1/sql` | rows as JSON or CSV, see `docs/guides/sql.md` |
 //! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
+//! | `POST /api/v1/topics/{topic}` | the position of the message, once it is committed |
+//! | `GET /api/v1/topics` | which topics there are |
+//! | `GET /api/v1/topics/{filter}?follow` | messages as they are committed: server-sent events |
+//! | `GET /api/v1/subscribe` | the same by WebSocket |
+//! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
+//! | `GET /api/v1/overview` | how the server is, once or every second |
+//! | `GET /api/v1/tables` | which tables there are |
+//! | `GET /` | the console |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while traffic is accepted, else 503 and the reason |
@@ -30,6 +38,22 @@ mod sql;
 mod tokens;
 mod users;
 
+mod messages;
+mod topics;
+
+mod follow;
+mod index;
+mod message;
+mod tail;
+
+mod console;
+mod influx;
+mod overview;
+mod write;
+
 pub use codes::{CODES, Code, find as find_code};
+pub use messages::{DeviceOf, MessageLimits, Messages};
+pub use overview::Node;
 pub use router::{Api, Limits, Readiness};
 pub use serve::serve;
+pub use tail::TailLimits;

@@ -50,6 +50,15 @@ impl Problem {
         Self::new(status, entry.code, entry.title, detail)
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// For protocols with errors of their own.
+    pub(crate) fn to_text(&self) -> String {
+        format!("{}: {}", self.title, self.detail)
+    }
+
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a problem holds only texts and numbers")
     }
@@ -113,7 +122,7 @@ impl From<floodplain_access::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.to_json()));
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {

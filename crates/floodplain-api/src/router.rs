@@ -1,19 +1,27 @@
 //! Which path leads where.
 
-use crate::{access, login, origin, problem::Problem, sql, tokens, users};
+use crate::{
+    access, console, follow, influx, login,
+    messages::Messages,
+    origin,
+    overview::{self, Node, Overview},
+    problem::Problem,
+    sql, tokens, topics, users, write,
+};
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use floodplain_access::Registry;
-use floodplain_sql::Sql;
+use floodplain_sql::{Sql, Tables};
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{fmt, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// Whether the server can do its work; asked by `/readyz`.
 pub trait Readiness: Send + Sync {
@@ -54,6 +62,9 @@ pub struct Api {
     pub sql: Sql,
     /// Knows who may come in.
     pub registry: Registry,
+    pub messages: Messages,
+    pub tables: Option<Tables>,
+    pub node: Node,
     /// Renders what `/metrics` answers.
     pub metrics: PrometheusHandle,
     pub readiness: Arc<dyn Readiness>,
@@ -66,19 +77,54 @@ impl fmt::Debug for Api {
     }
 }
 
-pub(crate) fn router(api: Api) -> Router {
+/// Parts of `ui/api.md` that are planned, so that the console can say so.
+const NOT_BUILT: [&str; 10] = [
+    "/api/v1/tables/{table}",
+    "/api/v1/devices",
+    "/api/v1/devices/{*device}",
+    "/api/v1/bindings",
+    "/api/v1/bindings/{name}",
+    "/api/v1/replay",
+    "/api/v1/dlq",
+    "/api/v1/dlq/{*entry}",
+    "/api/v1/alerts",
+    "/api/v1/alerts/{name}",
+];
+
+/// Ends answers that have no end of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop(pub(crate) CancellationToken);
+
+pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
     let counters = Arc::new(Counters::new());
     let api = Arc::new(api);
-    Router::new()
+    let planned = NOT_BUILT.iter().fold(Router::new(), |router, path| router.route(path, any(not_built)));
+    planned
         .merge(login::routes())
         .merge(users::routes())
         .merge(tokens::routes())
         .route("/api/v1/sql", post(sql::answer))
+        .route("/api/v1/topics", get(topics::list))
+        .route("/api/v1/topics/{*topic}", get(follow::events).post(topics::publish))
+        .route("/api/v1/subscribe", get(follow::subscribe))
+        .route("/api/v1/overview", get(overview::get))
+        .route("/api/v1/tables", get(overview::tables))
+        .route("/api/v1/openapi.json", get(openapi))
+        .route("/write", post(write::write))
+        .route("/api/v2/write", post(write::write))
+        .route("/ping", get(influx::ping))
+        .route("/", get(console::index))
+        .route("/setup", get(console::index))
+        .route("/a/{name}", get(console::asset))
+        .route("/icon.svg", get(console::icon))
+        .route("/licenses.txt", get(console::licenses))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(Overview::default()))
+        .layer(Extension(Stop(stop)))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), access::check))
         .layer(middleware::from_fn(origin::check))
         .layer(middleware::from_fn(move |request, next| finish(Arc::clone(&counters), request, next)))
@@ -104,6 +150,16 @@ async fn unknown(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here", format!("unknown path {}", uri.path()))
 }
 
+async fn not_built(uri: Uri) -> Problem {
+    let detail = format!("{} is planned, and not built yet", uri.path());
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "not_built", "not built yet", detail)
+}
+
+async fn openapi() -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, content_type)], include_str!("../openapi.json")).into_response()
+}
+
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
     let detail = format!("{} does not take {method}", uri.path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the method does not fit", detail)
@@ -127,6 +183,6 @@ async fn finish(counters: Arc<Counters>, request: Request, next: Next) -> Respon
     counters.0[class].increment(1);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Dropping it leaves connections to end by themselves.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     let limits = api.limits;
-    let router = router::router(api);
+    let router = router::router(api, stop.clone());
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let cut = CancellationToken::new();
@@ -50,7 +50,8 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head_time_max)
-                .serve_connection(TokioIo::new(Stall::new(stream, limits.stall_time_max)), service);
+                .serve_connection(TokioIo::new(Stall::new(stream, limits.stall_time_max)), service)
+                .with_upgrades();
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -118,6 +118,7 @@ impl Worker {
         let bytes = out.len() - before;
         self.gathered(bytes);
         self.metrics.delivered[0].increment(1);
+        self.metrics.delivered_bytes.increment(publication.payload().len() as u64);
     }
 
     /// Delivers a committed publication with QoS 1 or 2 to the connections of this worker.
@@ -285,6 +286,7 @@ impl Worker {
         let bytes = out.len() - before;
         self.gathered(bytes);
         self.metrics.delivered[usize::from(queued.qos)].increment(1);
+        self.metrics.delivered_bytes.increment(queued.publication.payload().len() as u64);
     }
 
     /// Appends a `Progress` that names outbound ids; what waits for it goes on once it is committed.

@@ -8,6 +8,9 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     pub(crate) received: [Counter; 3],
     pub(crate) delivered: [Counter; 3],
+    /// Payloads.
+    pub(crate) received_bytes: Counter,
+    pub(crate) delivered_bytes: Counter,
     pub(crate) appends_refused: Counter,
     pub(crate) appends_unknown: Counter,
     /// QoS 0 that was lost, by reason.
@@ -54,6 +57,8 @@ impl Metrics {
             connections: gauge!("floodplain_broker_connections_count"),
             received: by_qos("floodplain_broker_received_messages_total"),
             delivered: by_qos("floodplain_broker_delivered_messages_total"),
+            received_bytes: counter!("floodplain_broker_received_bytes_total"),
+            delivered_bytes: counter!("floodplain_broker_delivered_bytes_total"),
             appends_refused: counter!("floodplain_broker_refused_appends_total"),
             appends_unknown: counter!("floodplain_broker_unknown_appends_total"),
             dropped_log_refused: dropped("log_refused"),

@@ -132,6 +132,7 @@ impl Worker {
             return Err(Refusal::new(DisconnectCode::PacketTooLarge, "message is too large for a record"));
         }
         self.metrics.received[usize::from(qos)].increment(1);
+        self.metrics.received_bytes.increment(publish.payload.len() as u64);
 
         match publish.packet_id {
             None => self.route_at_once(&publication),

@@ -68,6 +68,14 @@ impl Definition {
         Self::try_from(wire).expect("nothing is declared, so nothing is wrong")
     }
 
+    /// Lines of InfluxDB's line protocol: measurements are tables, tags are key columns, times are nanoseconds unless the
+    /// content type says otherwise.
+    #[must_use]
+    pub fn line_protocol() -> Self {
+        let wire = v1::Definition::LineProtocol(v1::Lines::default());
+        Self::try_from(wire).expect("nothing is declared, so nothing is wrong")
+    }
+
     /// The name of the decoder: `auto`, `json`, `number`, `cbor`, `line-protocol` or `struct`.
     #[must_use]
     pub const fn decoder(&self) -> &'static str {

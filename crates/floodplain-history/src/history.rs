@@ -5,7 +5,8 @@ use crate::{
     engine::{Engine, EngineConfig, Wake},
     route::Route,
     snapshot::TableSnapshot,
-    tables::{Shared, TableFacts},
+    summary::TableSummary,
+    tables::Shared,
 };
 use floodplain_log::{Disk, Log, Partition};
 use floodplain_types::{Clock, Position};
@@ -139,10 +140,10 @@ impl Handle {
         self.shared.tables().keys().cloned().collect()
     }
 
-    /// What is known of all tables without reading a file, by name.
+    /// What there is of each table, by name. Reads no file.
     #[must_use]
-    pub fn facts(&self) -> Vec<TableFacts> {
-        self.shared.tables().iter().map(|(name, table)| table.facts(name)).collect()
+    pub fn summaries(&self) -> Vec<TableSummary> {
+        self.shared.tables().values().map(TableSummary::of).collect()
     }
 
     /// A table as it is now, buffers and files, each row once; `None` if there is none of this name.

@@ -27,8 +27,9 @@ pub mod snapshot;
 pub mod engine;
 mod history;
 pub mod route;
+mod summary;
 mod tables;
 
 pub use error::{Error, Lag, Result};
 pub use history::{Handle, History};
-pub use tables::TableFacts;
+pub use summary::{ColumnSummary, TableSummary};

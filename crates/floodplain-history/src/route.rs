@@ -10,6 +10,9 @@ pub const MESSAGES: &str = "messages";
 /// Names that SQL gives to tables of the server: no table of payloads has them.
 pub const RESERVED: [&str; 8] = ["records", MESSAGES, "tables", "streams", "dlq", "devices", "sessions", "events"];
 
+/// The content type that says that a payload is line protocol, which nothing else can tell.
+pub const LINE_PROTOCOL: &str = "text/vnd.influx.line-protocol";
+
 /// Where the rows of a message go.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -24,21 +27,29 @@ pub trait Route: fmt::Debug + Send + Sync {
     fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<Target<'a>>;
 }
 
-/// `devices/{device}/{table}`, each payload as it looks; all else, and tables with names of the server, is for
-/// [`MESSAGES`].
+/// `devices/{device}/{table}`, each payload as it looks, or as line protocol where its content type says so, and then
+/// its measurements are the tables. All else, and tables with names of the server, is for [`MESSAGES`].
 #[derive(Debug)]
-pub struct DefaultRoute(Decoder);
+pub struct DefaultRoute {
+    auto: Decoder,
+    lines: Decoder,
+}
 
 impl Default for DefaultRoute {
     fn default() -> Self {
-        Self(Decoder::new(Definition::auto()))
+        Self { auto: Decoder::new(Definition::auto()), lines: Decoder::new(Definition::line_protocol()) }
     }
 }
 
 impl Route for DefaultRoute {
     fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<Target<'a>> {
         let (device, table) = message.topic.strip_prefix("devices/")?.split_once('/')?;
-        let is_free = !RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
-        (!device.is_empty() && !table.contains('/') && is_free).then_some(Target { table, device, decoder: &self.0 })
+        let is_reserved = RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
+        if device.is_empty() || table.contains('/') || is_reserved {
+            return None;
+        }
+        let media = message.content_type.map(|text| text.split(';').next().unwrap_or_default().trim_ascii());
+        let is_lines = media.is_some_and(|media| media.eq_ignore_ascii_case(LINE_PROTOCOL));
+        Some(Target { table, device, decoder: if is_lines { &self.lines } else { &self.auto } })
     }
 }

@@ -87,44 +87,6 @@ impl Table {
     }
 }
 
-/// What is known of a table without reading a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableFacts {
-    pub table: String,
-    /// Columns of its own, from payloads.
-    pub columns: usize,
-    pub files: usize,
-    /// Of the files.
-    pub bytes: u64,
-    /// Versions of rows in files: of rows that were sent again there are several until their files become one.
-    pub rows_in_files: u64,
-    /// Rows that are in memory only, the same way.
-    pub rows_in_memory: u64,
-    /// Times of the oldest and the newest row in files, µs since 1970.
-    pub time_us: Option<(i64, i64)>,
-    /// Values in files that a newer one for the same device and time has taken the place of.
-    pub overwritten_values: u64,
-}
-
-impl Table {
-    pub(crate) fn facts(&self, name: &str) -> TableFacts {
-        let facts = || self.files.values().map(|file| &file.entry().facts);
-        let flushing = self.flushing.iter().map(|run| run.rows() as u64);
-        let buffered = self.buffers.values().map(|buffer| buffer.rows.appended());
-        let span = |(min, max): (i64, i64), (from, to): (i64, i64)| (min.min(from), max.max(to));
-        TableFacts {
-            table: name.to_owned(),
-            columns: self.columns.own().len(),
-            files: self.files.len(),
-            bytes: self.files.values().map(|file| file.entry().bytes).sum(),
-            rows_in_files: facts().map(|facts| facts.rows).sum(),
-            rows_in_memory: flushing.chain(buffered).sum(),
-            time_us: facts().map(|facts| (facts.min_time_us, facts.max_time_us)).reduce(span),
-            overwritten_values: facts().map(|facts| facts.overwritten_values).sum(),
-        }
-    }
-}
-
 /// The folder of a table's files: its name, with what a file system might not take as `%` and two hex digits.
 pub(crate) fn folder(table: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');

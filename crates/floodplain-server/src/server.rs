@@ -2,13 +2,14 @@
 
 use crate::{Config, postgres, ready, telemetry};
 use floodplain_access::Registry;
-use floodplain_api::{Api, Limits};
-use floodplain_broker::seams::Access;
+use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
+use floodplain_broker::seams::{Access, Bindings as _, DefaultBinding};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
+use floodplain_postgres::Entrance;
 use floodplain_sql::{Sql, Tables};
-use floodplain_types::{StreamId, StreamName, SystemClock, TenantId};
+use floodplain_types::{Clock as _, StreamId, StreamName, SystemClock, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     fmt,
@@ -133,7 +134,8 @@ impl Server {
         let registry = registry.map_err(StartError::Registry)?;
         let (history, tables) = open_history(config, log.clone())?;
         let gateway = start_gateway(config, log.clone())?;
-        let sql = Sql::with_tables(log.clone(), Some(tables), config.sql.clone()).map_err(StartError::Sql)?;
+        let messages = start_messages(config, log.clone(), tables.inputs[0].clone())?;
+        let sql = Sql::with_tables(log.clone(), Some(tables.clone()), config.sql.clone()).map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
         let (http, http_listener) = listen("http", config.http_address, http_socket)?;
@@ -143,10 +145,11 @@ impl Server {
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
         let queries = Arc::new(postgres::Queries(sql.clone()));
-        let (metrics_handle, limits) = (metrics.clone(), Limits::default());
-        let api = Api { sql, registry: registry.clone(), metrics: metrics_handle, readiness, limits };
-        let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
+        let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
+        let limits = Limits::default();
         let entrance = Entrance { login: Arc::new(postgres::Users(registry.clone())), tls: None };
+        let api = Api { sql, registry: registry.clone(), messages, tables, node, metrics: metrics_handle, readiness, limits };
+        let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
         drop(guard);
@@ -299,6 +302,36 @@ fn start_gateway(config: &Config, log: Arc<dyn Log>) -> Result<Gateway, StartErr
     // Every address is a loopback one, so everybody is who they say they are.
     let access = Access::open_loopback();
     Ok(Gateway::start(&gateway, access, log, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
+}
+
+/// HTTP takes what MQTT takes, and finds the same device in a topic.
+fn start_messages(config: &Config, log: Arc<dyn Log>, telemetry: Stream) -> Result<Messages, StartError> {
+    let broker = &config.broker;
+    let limits = MessageLimits {
+        topic_bytes_max: broker.topic_bytes_max,
+        topic_levels_max: broker.topic_levels_max,
+        payload_bytes_max: broker.maximum_packet_size as usize,
+        commit_time_max: broker.hold_max,
+        ..MessageLimits::default()
+    };
+    Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(device_of), limits).map_err(StartError::Runtime)
+}
+
+/// What the overview says of this process.
+fn node(config: &Config, log: Arc<Embedded>) -> Node {
+    Node {
+        version: env!("CARGO_PKG_VERSION"),
+        started: SystemClock.now(),
+        workers: config.workers,
+        ack_class: config.broker.ack_class,
+        data_dir: config.data_dir.clone(),
+        disk: Arc::new(OsDisk),
+        poisoned: Arc::new(move || log.poisoned().map(|cause| cause.to_string())),
+    }
+}
+
+fn device_of(topic: &str) -> Option<&str> {
+    DefaultBinding.device(topic)
 }
 
 fn readiness(log: Arc<Embedded>, stopping: Arc<AtomicBool>) -> impl Fn() -> Result<(), String> {

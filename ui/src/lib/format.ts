@@ -3,7 +3,7 @@ import { prefs } from './prefs.svelte';
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat('en', { maximumFractionDigits: 1, notation: 'compact' });
 
-export const count = (value: number) => whole.format(value);
+export const count = (value: number | null) => (value === null ? '–' : whole.format(value));
 export const compact = (value: number) => (Math.abs(value) < 10_000 ? whole.format(value) : short.format(value));
 export const rate = (value: number) => (value > 0 && value < 10 ? value.toFixed(1) : compact(value));
 

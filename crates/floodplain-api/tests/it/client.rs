@@ -1,10 +1,10 @@
 //! A server over a small log, and a client that says exactly what it is told.
 
 use floodplain_access::Registry;
-use floodplain_api::{Api, Limits, serve};
+use floodplain_api::{Api, Limits, MessageLimits, Messages, Node, serve};
 use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef};
 use floodplain_sql::{Config, Sql};
-use floodplain_testkit::ModelLog;
+use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, StreamId, StreamName, TenantId, Timestamp};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::{
@@ -30,6 +30,8 @@ pub(crate) struct Server {
     pub(crate) registry: Registry,
     pub(crate) clock: Arc<ManualClock>,
     _folder: tempfile::TempDir,
+    /// What is published goes through here; queries read the log below.
+    pub(crate) log: Arc<AdverseLog>,
     /// What `/readyz` answers.
     pub(crate) reason: Arc<Mutex<Option<String>>>,
     pub(crate) stop: CancellationToken,
@@ -46,6 +48,10 @@ impl Server {
     }
 
     pub(crate) async fn limited(config: Config, limits: Limits) -> Self {
+        Self::of(config, limits, MessageLimits::default()).await
+    }
+
+    pub(crate) async fn of(config: Config, limits: Limits, message_limits: MessageLimits) -> Self {
         // Before anything takes its counters.
         let metrics = recorder();
         let now = Timestamp::from_millis(1_795_251_600_000);
@@ -63,7 +69,19 @@ impl Server {
             let batch = builder.finish(Compression::None).unwrap();
             log.submit(Append { batches: vec![(stream.partition_of(key), batch)], class: Class::All }, None);
         }
-        let sql = Sql::new(Arc::new(log), Config { threads: 2, ..config }).unwrap();
+        let model: Arc<dyn Log> = Arc::new(log);
+        let log = AdverseLog::start(model.clone(), Adversity::NONE, 1);
+        let sql = Sql::new(model, Config { threads: 2, ..config }).unwrap();
+        let node = Node {
+            version: "0.0.0",
+            started: now,
+            workers: 2,
+            ack_class: Class::All,
+            data_dir: "/data".into(),
+            disk: Arc::new(FaultDisk::new(1)),
+            poisoned: Arc::new(|| None),
+        };
+        let messages = Messages::new(log.clone(), stream, clock, Arc::new(device_of), message_limits).unwrap();
         let reason = Arc::new(Mutex::new(None::<String>));
         let readiness = Arc::clone(&reason);
         let folder = tempfile::tempdir().unwrap();
@@ -71,6 +89,9 @@ impl Server {
         let api = Api {
             sql: sql.clone(),
             registry: registry.clone(),
+            messages,
+            tables: None,
+            node,
             metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
             limits,
@@ -79,7 +100,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(serve(listener, api, stop.clone()));
-        Self { address, sql, registry, clock, _folder: folder, reason, stop, running }
+        Self { address, sql, registry, clock, _folder: folder, log, reason, stop, running }
     }
 
     /// Sends bytes and reads until the server closes.
@@ -118,6 +139,10 @@ impl Server {
     pub(crate) async fn query(&self, query: &str) -> Answer {
         self.request("POST", "/api/v1/sql", "Content-Type: text/plain\r\n", query).await
     }
+}
+
+fn device_of(topic: &str) -> Option<&str> {
+    Some(topic.strip_prefix("devices/")?.split_once('/')?.0)
 }
 
 /// One recorder for the process: the `metrics` facade takes no second one.

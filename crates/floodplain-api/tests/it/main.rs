@@ -3,6 +3,11 @@
 
 mod access;
 mod client;
+mod events;
+mod follow;
 mod health;
+mod openapi;
 mod query;
 mod refuse;
+mod socket;
+mod topics;

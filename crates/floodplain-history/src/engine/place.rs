@@ -253,6 +253,9 @@ impl Engine {
             let new = || Buffer { rows: WindowBuffer::new(table.columns.clone(), window), since };
             table.buffers.entry(window).or_insert_with(new).rows.append(&source.name, &head, cells, rest)
         });
+        if placed.is_ok() {
+            metrics::counter!("floodplain_history_rows_total").increment(1);
+        }
         if let Err(error) = placed {
             // It is in the log; and no row may keep those behind it from being seen.
             warn!(table = ready.table, partition = %source.name, offset = position.offset, %error, "row was not stored");

@@ -75,8 +75,8 @@ impl SchemaProvider for PublicSchema {
             "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {
-                let facts = self.tables.as_ref().map(|tables| tables.handle.facts());
-                system::tables(&facts.unwrap_or_default()).map(Some)
+                let summaries = self.tables.as_ref().map(|tables| tables.handle.summaries());
+                system::tables(&summaries.unwrap_or_default()).map(Some)
             }
             _ => Ok(self.history(name).await?.map(|(table, _)| table)),
         }

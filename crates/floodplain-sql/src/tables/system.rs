@@ -11,7 +11,7 @@ use datafusion::{
     datasource::provider_as_source,
     logical_expr::{LogicalPlanBuilder, col, ident, lit},
 };
-use floodplain_history::TableFacts;
+use floodplain_history::{TableSummary, filter::TimeRange};
 use floodplain_log::Log;
 use std::sync::Arc;
 
@@ -19,25 +19,24 @@ use std::sync::Arc;
 pub(super) const NAMES: [&str; 3] = ["dlq", "streams", "tables"];
 
 /// `tables`: a row for each table of payloads.
-pub(super) fn tables(facts: &[TableFacts]) -> Result<Arc<dyn TableProvider>> {
-    fn count(facts: &[TableFacts], count: impl Fn(&TableFacts) -> u64) -> ArrayRef {
-        Arc::new(facts.iter().map(|facts| i64::try_from(count(facts)).ok()).collect::<Int64Array>())
-    }
-    let time = |time: fn((i64, i64)) -> i64| -> ArrayRef {
-        let times: TimestampMicrosecondArray = facts.iter().map(|facts| facts.time_us.map(time)).collect();
+pub(super) fn tables(tables: &[TableSummary]) -> Result<Arc<dyn TableProvider>> {
+    let count = |count: fn(&TableSummary) -> u64| -> ArrayRef {
+        Arc::new(tables.iter().map(|table| i64::try_from(count(table)).ok()).collect::<Int64Array>())
+    };
+    let time = |time: fn(TimeRange) -> i64| -> ArrayRef {
+        let times: TimestampMicrosecondArray = tables.iter().map(|table| table.times.map(time)).collect();
         Arc::new(times.with_timezone("UTC"))
     };
-    let names: StringArray = facts.iter().map(|facts| Some(facts.table.as_str())).collect();
+    let names: StringArray = tables.iter().map(|table| Some(table.table.as_str())).collect();
     memory(vec![
         ("table_name", Arc::new(names)),
-        ("columns", count(facts, |facts| facts.columns as u64)),
-        ("rows_in_files", count(facts, |facts| facts.rows_in_files)),
-        ("rows_in_memory", count(facts, |facts| facts.rows_in_memory)),
-        ("files", count(facts, |facts| facts.files as u64)),
-        ("bytes", count(facts, |facts| facts.bytes)),
-        ("oldest", time(|(oldest, _)| oldest)),
-        ("newest", time(|(_, newest)| newest)),
-        ("overwritten_values", count(facts, |facts| facts.overwritten_values)),
+        ("columns", count(|table| table.columns.iter().filter(|column| column.role != "system").count() as u64)),
+        ("rows", count(|table| table.rows)),
+        ("files", count(|table| table.files)),
+        ("bytes", count(|table| table.bytes)),
+        ("oldest", time(|times| times.min_us)),
+        ("newest", time(|times| times.max_us)),
+        ("overwritten_values", count(|table| table.overwritten_values)),
     ])
 }
 

@@ -7,6 +7,8 @@ mod process;
 
 mod access;
 mod cli;
+mod console;
 mod guides;
+mod http;
 mod serve;
 mod tables;

@@ -101,17 +101,42 @@ impl Server {
         poll("end of the server", || self.child.try_wait().unwrap())
     }
 
+    /// A POST; status and body.
+    pub(crate) fn post(&self, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        self.ask(&format!(
+            "POST {path} HTTP/1.0\r\nHost: {}\r\n{headers}Content-Length: {length}\r\n\r\n{body}",
+            self.http
+        ))
+    }
+
     /// A GET; status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.ask(&format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.http))
+    }
+
+    /// HTTP/1.0: no chunks, the body ends with the connection.
+    fn ask(&self, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // HTTP/1.0: no chunks, the body ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.http).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
+}
+
+/// A script of ours in `tests/it`, run by the Python of the test tools; what it prints.
+pub(crate) fn python(script: &str, args: &[&str]) -> String {
+    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools"));
+    let python = tools.or_else(home).map(|tools| tools.join("venv/bin/python"));
+    let python = python.filter(|python| python.is_file()).expect("python is missing: run cargo xtask tools");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(script);
+    let output = Command::new("timeout").arg("240").arg(python).arg(script).args(args).output().unwrap();
+    assert!(output.status.success(), "{}\n{}\n{}", output.status, stdout(&output), stderr(&output));
+    stdout(&output)
 }
 
 impl Drop for Server {

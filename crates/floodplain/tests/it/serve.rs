@@ -39,16 +39,44 @@ impl Mqtt {
         assert!(body.len() < 3 || body[2] < 0x80, "PUBACK with reason {:#x}", body[2]);
     }
 
+    /// Subscribes at QoS 1 and waits for the SUBACK.
+    pub(crate) fn subscribe(&mut self, filter: &str) {
+        let mut packet = vec![0x82, u8::try_from(6 + filter.len()).unwrap(), 0, 2, 0];
+        packet.extend_from_slice(&[0, u8::try_from(filter.len()).unwrap()]);
+        packet.extend_from_slice(filter.as_bytes());
+        packet.push(1);
+        self.0.write_all(&packet).unwrap();
+        let (first, body) = self.packet().unwrap();
+        assert_eq!((first, body.last()), (0x90, Some(&1)), "SUBACK with QoS 1");
+    }
+
+    /// The next PUBLISH, acknowledged: its retain flag, topic and payload.
+    pub(crate) fn hears(&mut self) -> (bool, String, String) {
+        let (first, body) = self.packet().expect("a PUBLISH");
+        assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
+        let topic_end = 2 + usize::from(body[1]);
+        let (id, rest) = body[topic_end..].split_at(2);
+        self.0.write_all(&[0x40, 2, id[0], id[1]]).unwrap();
+        let payload = &rest[1 + usize::from(rest[0])..];
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (first & 1 == 1, text(&body[2..topic_end]), text(payload))
+    }
+
     /// First byte and body of the next packet; `None` at the end of the connection.
     fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut head = [0; 2];
-        if self.0.read(&mut head[..1]).unwrap() == 0 {
+        let (mut first, mut byte, mut len, mut shift) = ([0], [0x80], 0, 0);
+        if self.0.read(&mut first).unwrap() == 0 {
             return None;
         }
-        self.0.read_exact(&mut head[1..]).unwrap();
-        let mut body = vec![0; usize::from(head[1])];
+        // Remaining length (§1.5.5): seven bits per byte, the lowest first.
+        while byte[0] & 0x80 != 0 {
+            self.0.read_exact(&mut byte).unwrap();
+            len |= usize::from(byte[0] & 0x7f) << shift;
+            shift += 7;
+        }
+        let mut body = vec![0; len];
         self.0.read_exact(&mut body).unwrap();
-        Some((head[0], body))
+        Some((first[0], body))
     }
 }
 

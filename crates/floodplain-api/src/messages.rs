@@ -1,0 +1,235 @@
+//! The log as HTTP uses it: where messages are published to and followed from.
+
+use crate::{
+    message::Place,
+    problem::Problem,
+    tail::{Tail, TailLimits},
+};
+use axum::http::{HeaderMap, StatusCode, header};
+use floodplain_log::{Append, Batch, BatchBuilder, Compression, Log, MessageRef, Outcome, Refusal, Stream};
+use floodplain_types::{Class, Clock, DeviceId};
+use metrics::Counter;
+use std::{fmt, io, sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Publisher of what comes by HTTP, and its device where the topic names none.
+pub(crate) const PUBLISHER: &str = "http";
+/// Bytes of bodies that all requests hold together; who comes when it is full is refused.
+const BODY_BYTES_MAX: usize = 64 << 20;
+/// One permit of the body budget.
+const PERMIT_BYTES: usize = 1 << 10;
+
+/// The device that a topic names, if it names one; the same as for messages that come by MQTT.
+pub type DeviceOf = Arc<dyn Fn(&str) -> Option<&str> + Send + Sync>;
+
+/// What one message or subscriber may take.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageLimits {
+    /// Longest topic name or filter in bytes.
+    pub topic_bytes_max: usize,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: usize,
+    /// Longest payload of one message in bytes.
+    pub payload_bytes_max: usize,
+    /// How long an answer waits for the commit.
+    pub commit_time_max: Duration,
+    pub tail: TailLimits,
+}
+
+impl Default for MessageLimits {
+    fn default() -> Self {
+        Self {
+            topic_bytes_max: 65_535,
+            topic_levels_max: 256,
+            payload_bytes_max: 900 << 10,
+            commit_time_max: Duration::from_secs(10),
+            tail: TailLimits::default(),
+        }
+    }
+}
+
+/// The stream of what devices publish, with a thread that reads its end while somebody follows. Cheap to clone.
+#[derive(Clone)]
+pub struct Messages(Arc<Inner>);
+
+struct Inner {
+    log: Arc<dyn Log>,
+    stream: Stream,
+    clock: Arc<dyn Clock>,
+    device_of: DeviceOf,
+    limits: MessageLimits,
+    tail: Tail,
+    bodies: Arc<Semaphore>,
+    received: Counter,
+    received_bytes: Counter,
+    refused: Counter,
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages").field("stream", &self.0.stream).finish_non_exhaustive()
+    }
+}
+
+/// One message to publish, with the device it is of.
+#[derive(Debug)]
+pub(crate) struct Publish<'a> {
+    pub(crate) message: MessageRef<'a>,
+    pub(crate) user_properties: &'a [(&'a str, &'a str)],
+}
+
+impl Messages {
+    /// Publishes to and follows `stream`, which is `telemetry`.
+    ///
+    /// # Errors
+    /// What the system says if it gives no thread.
+    pub fn new(
+        log: Arc<dyn Log>,
+        stream: Stream,
+        clock: Arc<dyn Clock>,
+        device_of: DeviceOf,
+        limits: MessageLimits,
+    ) -> io::Result<Self> {
+        let tail = Tail::start(log.clone(), stream.clone(), limits.tail)?;
+        Ok(Self(Arc::new(Inner {
+            log,
+            stream,
+            clock,
+            device_of,
+            limits,
+            tail,
+            bodies: Arc::new(Semaphore::new(BODY_BYTES_MAX / PERMIT_BYTES)),
+            received: metrics::counter!("floodplain_http_received_messages_total"),
+            received_bytes: metrics::counter!("floodplain_http_received_bytes_total"),
+            refused: metrics::counter!("floodplain_http_refused_publishes_total"),
+        })))
+    }
+
+    pub(crate) fn limits(&self) -> &MessageLimits {
+        &self.0.limits
+    }
+
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.0.tail
+    }
+
+    pub(crate) fn log(&self) -> &Arc<dyn Log> {
+        &self.0.log
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
+    }
+
+    /// The device of a message: what the topic names, or else the publisher.
+    pub(crate) fn device<'t>(&self, topic: &'t str) -> &'t str {
+        (self.0.device_of)(topic).filter(|device| device.len() <= DeviceId::MAX_BYTES).unwrap_or(PUBLISHER)
+    }
+
+    /// Room for a body, given back when the permit goes: `factor` times what it says it has, or else `max_bytes`.
+    ///
+    /// # Errors
+    /// 413 if it says that it has more than `max_bytes`; 503 while the log is half full, or other bodies take all the room.
+    pub(crate) fn admit(
+        &self,
+        headers: &HeaderMap,
+        max_bytes: usize,
+        factor: usize,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let bytes = length.map_or(max_bytes, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if bytes > max_bytes {
+            let detail = format!("body may have {max_bytes} bytes: it has {bytes}");
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "the request is too large",
+                detail,
+            ));
+        }
+        let busy = |detail: &str| {
+            self.0.refused.increment(1);
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the server is overloaded", detail)
+        };
+        if self.0.log.queued_bytes() > self.0.log.queue_capacity_bytes() / 2 {
+            return Err(busy("the log has more to write than half of its queue: try again"));
+        }
+        let permits = u32::try_from((bytes * factor).div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        Arc::clone(&self.0.bodies)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| busy("other requests take all the memory for bodies: try again"))
+    }
+
+    /// Appends the messages as one unit, all or none, and waits for the commit; the place of the first.
+    ///
+    /// # Errors
+    /// 503 with what the sender may do; `commit_unknown` if it cannot be told whether they are stored.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still append.
+    pub(crate) async fn publish(&self, messages: &[Publish<'_>], class: Class) -> Result<String, Problem> {
+        let stream = &self.0.stream;
+        let now_ms = self.0.clock.now().as_millis();
+        let mut builders: Vec<(u32, BatchBuilder)> = Vec::new();
+        for Publish { message, user_properties } in messages {
+            let partition = stream.partition_of(message.key).index;
+            let write = |builder: &mut BatchBuilder| message.write(builder, now_ms, user_properties.iter().copied());
+            let last = builders.iter_mut().rfind(|(of, _)| *of == partition);
+            if last.is_some_and(|(_, builder)| write(builder).is_ok()) {
+                continue;
+            }
+            let mut builder = BatchBuilder::new();
+            write(&mut builder).map_err(|error| too_large(&error.to_string()))?;
+            builders.push((partition, builder));
+        }
+        let first = builders.first().map_or(0, |(partition, _)| *partition);
+        let batches: Vec<_> = builders
+            .iter_mut()
+            .filter_map(|(partition, builder)| {
+                let batch: Option<Batch> = builder.finish(Compression::None);
+                batch.map(|batch| (stream.partition(*partition), batch))
+            })
+            .collect();
+        let append = floodplain_log::append(&*self.0.log, Append { batches, class });
+        let outcome = tokio::time::timeout(self.0.limits.commit_time_max, append).await.unwrap_or(Outcome::Unknown);
+        let bases = match outcome {
+            Outcome::Committed(bases) => bases,
+            Outcome::Refused(refusal) => {
+                self.0.refused.increment(1);
+                return Err(refused(&refusal));
+            }
+            Outcome::Unknown => {
+                let detail = "the message may or may not be stored: to send it again may store it twice";
+                return Err(unavailable("commit_unknown", "the commit is not confirmed", detail));
+            }
+        };
+        self.0.received.increment(messages.len() as u64);
+        self.0.received_bytes.increment(messages.iter().map(|publish| publish.message.payload.len() as u64).sum());
+        let position = bases.first().copied().unwrap_or_default();
+        Ok(Place { stream: stream.id.stream.as_str(), partition: first, position }.to_string())
+    }
+}
+
+fn too_large(detail: &str) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", "the message is too large", detail)
+}
+
+fn unavailable(code: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title, detail)
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    let detail = refusal.to_string();
+    match refusal {
+        Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused => {
+            unavailable("overloaded", "the server is overloaded", detail)
+        }
+        Refusal::DiskFull { .. } => unavailable("disk_full", "the disk is full", detail),
+        Refusal::Poisoned { .. } => unavailable("log_poisoned", "the log takes no more messages", detail),
+        Refusal::Closing => unavailable("stopping", "the server is stopping", detail),
+        Refusal::UnknownPartition(_) | Refusal::Fenced => {
+            unavailable("not_owner", "the partition is elsewhere", detail)
+        }
+        Refusal::TooLarge { .. } => too_large(&detail),
+    }
+}

@@ -1,0 +1,354 @@
+//! `GET /api/v1/overview`: how the server is, once or every second.
+//!
+//! One task takes a sample per second from the first question on; all who ask share it. Totals count since the start of
+//! the process. What is not known is `null`.
+
+use crate::{
+    follow::event_stream,
+    message::rfc3339,
+    problem::Problem,
+    router::{Api, Stop},
+    topics::invalid,
+};
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use floodplain_log::{Disk, Partition};
+use floodplain_types::{Class, Position, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// How far back the percentiles of syncs look, in samples.
+const SYNCS_OF: usize = 60;
+/// How long a sample waits to see how far decoding is behind.
+const LAG_MAX: Duration = Duration::from_millis(500);
+
+/// What the overview says of the server beside its metrics.
+#[derive(Clone)]
+pub struct Node {
+    pub version: &'static str,
+    pub started: Timestamp,
+    /// Threads that own connections and partitions.
+    pub workers: usize,
+    /// What a PUBACK promises at least.
+    pub ack_class: Class,
+    pub data_dir: PathBuf,
+    pub disk: Arc<dyn Disk>,
+    /// Why the log acknowledges nothing more, if so.
+    pub poisoned: Arc<dyn Fn() -> Option<String> + Send + Sync>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("data_dir", &self.data_dir).finish_non_exhaustive()
+    }
+}
+
+/// The samples, from the first question on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overview(Arc<OnceCell<watch::Receiver<Bytes>>>);
+
+impl Overview {
+    /// The newest sample; later ones follow until the server stops.
+    async fn watch(&self, api: &Arc<Api>, stop: &CancellationToken) -> watch::Receiver<Bytes> {
+        let start = async || {
+            let mut sampler = Sampler { api: Arc::clone(api), past: VecDeque::new(), lag: Duration::ZERO };
+            let (sender, receiver) = watch::channel(sampler.sample().await);
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut ticks = tokio::time::interval(EVERY);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                ticks.tick().await;
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        _ = ticks.tick() => {}
+                    }
+                    if sender.send(sampler.sample().await).is_err() {
+                        return;
+                    }
+                }
+            });
+            receiver
+        };
+        self.0.get_or_init(start).await.clone()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FollowQuery {
+    follow: Option<String>,
+}
+
+pub(crate) async fn get(
+    State(api): State<Arc<Api>>,
+    Extension(overview): Extension<Overview>,
+    Extension(Stop(stop)): Extension<Stop>,
+    query: Result<Query<FollowQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|error| invalid("query_invalid", error.body_text()))?;
+    let mut samples = overview.watch(&api, &stop).await;
+    if query.follow.is_none() {
+        let body = samples.borrow().clone();
+        return Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response());
+    }
+    samples.mark_changed();
+    let next = |(mut samples, stop): (watch::Receiver<Bytes>, CancellationToken)| async move {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            changed = samples.changed() => changed.ok()?,
+        }
+        let sample = samples.borrow_and_update().clone();
+        let event = Bytes::from([b"data: ", &sample[..], b"\n\n"].concat());
+        Some((Ok::<_, Infallible>(event), (samples, stop)))
+    };
+    Ok(event_stream(Body::from_stream(futures::stream::unfold((samples, stop), next))))
+}
+
+/// `GET /api/v1/tables`.
+pub(crate) async fn tables(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+    let Some(tables) = &api.tables else {
+        let detail = "this server keeps no tables";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_built", "not built", detail));
+    };
+    let time = |us: i64| rfc3339(Timestamp(us.saturating_mul(1000)));
+    let table = |table: floodplain_history::TableSummary| {
+        let columns = table.columns.into_iter();
+        let columns =
+            columns.map(|column| json!({ "name": column.name, "type": column.data_type, "role": column.role }));
+        json!({
+            "table": table.table,
+            "columns": columns.collect::<Vec<_>>(),
+            "rows": table.rows,
+            "files": table.files,
+            "bytes": table.bytes,
+            "from": table.times.map(|times| time(times.min_us)),
+            "to": table.times.map(|times| time(times.max_us)),
+            "overwritten_values": table.overwritten_values,
+            "retention": null,
+            "binding": "default",
+        })
+    };
+    let tables: Vec<Value> = tables.handle.summaries().into_iter().map(table).collect();
+    Ok(axum::Json(json!({ "tables": tables })).into_response())
+}
+
+struct Sampler {
+    api: Arc<Api>,
+    /// The newest last.
+    past: VecDeque<(Instant, Meters)>,
+    /// How far decoding was behind at the last sample.
+    lag: Duration,
+}
+
+impl Sampler {
+    /// Takes a sample; its JSON, one line.
+    async fn sample(&mut self) -> Bytes {
+        let api = Arc::clone(&self.api);
+        let lag = self.decode_lag().await;
+        // Rendering and the index of topics take some milliseconds, the disk may take longer.
+        let gather = move || {
+            let meters = Meters::parse(&api.metrics.render());
+            let space = api.node.disk.space(&api.node.data_dir).ok();
+            let history: Option<u64> =
+                api.tables.as_ref().map(|tables| tables.handle.summaries().iter().map(|table| table.bytes).sum());
+            let counts = api.messages.tail().index(|index| index.counts());
+            (meters, space, history, counts)
+        };
+        let Ok((meters, space, history, counts)) = tokio::task::spawn_blocking(gather).await else {
+            return Bytes::from_static(b"{}");
+        };
+        let now = Instant::now();
+        let last = self.past.back().map(|(at, last)| (now.duration_since(*at).as_secs_f64(), last));
+        let rate = |of: fn(&Meters) -> f64| {
+            last.map_or(0.0, |(seconds, last)| (of(&meters) - of(last)).max(0.0) / seconds.max(1e-3))
+        };
+        let received = |meters: &Meters| {
+            meters.sum("floodplain_broker_received_messages_total")
+                + meters.sum("floodplain_http_received_messages_total")
+        };
+        let received_bytes = |meters: &Meters| {
+            meters.sum("floodplain_broker_received_bytes_total") + meters.sum("floodplain_http_received_bytes_total")
+        };
+        let delivered = |meters: &Meters| meters.sum("floodplain_broker_delivered_messages_total");
+        let delivered_bytes = |meters: &Meters| meters.sum("floodplain_broker_delivered_bytes_total");
+        let rows = |meters: &Meters| meters.sum("floodplain_history_rows_total");
+        let before = self.past.front().map(|(_, meters)| &meters.syncs);
+        let (p50, p99) = (quantile(&meters.syncs, before, 0.5), quantile(&meters.syncs, before, 0.99));
+        let api = &self.api;
+        let (node, clock) = (&api.node, api.messages.clock());
+        let says = match node.ack_class {
+            Class::All => "A PUBACK is sent after fdatasync: the message survives a power cut.",
+            Class::Leader => {
+                "A PUBACK is sent when the operating system has the message: it survives a crash of the program, not a \
+                 power cut."
+            }
+            Class::None => "A PUBACK promises nothing.",
+        };
+        let sample = json!({
+            "time": rfc3339(clock.now()),
+            "uptime_seconds": clock.now().since(node.started).as_secs(),
+            "version": node.version,
+            "workers": node.workers,
+            "ack": { "class": node.ack_class.as_str(), "says": says },
+            "connections": whole(meters.sum("floodplain_broker_connections_count")),
+            "sessions": null,
+            "devices": counts.map(|(_, devices)| devices),
+            "topics": counts.map(|(topics, _)| topics),
+            "subscriptions": null,
+            "in": { "messages_per_second": rate(received), "bytes_per_second": rate(received_bytes) },
+            "out": { "messages_per_second": rate(delivered), "bytes_per_second": rate(delivered_bytes) },
+            "rows_per_second": rate(rows),
+            "messages_total": whole(received(&meters)),
+            "dropped_total": whole(meters.sum("floodplain_broker_dropped_messages_total")),
+            "dlq_total": whole(meters.sum("floodplain_broker_undelivered_messages_total")),
+            "sync": { "p50_ms": p50.map(|seconds| seconds * 1e3), "p99_ms": p99.map(|seconds| seconds * 1e3) },
+            "decode_lag_ms": lag.as_millis() as u64,
+            "disk": {
+                "data_dir": node.data_dir.display().to_string(),
+                "free_bytes": space.map(|space| space.free_bytes),
+                "total_bytes": space.map(|space| space.total_bytes),
+                "log_bytes": whole(meters.sum("floodplain_log_size_bytes")),
+                "history_bytes": history,
+            },
+            "log": { "poisoned": (node.poisoned)() },
+            "alerts_firing": null,
+        });
+        self.past.push_back((now, meters));
+        if self.past.len() > SYNCS_OF {
+            self.past.pop_front();
+        }
+        sample.to_string().into()
+    }
+
+    /// How long it takes until what is committed now is decoded; grows while that does not happen.
+    async fn decode_lag(&mut self) -> Duration {
+        let Some(tables) = &self.api.tables else { return Duration::ZERO };
+        let log = self.api.messages.log();
+        let partitions = |stream: &floodplain_log::Stream| -> Vec<(Partition, Position)> {
+            let partitions = (0..stream.partitions).map(|index| stream.partition(index));
+            partitions.map(|partition| (partition, log.watermark(partition))).collect()
+        };
+        let watermarks: Vec<_> = tables.inputs.iter().flat_map(partitions).collect();
+        let start = Instant::now();
+        self.lag = match tables.handle.wait_decoded(&watermarks, LAG_MAX).await {
+            Ok(()) => start.elapsed(),
+            Err(_) => (self.lag + EVERY).max(LAG_MAX),
+        };
+        self.lag
+    }
+}
+
+fn whole(value: f64) -> u64 {
+    value.max(0.0) as u64
+}
+
+/// Upper bounds in seconds, ascending, and how many were at most that.
+type Buckets = Vec<(f64, f64)>;
+
+/// What `/metrics` says, by name, summed over labels.
+#[derive(Debug, Default)]
+struct Meters {
+    sums: BTreeMap<String, f64>,
+    syncs: Buckets,
+}
+
+impl Meters {
+    /// Reads the Prometheus text format.
+    fn parse(text: &str) -> Self {
+        let mut meters = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let Ok(value) = value.parse::<f64>() else { continue };
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            if name == "floodplain_log_sync_duration_seconds_bucket" {
+                let bound = labels.split_once("le=\"").and_then(|(_, rest)| rest.split_once('"')?.0.parse().ok());
+                meters.syncs.extend(bound.map(|bound: f64| (bound, value)));
+            } else if !name.ends_with("_bucket") {
+                *meters.sums.entry(name.to_owned()).or_default() += value;
+            }
+        }
+        meters.syncs.sort_by(|one, other| one.0.total_cmp(&other.0));
+        meters
+    }
+
+    fn sum(&self, name: &str) -> f64 {
+        self.sums.get(name).copied().unwrap_or(0.0)
+    }
+}
+
+/// The quantile `q` in seconds of what came between two samples, as Prometheus estimates it; `None` if nothing came.
+fn quantile(now: &Buckets, before: Option<&Buckets>, q: f64) -> Option<f64> {
+    let earlier = |bound: f64| {
+        let found = before.and_then(|before| before.iter().find(|(of, _)| of.total_cmp(&bound).is_eq()));
+        found.map_or(0.0, |(_, count)| *count)
+    };
+    let counts: Buckets = now.iter().map(|(bound, count)| (*bound, count - earlier(*bound))).collect();
+    let total = counts.last().map_or(0.0, |(_, count)| *count);
+    if total <= 0.0 {
+        return None;
+    }
+    let rank = q * total;
+    let (mut low, mut below) = (0.0, 0.0);
+    for (bound, count) in counts {
+        if count >= rank {
+            // Beyond the last bound nothing is known but that.
+            let share = if count > below { (rank - below) / (count - below) } else { 1.0 };
+            return Some(if bound.is_finite() { low + (bound - low) * share } else { low });
+        }
+        (low, below) = (bound, count);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# TYPE a counter\na{x=\"1\"} 2\na{x=\"2\"} 3\nb 1.5\n\
+        floodplain_log_sync_duration_seconds_bucket{le=\"0.001\"} 10\n\
+        floodplain_log_sync_duration_seconds_bucket{le=\"0.01\"} 20\n\
+        floodplain_log_sync_duration_seconds_bucket{le=\"+Inf\"} 20\n\
+        floodplain_log_sync_duration_seconds_sum 1\n";
+
+    #[test]
+    fn metrics_are_summed_over_labels() {
+        let meters = Meters::parse(TEXT);
+        assert_eq!((meters.sum("a"), meters.sum("b"), meters.sum("c")), (5.0, 1.5, 0.0));
+        assert_eq!(meters.syncs, [(0.001, 10.0), (0.01, 20.0), (f64::INFINITY, 20.0)]);
+    }
+
+    #[test]
+    fn quantiles_are_of_what_came_in_between() {
+        let now = Meters::parse(TEXT).syncs;
+        let check = |now: &Buckets, before: Option<&Buckets>, q: f64, expected: f64| {
+            let found = quantile(now, before, q).unwrap();
+            assert!((found - expected).abs() < 1e-9, "{q}: {found}, not {expected}");
+        };
+        check(&now, None, 0.5, 0.001);
+        check(&now, None, 0.75, 0.0055);
+        let before = vec![(0.001, 10.0), (0.01, 10.0), (f64::INFINITY, 10.0)];
+        check(&now, Some(&before), 1.0, 0.01);
+        check(&vec![(1.0, 0.0), (f64::INFINITY, 4.0)], None, 0.5, 1.0);
+        assert_eq!(quantile(&now, Some(&now.clone()), 0.5), None);
+    }
+}

@@ -1,0 +1,372 @@
+//! `POST /write` (InfluxDB 1.x) and `POST /api/v2/write` (2.x): line protocol.
+//!
+//! Each line goes to the topic `devices/{device}/{measurement}`, where the device is what the tag `device` says, or else
+//! the tag `host`, or else `http`. Lines of one topic are one message; all of a request commit together.
+
+use crate::{
+    body,
+    influx::{BadLine, InfluxError},
+    messages::{PUBLISHER, Publish},
+    problem::Problem,
+    router::Api,
+    topics::fits,
+};
+use axum::{
+    body::{Body, Bytes},
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use floodplain_decode::{Decoder, Definition, Failure, Input, Outcome, Role, Row, Rows, Stage, TimeUnit, Value};
+use floodplain_history::route::LINE_PROTOCOL;
+use floodplain_log::MessageRef;
+use floodplain_types::{Class, DeviceId, validate_topic};
+use serde::Deserialize;
+use std::{collections::BTreeMap, fmt::Write as _, io::Read as _, sync::Arc};
+
+/// Bytes of a body, and of what it is when it is unpacked; a commit takes 8 MiB.
+const BODY_BYTES_MAX: usize = 5 << 20;
+/// Bytes of lines in one message, if one line has not more.
+const MESSAGE_BYTES: usize = 256 << 10;
+/// Bad lines that an answer names.
+const BAD_LINES_MAX: usize = 100;
+/// Tags that name the device, the first one that is there.
+const DEVICE_TAG: &str = "device";
+const HOST_TAG: &str = "host";
+
+/// What is not named here (`db`, `rp`, `org`, `bucket`) is for servers with several databases.
+#[derive(Debug, Deserialize)]
+pub(crate) struct WriteQuery {
+    precision: Option<String>,
+}
+
+/// Writes all good lines, and then says which were bad.
+///
+/// # Cancel safety
+/// A client that goes away may still have written.
+pub(crate) async fn write(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<WriteQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    match run(&api, query, &headers, body).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+impl From<Problem> for InfluxError {
+    fn from(problem: Problem) -> Self {
+        Self::new(problem.status(), problem.to_text())
+    }
+}
+
+async fn run(
+    api: &Api,
+    query: Result<Query<WriteQuery>, QueryRejection>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(), InfluxError> {
+    let invalid = |message: String| InfluxError::new(StatusCode::BAD_REQUEST, message);
+    let Query(query) = query.map_err(|error| invalid(error.body_text()))?;
+    let precision = query.precision.as_deref().filter(|precision| !precision.is_empty()).unwrap_or("ns");
+    let unit = precision.parse::<TimeUnit>().ok().filter(|unit| *unit != TimeUnit::Auto);
+    let unit = unit.ok_or_else(|| invalid(format!("precision {precision:?} is unknown: use ns, us, ms, s, m or h")))?;
+    let is_packed = match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => false,
+        Some(b"gzip") => true,
+        Some(_) => {
+            let message = "content encoding is gzip or identity";
+            return Err(InfluxError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+    };
+    // What is unpacked takes as much as it likes, up to the limit; and lines are written anew.
+    let _room = match is_packed {
+        true => api.messages.admit(&HeaderMap::new(), BODY_BYTES_MAX, 2)?,
+        false => api.messages.admit(headers, BODY_BYTES_MAX, 2)?,
+    };
+    let body = body::read(body, BODY_BYTES_MAX, api.limits.body_time_max).await?;
+    let limits = *api.messages.limits();
+    let decode = move || -> Result<Batch, InfluxError> {
+        let body = if is_packed { unpack(&body)? } else { body };
+        Batch::decode(&body, unit, limits.topic_bytes_max, limits.topic_levels_max)
+    };
+    let batch = tokio::task::spawn_blocking(decode).await;
+    let batch = batch.map_err(|error| InfluxError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let messages: Vec<Publish<'_>> = batch.messages.iter().map(Group::message).collect();
+    if !messages.is_empty() {
+        api.messages.publish(&messages, Class::All).await?;
+    }
+    metrics::counter!("floodplain_http_written_lines_total").increment(batch.written);
+    metrics::counter!("floodplain_http_refused_lines_total").increment(batch.refused);
+    if batch.refused == 0 {
+        return Ok(());
+    }
+    let first = batch.bad.first().map_or(String::new(), |bad| match bad.line {
+        Some(line) => format!("line {line}: {}", bad.message),
+        None => bad.message.clone(),
+    });
+    let written = if batch.written > 0 { "partial write" } else { "nothing was written" };
+    let message = format!("{written}: {first} ({} lines written, {} refused)", batch.written, batch.refused);
+    Err(invalid(message).with_lines(batch.bad))
+}
+
+fn unpack(packed: &[u8]) -> Result<Bytes, InfluxError> {
+    let mut body = Vec::new();
+    let unpacked = flate2::read::MultiGzDecoder::new(packed).take(BODY_BYTES_MAX as u64 + 1).read_to_end(&mut body);
+    unpacked.map_err(|error| InfluxError::new(StatusCode::BAD_REQUEST, format!("body is no gzip: {error}")))?;
+    if body.len() > BODY_BYTES_MAX {
+        let message = format!("body may have {BODY_BYTES_MAX} bytes when it is unpacked");
+        return Err(InfluxError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+    }
+    Ok(body.into())
+}
+
+/// Lines of one topic.
+#[derive(Debug)]
+struct Group {
+    topic: String,
+    device: String,
+    lines: String,
+}
+
+impl Group {
+    fn message(&self) -> Publish<'_> {
+        let message = MessageRef {
+            topic: &self.topic,
+            payload: self.lines.as_bytes(),
+            key: self.device.as_bytes(),
+            qos: 1,
+            content_type: Some(LINE_PROTOCOL),
+            publisher: Some(PUBLISHER),
+            ..MessageRef::default()
+        };
+        Publish { message, user_properties: &[] }
+    }
+}
+
+/// What a body is.
+#[derive(Debug, Default)]
+struct Batch {
+    messages: Vec<Group>,
+    written: u64,
+    refused: u64,
+    bad: Vec<BadLine>,
+}
+
+impl Batch {
+    fn decode(body: &[u8], unit: TimeUnit, bytes_max: usize, levels_max: usize) -> Result<Self, InfluxError> {
+        let decoder = Decoder::new(Definition::line_protocol());
+        let content_type = format!("{LINE_PROTOCOL}; precision={unit}");
+        let input = Input { payload: body, content_type: Some(&content_type), device: PUBLISHER, table: "" };
+        let mut rows = Rows::new();
+        let Outcome::Rows(decoded) = decoder.decode(&input, &mut rows) else { return Ok(Self::default()) };
+        if let Some(failure) = decoded.failures().iter().find(|failure| failure.stage == Stage::Limit) {
+            return Err(InfluxError::new(StatusCode::PAYLOAD_TOO_LARGE, failure.reason.clone()));
+        }
+        let bad = |failure: &Failure| BadLine { line: failure.line, message: failure.reason.clone() };
+        let mut batch = Self {
+            refused: decoded.refused_count(),
+            bad: decoded.failures().iter().take(BAD_LINES_MAX).map(bad).collect(),
+            ..Self::default()
+        };
+        // The last message of each topic.
+        let mut last: BTreeMap<String, usize> = BTreeMap::new();
+        for row in decoded.rows() {
+            let (device, is_tag) = device(&row);
+            let topic = format!("devices/{device}/{}", row.table());
+            if let Err(message) = check(device, &row, &topic, bytes_max, levels_max) {
+                batch.refused += 1;
+                if batch.bad.len() < BAD_LINES_MAX {
+                    batch.bad.push(BadLine { line: None, message });
+                }
+                continue;
+            }
+            let at = last.get(&topic).copied().filter(|at| batch.messages[*at].lines.len() < MESSAGE_BYTES);
+            let at = at.unwrap_or_else(|| {
+                let group = Group { topic: topic.clone(), device: device.to_owned(), lines: String::new() };
+                batch.messages.push(group);
+                batch.messages.len() - 1
+            });
+            last.insert(topic, at);
+            put_line(&mut batch.messages[at].lines, &row, is_tag);
+            batch.written += 1;
+        }
+        Ok(batch)
+    }
+}
+
+/// The device of a line, and whether it has a tag `device` for it.
+fn device<'r>(row: &Row<'r>) -> (&'r str, bool) {
+    let tag = |wanted: &str| {
+        row.fields().find_map(|field| match field.value {
+            Value::Text(text) if field.role == Role::Key && field.name == wanted => Some(text),
+            _ => None,
+        })
+    };
+    match tag(DEVICE_TAG) {
+        Some(device) => (device, true),
+        None => (tag(HOST_TAG).unwrap_or(PUBLISHER), false),
+    }
+}
+
+/// Whether device and measurement can be levels of a topic.
+fn check(device: &str, row: &Row<'_>, topic: &str, bytes_max: usize, levels_max: usize) -> Result<(), String> {
+    for (what, name) in [("device", device), ("measurement", row.table())] {
+        if name.contains('/') || name.chars().any(char::is_control) {
+            return Err(format!("{what} {name:.64?} holds a slash or a control character"));
+        }
+    }
+    if device.len() > DeviceId::MAX_BYTES {
+        return Err(format!("device has {} bytes, the limit is {}", device.len(), DeviceId::MAX_BYTES));
+    }
+    fits(topic, bytes_max, levels_max).map_err(|problem| problem.to_text())?;
+    validate_topic(topic).map_err(|error| error.to_string())
+}
+
+/// Writes a row as a line with its time in nanoseconds; without the tag `device`, whose value is the device.
+fn put_line(out: &mut String, row: &Row<'_>, has_device_tag: bool) {
+    put_escaped(out, row.table(), &[',', ' ']);
+    let is_device = |name: &str, role: Role| has_device_tag && role == Role::Key && name == DEVICE_TAG;
+    for tag in row.fields().filter(|field| field.role == Role::Key && !is_device(field.name, field.role)) {
+        out.push(',');
+        put_escaped(out, tag.name, &[',', '=', ' ']);
+        out.push('=');
+        if let Value::Text(text) = tag.value {
+            put_escaped(out, text, &[',', '=', ' ']);
+        }
+    }
+    let mut separator = ' ';
+    for field in row.fields().filter(|field| field.role != Role::Key) {
+        out.push(separator);
+        separator = ',';
+        put_escaped(out, field.name, &[',', '=', ' ']);
+        out.push('=');
+        put_value(out, &field.value);
+    }
+    if let Some(time) = row.time() {
+        write!(out, " {}", time.0).expect("writing to a String cannot fail");
+    }
+    out.push('\n');
+}
+
+fn put_value(out: &mut String, value: &Value<'_>) {
+    const NEVER: &str = "writing to a String cannot fail";
+    match value {
+        Value::Bool(value) => write!(out, "{value}").expect(NEVER),
+        Value::Int(value) => write!(out, "{value}i").expect(NEVER),
+        Value::Float(value) => write!(out, "{value}").expect(NEVER),
+        Value::Text(text) => put_text(out, text),
+        // A field with the name of a tag, or an integer that only unsigned ones hold, as JSON.
+        Value::Rest(json) => match serde_json::from_str(json) {
+            Ok(serde_json::Value::String(text)) => put_text(out, &text),
+            Ok(serde_json::Value::Number(number)) if number.is_u64() && !number.is_i64() => {
+                write!(out, "{number}u").expect(NEVER);
+            }
+            Ok(serde_json::Value::Number(number)) if number.is_i64() => write!(out, "{number}i").expect(NEVER),
+            _ => out.push_str(json),
+        },
+        // Line protocol has neither.
+        Value::Bytes(_) | Value::List(_) => out.push_str("\"\""),
+    }
+}
+
+fn put_text(out: &mut String, text: &str) {
+    out.push('"');
+    put_escaped(out, text, &['"', '\\']);
+    out.push('"');
+}
+
+fn put_escaped(out: &mut String, text: &str, escaped: &[char]) {
+    for char in text.chars() {
+        if escaped.contains(&char) {
+            out.push('\\');
+        }
+        out.push(char);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(body: &str, unit: TimeUnit) -> Batch {
+        Batch::decode(body.as_bytes(), unit, 1000, 10).unwrap()
+    }
+
+    fn lines(body: &str, unit: TimeUnit) -> Vec<(String, String)> {
+        decode(body, unit).messages.into_iter().map(|group| (group.topic, group.lines)).collect()
+    }
+
+    #[test]
+    fn lines_go_to_the_topics_of_their_devices() {
+        let body = "cpu,device=d-1,core=0 load=0.5,n=3i 1700000000\n\
+                    cpu,core=1,device=d-1 load=1 1700000001\n\
+                    cpu,host=h load=2\n\
+                    mem free=7u,ok=t,name=\"a \\\"b\\\" \\\\\"\n";
+        let topic = |topic: &str, lines: &str| (topic.to_owned(), lines.to_owned());
+        assert_eq!(
+            lines(body, TimeUnit::Seconds),
+            [
+                topic(
+                    "devices/d-1/cpu",
+                    "cpu,core=0 load=0.5,n=3i 1700000000000000000\ncpu,core=1 load=1 1700000001000000000\n"
+                ),
+                topic("devices/h/cpu", "cpu,host=h load=2\n"),
+                topic("devices/http/mem", "mem free=7i,ok=true,name=\"a \\\"b\\\" \\\\\"\n"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_written_anew_reads_the_same() {
+        for line in [
+            "a\\,b\\ c,t\\=1=v\\,\\ \\=x f\\ 1=1e300,g=-2.5e-7,h=18446744073709551615u 1\n",
+            "m,a\\\\,b=c f=\"line\nbreak, \\\\ and \\\" quote\"\n",
+            "m,f=tag f=5i,g=1 -1\n",
+        ] {
+            let once = lines(line, TimeUnit::Nanoseconds).remove(0).1;
+            let twice = lines(&once, TimeUnit::Nanoseconds).remove(0).1;
+            assert_eq!(once, twice, "{line}");
+            let rows = |line: &str| {
+                let (decoder, mut rows) = (Decoder::new(Definition::line_protocol()), Rows::new());
+                let input = Input { payload: line.as_bytes(), content_type: None, device: "d", table: "" };
+                let Outcome::Rows(decoded) = decoder.decode(&input, &mut rows) else { panic!("lines are declared") };
+                assert!(decoded.failures().is_empty(), "{:?}", decoded.failures());
+                decoded
+                    .rows()
+                    .map(|row| format!("{:?} {:?} {:?}", row.table(), row.time(), row.fields().collect::<Vec<_>>()))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(rows(line), rows(&once), "{line}");
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_named_and_good_ones_are_kept() {
+        let batch = decode("a f=1\nb\na/b f=1\nc f=x\n\nd f=2\n", TimeUnit::Nanoseconds);
+        assert_eq!((batch.written, batch.refused), (2, 3));
+        assert_eq!(batch.bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [Some(2), Some(4), None]);
+    }
+
+    #[test]
+    fn long_batches_become_several_messages() {
+        let body = "m,device=d f=\"0123456789012345678901234567890123456789\"\n".repeat(10_000);
+        let batch = decode(&body, TimeUnit::Nanoseconds);
+        assert_eq!(batch.written, 10_000);
+        assert!(batch.messages.len() > 1 && batch.messages.iter().all(|group| group.lines.len() < MESSAGE_BYTES + 100));
+    }
+
+    #[test]
+    fn bombs_do_not_go_off() {
+        use std::io::Write as _;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        for _ in 0..100 {
+            encoder.write_all(&[b' '; 1 << 20]).unwrap();
+        }
+        let packed = encoder.finish().unwrap();
+        assert_eq!(unpack(&packed).unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(unpack(b"no gzip").unwrap_err().status, StatusCode::BAD_REQUEST);
+    }
+}
