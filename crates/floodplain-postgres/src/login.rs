@@ -1,0 +1,242 @@
+//! Who may come in: nobody is asked, or SCRAM-SHA-256 (RFC 5802, RFC 7677).
+
+use async_trait::async_trait;
+use futures::Sink;
+use pgwire::{
+    api::{
+        ClientInfo, ConnectionManager, METADATA_USER,
+        auth::{
+            AuthDriver, ServerParameterProvider, StartupHandler,
+            driver::AuthOutcome,
+            mechanism::{AuthMechanism, AuthState},
+            protocol_negotiation,
+            sasl::{
+                SCRAM_SHA_256_METHOD, SCRAM_SHA_256_PLUS_METHOD,
+                scram::{ScramSecret, ScramServerAuth, ScramServerAuthWaitingForClientFinal},
+            },
+            save_startup_parameters_to_metadata,
+        },
+    },
+    error::{ErrorInfo, PgWireError, PgWireResult},
+    messages::{
+        PgWireBackendMessage, PgWireFrontendMessage,
+        startup::{Authentication, PasswordMessageFamily},
+    },
+};
+use std::{
+    fmt::{self, Debug},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+/// What RFC 5803 stores of a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScramVerifier {
+    pub salt: Vec<u8>,
+    pub iterations: u32,
+    /// `H(HMAC(SaltedPassword, "Client Key"))`.
+    pub stored_key: [u8; 32],
+    /// `HMAC(SaltedPassword, "Server Key")`.
+    pub server_key: [u8; 32],
+}
+
+/// Without the keys.
+impl Debug for ScramVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScramVerifier").field("iterations", &self.iterations).finish_non_exhaustive()
+    }
+}
+
+/// What a client must show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing.
+    Trust,
+    /// That it knows the password of this verifier. For a user that does not exist, give one that no password fits: the
+    /// salt must not tell who exists (RFC 5802 §9).
+    Scram(ScramVerifier),
+}
+
+/// Why a client may not even try.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// SQLSTATE (PostgreSQL, appendix A), for example `28000`.
+    pub sqlstate: &'static str,
+    pub message: String,
+}
+
+/// Knows the users.
+#[async_trait]
+pub trait Login: Debug + Send + Sync + 'static {
+    /// What `user` must show who comes from `peer`.
+    ///
+    /// # Errors
+    /// [`Refused`], which ends the connection.
+    async fn demand(&self, user: &str, peer: SocketAddr) -> Result<Demand, Refused>;
+
+    /// Is told once how the attempt of a client ended that was asked for a proof. Clients that go away without giving one
+    /// have learnt nothing and are not reported.
+    fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool);
+}
+
+/// Answers messages until a client is in.
+pub(crate) struct Startup<P> {
+    driver: AuthDriver<P>,
+    login: Arc<dyn Login>,
+    /// With a certificate, to which a proof on TLS can be bound (RFC 5929 §4, `tls-server-end-point`).
+    bound: Option<ScramServerAuth>,
+}
+
+impl<P> Debug for Startup<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Startup").field("login", &self.login).finish_non_exhaustive()
+    }
+}
+
+impl<P: ServerParameterProvider> Startup<P> {
+    /// `certificate_pem` is that of the server if it speaks TLS.
+    pub(crate) fn new(
+        login: Arc<dyn Login>,
+        parameters: P,
+        connections: Arc<ConnectionManager>,
+        certificate_pem: Option<&[u8]>,
+    ) -> Self {
+        let bound = certificate_pem.and_then(|pem| {
+            let mut scram = ScramServerAuth::new();
+            // Signature algorithms without a hash of their own have no binding (RFC 5929 §4.1): then it is not offered.
+            scram.configure_certificate(pem).ok().map(|()| scram)
+        });
+        Self { driver: AuthDriver::new(parameters).with_connection_manager(connections), login, bound }
+    }
+}
+
+#[async_trait]
+impl<P: ServerParameterProvider> StartupHandler for Startup<P> {
+    async fn on_startup<C>(&self, client: &mut C, message: PgWireFrontendMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let outcome = match message {
+            PgWireFrontendMessage::Startup(startup) => {
+                protocol_negotiation(client, &startup).await?;
+                save_startup_parameters_to_metadata(client, &startup);
+                let user = client.metadata().get(METADATA_USER).filter(|user| !user.is_empty());
+                let user = user.cloned().ok_or(PgWireError::UserNameRequired)?;
+                let peer = client.socket_addr();
+                let demand = self.login.demand(&user, peer).await.map_err(|refused| {
+                    count("refused");
+                    fatal(refused.sqlstate, refused.message)
+                })?;
+                let scram = self.bound.clone().filter(|_| client.is_secure());
+                let attempt = Attempt { login: Arc::clone(&self.login), user, peer, scram, step: Step::Begin(demand) };
+                self.driver.begin_authentication(client, Box::new(attempt)).await?
+            }
+            PgWireFrontendMessage::PasswordMessageFamily(message) => {
+                self.driver.advance_authentication(client, message).await?
+            }
+            _ => return Err(fatal("08P01", "a startup message or a password was expected".to_owned())),
+        };
+        match outcome {
+            AuthOutcome::InProgress => Ok(()),
+            AuthOutcome::Authenticated { final_message, .. } => {
+                self.driver.complete_authentication(client, final_message).await
+            }
+        }
+    }
+}
+
+/// One client that wants in.
+struct Attempt {
+    login: Arc<dyn Login>,
+    user: String,
+    peer: SocketAddr,
+    /// Where the proof can be bound to TLS.
+    scram: Option<ScramServerAuth>,
+    step: Step,
+}
+
+enum Step {
+    Begin(Demand),
+    ClientFirst(ScramVerifier),
+    ClientFinal(Box<ScramServerAuthWaitingForClientFinal>),
+    Over,
+}
+
+#[async_trait]
+impl AuthMechanism for Attempt {
+    async fn begin(&mut self, _: &(dyn ClientInfo + Send + Sync)) -> PgWireResult<AuthState> {
+        let Step::Begin(demand) = std::mem::replace(&mut self.step, Step::Over) else {
+            return Err(PgWireError::InvalidSASLState);
+        };
+        match demand {
+            Demand::Trust => {
+                count("trusted");
+                Ok(AuthState::Ok { final_message: None, identity: None })
+            }
+            Demand::Scram(verifier) => {
+                self.step = Step::ClientFirst(verifier);
+                // The best one first, as PostgreSQL has it.
+                let bound = self.scram.as_ref().map(|_| SCRAM_SHA_256_PLUS_METHOD.to_owned());
+                let names = bound.into_iter().chain([SCRAM_SHA_256_METHOD.to_owned()]).collect();
+                Ok(AuthState::InProgress(Authentication::SASL(names)))
+            }
+        }
+    }
+
+    async fn next(
+        &mut self,
+        _: &(dyn ClientInfo + Send + Sync),
+        message: PasswordMessageFamily,
+    ) -> PgWireResult<AuthState> {
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::ClientFirst(verifier) => {
+                let first = message.into_sasl_initial_response()?;
+                let is_bound = first.auth_method == SCRAM_SHA_256_PLUS_METHOD && self.scram.is_some();
+                let data = first.data.unwrap_or_default();
+                // RFC 5802 §6: the name of the mechanism and the binding flag "p" go together.
+                if !(is_bound || first.auth_method == SCRAM_SHA_256_METHOD) || is_bound != data.starts_with(b"p=") {
+                    return Err(PgWireError::UnsupportedSASLAuthMethod(first.auth_method));
+                }
+                let ScramVerifier { salt, iterations, stored_key, server_key } = verifier;
+                let secret = ScramSecret::Verifier {
+                    salt,
+                    iterations: iterations as usize,
+                    stored_key: stored_key.to_vec(),
+                    server_key: server_key.to_vec(),
+                };
+                let scram = self.scram.take().unwrap_or_default();
+                let (server_first, waiting) = scram.on_client_first_message_with_secret(&data, secret)?;
+                self.step = Step::ClientFinal(Box::new(waiting));
+                Ok(AuthState::InProgress(Authentication::SASLContinue(server_first.into())))
+            }
+            Step::ClientFinal(waiting) => {
+                let proof = message.into_sasl_response()?;
+                let checked = waiting.on_client_final_message(&proof.data);
+                self.login.ended(&self.user, self.peer, checked.is_ok());
+                count(if checked.is_ok() { "proven" } else { "failed" });
+                let server_final = checked.map_err(|error| match error {
+                    // The name in the proof is not used (PostgreSQL, "SCRAM-SHA-256 Authentication").
+                    PgWireError::InvalidPassword(_) => {
+                        fatal("28P01", format!("password authentication failed for user \"{}\"", self.user))
+                    }
+                    other => other,
+                })?;
+                let final_message = Some(Authentication::SASLFinal(server_final.into()));
+                Ok(AuthState::Ok { final_message, identity: None })
+            }
+            Step::Begin(_) | Step::Over => Err(PgWireError::InvalidSASLState),
+        }
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("floodplain_postgres_logins_total", "outcome" => outcome).increment(1);
+}
+
+/// An error that ends the connection.
+pub(crate) fn fatal(sqlstate: &str, message: String) -> PgWireError {
+    PgWireError::UserError(Box::new(ErrorInfo::new("FATAL".to_owned(), sqlstate.to_owned(), message)))
+}
