@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("kill", "procps"),
@@ -24,10 +24,13 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
     ("python3", "python3"),
+    ("psql", "postgresql-client"),
 ];
 
 /// The independent MQTT client of the tests.
 const PAHO: &str = "paho-mqtt==2.1.0";
+/// The PostgreSQL client of Python programs.
+const PSYCOPG: &str = "psycopg[binary]==3.2.10";
 
 /// The version of cargo-deny that is installed where there is none.
 const DENY: &str = "0.20.2";
@@ -59,7 +62,7 @@ impl Tools {
 pub(crate) fn install() -> Result<Tools> {
     let tools = Tools { folder: folder()? };
     debian_packages()?;
-    tools.paho()?;
+    tools.python()?;
     tools.kafka()?;
     println!("tools are in {}", tools.folder.display());
     Ok(tools)
@@ -124,18 +127,18 @@ fn debian_packages() -> Result<()> {
 }
 
 impl Tools {
-    /// A virtual environment `venv` with paho-mqtt.
-    fn paho(&self) -> Result<()> {
+    /// A virtual environment `venv` with the clients for Python.
+    fn python(&self) -> Result<()> {
         let venv = self.folder.join("venv");
         let python = venv.join("bin/python");
-        let import = Command::new(&python).args(["-c", "import paho.mqtt.client"]).output();
+        let import = Command::new(&python).args(["-c", "import paho.mqtt.client, psycopg"]).output();
         if import.is_ok_and(|output| output.status.success()) {
             return Ok(());
         }
-        may_download(PAHO)?;
+        may_download(&format!("{PAHO} and {PSYCOPG}"))?;
         fs::create_dir_all(&self.folder)?;
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PAHO]))
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PAHO, PSYCOPG]))
     }
 
     /// Jars of Apache Kafka and of all that they need, in `kafka/lib`.

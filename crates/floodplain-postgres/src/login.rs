@@ -80,6 +80,23 @@ pub trait Login: Debug + Send + Sync + 'static {
     fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool);
 }
 
+/// As long as there are no users: all who are on this machine, and nobody else.
+#[derive(Debug, Clone, Copy)]
+pub struct TrustLoopback;
+
+#[async_trait]
+impl Login for TrustLoopback {
+    async fn demand(&self, _: &str, peer: SocketAddr) -> Result<Demand, Refused> {
+        if peer.ip().to_canonical().is_loopback() {
+            return Ok(Demand::Trust);
+        }
+        let message = "there are no users yet: only clients on the server's machine may come in".to_owned();
+        Err(Refused { sqlstate: "28000", message })
+    }
+
+    fn ended(&self, _: &str, _: SocketAddr, _: bool) {}
+}
+
 /// Answers messages until a client is in.
 pub(crate) struct Startup<P> {
     driver: AuthDriver<P>,
@@ -239,4 +256,19 @@ fn count(outcome: &'static str) {
 /// An error that ends the connection.
 pub(crate) fn fatal(sqlstate: &str, message: String) -> PgWireError {
     PgWireError::UserError(Box::new(ErrorInfo::new("FATAL".to_owned(), sqlstate.to_owned(), message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_users_only_this_machine_comes_in() {
+        for (peer, is_in) in
+            [("127.0.0.1:5", true), ("[::1]:5", true), ("[::ffff:127.0.0.1]:5", true), ("192.0.2.1:5", false)]
+        {
+            let demand = TrustLoopback.demand("anna", peer.parse().unwrap()).await;
+            assert_eq!(demand.is_ok_and(|demand| demand == Demand::Trust), is_in, "{peer}");
+        }
+    }
 }

@@ -51,7 +51,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Address,
         limits: None,
         default: "127.0.0.1:5433",
-        help: "listener for the PostgreSQL wire (not built yet: clients are told so); loopback only",
+        help: "listener for the PostgreSQL wire; loopback only",
     },
     Key {
         name: "mqtt.packet_size_max",

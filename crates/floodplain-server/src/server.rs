@@ -135,9 +135,10 @@ impl Server {
         let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
+        let queries = Arc::new(postgres::Queries(sql.clone()));
         let api = Api { sql, metrics: metrics.clone(), readiness, limits: Limits::default() };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
-        tasks.spawn(postgres::run(postgres_listener, stop.clone()));
+        tasks.spawn(floodplain_postgres::serve(postgres_listener, queries, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
         drop(guard);
 

@@ -2,6 +2,7 @@
 
 use crate::{
     Config, Error, QueryResult, functions,
+    parameter::{Description, Parameter},
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
     tables::{Latest, PublicSchema, Tables},
@@ -11,7 +12,7 @@ use datafusion::{
     catalog::{
         CatalogProvider as _, CatalogProviderList as _, MemoryCatalogProvider, MemoryCatalogProviderList, TableProvider,
     },
-    common::{DataFusionError, Result as DataFusionResult, config::Dialect, tree_node::TreeNodeRecursion},
+    common::{DataFusionError, Result as DataFusionResult, ScalarValue, config::Dialect, tree_node::TreeNodeRecursion},
     execution::{
         SessionState, SessionStateBuilder,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -47,6 +48,8 @@ const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 /// How many words and signs a query may have, not counting constants and commas: a bound for the depth of its
 /// expressions, which the planner walks by recursion. Long lists of constants do not count.
 const WORDS_MAX: usize = 2_000;
+/// Parameters of one statement: their number has 16 bits on the PostgreSQL wire.
+const PARAMETERS_MAX: usize = 65_535;
 /// Names of the only catalog and its schema.
 const CATALOG: &str = "floodplain";
 const SCHEMA: &str = "public";
@@ -210,6 +213,17 @@ impl Sql {
     /// # Cancel safety
     /// A dropped call cancels the query.
     pub async fn query(&self, text: &str) -> Result<QueryResult, Error> {
+        self.query_with(text, Vec::new()).await
+    }
+
+    /// As [`Self::query`], with values for `$1`, `$2` and so on.
+    ///
+    /// # Errors
+    /// As [`Self::query`]; [`Error::Invalid`] if a parameter has no value.
+    ///
+    /// # Cancel safety
+    /// A dropped call cancels the query.
+    pub async fn query_with(&self, text: &str, parameters: Vec<Parameter>) -> Result<QueryResult, Error> {
         let inner = &self.inner;
         let config = &inner.config;
         let started = Instant::now();
@@ -240,6 +254,7 @@ impl Sql {
         let query = Query {
             state: inner.session(&snapshot),
             text: text.to_owned(),
+            parameters,
             memory_max_bytes: config.memory_max_bytes,
             rows_max: config.rows_max,
         };
@@ -273,12 +288,57 @@ impl Sql {
         let work = AbortOnDrop(work.abort_handle());
         // The planner does not await: the task cannot be late by itself while it plans, so this side watches the time.
         let planned = tokio::time::timeout_at(deadline, schema_in).await;
-        let columns = match planned.map_err(|_| Error::Time { limit: config.time_max })? {
-            Ok(planned) => result::columns(&planned?),
+        let schema = match planned.map_err(|_| Error::Time { limit: config.time_max })? {
+            Ok(planned) => planned?,
             // The time ran out while it was planned, or the planner panicked: the cause is in the other channel.
             Err(_) => return Err(self.lost(batches).await),
         };
-        Ok(QueryResult { columns, batches, snapshot, rows: 0, started, ended: None, has_failed: false, _work: work })
+        let columns = result::columns(&schema);
+        Ok(QueryResult {
+            schema,
+            columns,
+            batches,
+            snapshot,
+            rows: 0,
+            started,
+            ended: None,
+            has_failed: false,
+            _work: work,
+        })
+    }
+
+    /// Plans a statement without running it: types of its parameters, as far as it tells, and its columns.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    ///
+    /// # Cancel safety
+    /// A dropped call plans on to the end, and nothing comes of it.
+    pub async fn describe(&self, text: &str) -> Result<Description, Error> {
+        let inner = &self.inner;
+        let config = &inner.config;
+        if text.len() > config.text_max_bytes {
+            return Err(Error::TooLong { bytes: text.len(), max_bytes: config.text_max_bytes });
+        }
+        let query = Query {
+            state: inner.session(&Arc::default()),
+            text: text.to_owned(),
+            parameters: Vec::new(),
+            memory_max_bytes: config.memory_max_bytes,
+            rows_max: config.rows_max,
+        };
+        let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
+        let planned = runtime.spawn(async move {
+            let plan = query.plan().await?;
+            let types = plan.get_parameter_types().map_err(|error| query.error(&error))?;
+            let last = types.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok()).max();
+            let parameter = |idx: usize| types.get(&format!("${idx}")).cloned().flatten();
+            let parameters = (1..=last.unwrap_or(0).min(PARAMETERS_MAX)).map(parameter).collect();
+            Ok(Description { parameters, schema: Arc::clone(plan.schema().inner()) })
+        });
+        let limit = config.time_max;
+        let planned = tokio::time::timeout(limit, planned).await.map_err(|_| Error::Time { limit })?;
+        planned.unwrap_or_else(|_| Err(Error::Internal { message: "the planner gave no answer".to_owned() }))
     }
 
     async fn lost(&self, mut batches: mpsc::Receiver<Result<RecordBatch, Error>>) -> Error {
@@ -361,6 +421,7 @@ enum Failed {
 struct Query {
     state: SessionState,
     text: String,
+    parameters: Vec<Parameter>,
     memory_max_bytes: usize,
     rows_max: u64,
 }
@@ -407,7 +468,11 @@ impl Query {
         let statement = self.statement()?;
         let plan = self.state.statement_to_plan(statement).await.map_err(|error| self.error(&error))?;
         only_reads(&plan)?;
-        Ok(plan)
+        if self.parameters.is_empty() {
+            return Ok(plan);
+        }
+        let values: Vec<ScalarValue> = self.parameters.iter().map(Parameter::scalar).collect();
+        plan.with_param_values(values).map_err(|error| self.error(&error))
     }
 
     fn statement(&self) -> Result<Statement, Error> {

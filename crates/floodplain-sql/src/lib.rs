@@ -7,6 +7,7 @@
 mod config;
 mod engine;
 mod error;
+mod parameter;
 mod result;
 
 mod records;
@@ -20,5 +21,6 @@ pub use config::Config;
 pub use encode::{Encoder, Format};
 pub use engine::Sql;
 pub use error::{Error, Location};
+pub use parameter::{Description, Parameter};
 pub use result::{Column, QueryResult, Stats};
 pub use tables::Tables;

@@ -45,6 +45,7 @@ impl Drop for AbortOnDrop {
 /// A running query. Dropping it cancels the query.
 #[derive(Debug)]
 pub struct QueryResult {
+    pub(crate) schema: SchemaRef,
     pub(crate) columns: Vec<Column>,
     pub(crate) batches: Receiver<Result<RecordBatch, Error>>,
     pub(crate) snapshot: Arc<Snapshot>,
@@ -56,6 +57,12 @@ pub struct QueryResult {
 }
 
 impl QueryResult {
+    /// Arrow's schema of every batch.
+    #[must_use]
+    pub const fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// The columns of every batch, in order.
     #[must_use]
     pub fn columns(&self) -> &[Column] {
@@ -162,6 +169,7 @@ mod tests {
     async fn a_query_that_panics_is_no_short_result() {
         let (out, batches) = tokio::sync::mpsc::channel(1);
         let mut result = QueryResult {
+            schema: SchemaRef::new(datafusion::arrow::datatypes::Schema::empty()),
             columns: Vec::new(),
             batches,
             snapshot: Arc::default(),

@@ -143,7 +143,14 @@ impl Server {
 fn certificate(folder: &Path) -> (Vec<u8>, Vec<u8>) {
     let openssl = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=CA:FALSE",
+        ])
         .args(["-keyout", "key.pem", "-out", "certificate.pem"])
         .current_dir(folder)
         .output()
@@ -159,11 +166,7 @@ async fn psql_comes_in_or_is_told_why_not() {
         ("user=anna", Ok(()), vec![]),
         ("user=bert", Err("FATAL:  wait for 3 s"), vec![]),
         ("user=carl password=pencil", Ok(()), proven(true)),
-        (
-            "user=carl password=pencil2",
-            Err("FATAL:  password authentication failed for user \"carl\""),
-            proven(false),
-        ),
+        ("user=carl password=pencil2", Err("FATAL:  password authentication failed for user \"carl\""), proven(false)),
         ("user=carl", Err("no password supplied"), vec![]),
         ("user=anna sslmode=require", Err("server does not support SSL"), vec![]),
         ("user=carl password=pencil channel_binding=require", Err("channel binding"), vec![]),

@@ -131,6 +131,9 @@ fn run_block(folder: &Path, server: &Server, block: &str) -> Result<String, Stri
         .env("FLOODPLAIN_MQTT__ADDRESS", server.mqtt.to_string())
         .env("FLOODPLAIN_HTTP__ADDRESS", server.http.to_string())
         .env("FLOODPLAIN_POSTGRES__ADDRESS", server.postgres.to_string())
+        .env("PGHOST", server.postgres.ip().to_string())
+        .env("PGPORT", server.postgres.port().to_string())
+        .env("PGUSER", "anna")
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests with real clocks and processes")]
 
+mod postgres;
 mod process;
 
 mod cli;

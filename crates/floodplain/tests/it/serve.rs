@@ -156,19 +156,6 @@ fn a_stale_ready_file_is_gone_before_anything_listens() {
 }
 
 #[test]
-fn a_postgresql_client_is_told_what_to_use() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(folder.path());
-    let mut stream = TcpStream::connect(server.postgres).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"\0\0\0\x10\0\x03\0\0user\0x\0\0").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with('E') && answer.contains("0A000") && answer.contains("floodplain sql"), "{answer}");
-}
-
-#[test]
 fn logs_are_json_when_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("floodplain.toml"), "[tracing]\nformat = \"json\"\n").unwrap();

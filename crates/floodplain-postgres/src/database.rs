@@ -1,0 +1,73 @@
+//! What answers the statements.
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
+use futures::stream::BoxStream;
+use std::fmt;
+
+/// A value for `$1`, `$2` and so on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// Microseconds since 1970, UTC.
+    Timestamp(i64),
+    /// Days since 1970.
+    Date(i32),
+}
+
+/// What is known of a statement before it runs.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// Types of the parameters, as far as the statement tells.
+    pub parameters: Vec<Option<DataType>>,
+    pub schema: SchemaRef,
+}
+
+/// A running query; dropping it ends the query.
+pub struct Rows {
+    pub schema: SchemaRef,
+    pub batches: BoxStream<'static, Result<RecordBatch, QueryError>>,
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no (complete) answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct QueryError {
+    /// SQLSTATE (PostgreSQL, appendix A).
+    pub sqlstate: &'static str,
+    pub message: String,
+    /// Where in the text, in characters from 1.
+    pub position: Option<usize>,
+}
+
+/// Plans and runs one read-only statement.
+#[async_trait::async_trait]
+pub trait Database: fmt::Debug + Send + Sync + 'static {
+    /// Plans a statement.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    async fn describe(&self, text: &str) -> Result<Described, QueryError>;
+
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// [`QueryError`], before any row.
+    ///
+    /// # Cancel safety
+    /// A dropped call ends the query.
+    async fn query(&self, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError>;
+}

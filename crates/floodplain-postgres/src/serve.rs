@@ -1,0 +1,75 @@
+//! The listener.
+
+use crate::{
+    Database, Login, Tls, TrustLoopback, connection,
+    handler::{Handler, Shared, server_parameters},
+    login::Startup,
+};
+use pgwire::api::ConnectionManager;
+use std::{sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Clients at a time; the rest wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 256;
+
+/// How long a client may take for TLS and its login.
+const LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Who may come in, and how.
+#[derive(Debug, Clone)]
+pub struct Entrance {
+    pub login: Arc<dyn Login>,
+    /// Without it, clients that ask for TLS are told that there is none.
+    pub tls: Option<Tls>,
+}
+
+/// Serves clients of this machine until `stop`, without TLS and passwords, then ends all connections.
+pub async fn serve(listener: TcpListener, database: Arc<dyn Database>, stop: CancellationToken) {
+    let entrance = Entrance { login: Arc::new(TrustLoopback), tls: None };
+    serve_at(listener, database, entrance, stop).await;
+}
+
+/// Serves clients that `entrance` lets in until `stop`, then ends all connections.
+pub async fn serve_at(listener: TcpListener, database: Arc<dyn Database>, entrance: Entrance, stop: CancellationToken) {
+    let Entrance { login, tls } = entrance;
+    let connections = Arc::new(ConnectionManager::new());
+    let certificate = tls.as_ref().map(|tls| &*tls.certificate_pem);
+    let startup = Startup::new(login, server_parameters(), Arc::clone(&connections), certificate);
+    let shared = Shared { database, connections, startup: Arc::new(startup) };
+    let handler = Handler(Arc::new(shared));
+    let (permits, tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), TaskTracker::new());
+    let gauge = metrics::gauge!("floodplain_postgres_connections_count");
+    loop {
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (handler, tls, stop, gauge) = (handler.clone(), tls.clone(), stop.clone(), gauge.clone());
+                tasks.spawn(async move {
+                    gauge.increment(1.0);
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        ended = connection::serve(stream, tls.as_ref(), handler, LOGIN_TIME_MAX) => {
+                            if let Err(error) = ended {
+                                tracing::debug!(%peer, %error, "postgres client went away");
+                            }
+                        }
+                    }
+                    gauge.decrement(1.0);
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: wait rather than spin.
+                tracing::warn!(%error, "postgres listener cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}

@@ -1,0 +1,69 @@
+"""Parameters, binary results, prepared statements, errors and cancelling, by psycopg 3."""
+
+import datetime
+import sys
+import threading
+import time
+
+import psycopg
+
+url = sys.argv[1]
+utc = datetime.timezone.utc
+
+
+def at(second):
+    return datetime.datetime(2026, 1, 1, 0, 0, second, tzinfo=utc)
+
+
+with psycopg.connect(url, autocommit=True) as db:
+    for binary in (False, True):
+        cursor = db.cursor(binary=binary)
+        query = "SELECT time, rpm, lamp, gear, device FROM engine WHERE time >= %s AND rpm < %s AND device = %s ORDER BY time"
+        for _ in range(7):  # from the sixth time on it is a prepared statement
+            cursor.execute(query, (at(2), 4.0, "truck-1"))
+            assert cursor.fetchall() == [(at(3), 3.5, False, "3", "truck-1")], binary
+        cursor.execute("SELECT count(*), sum(rpm), min(time)::date, NULL, payload FROM engine, records "
+                       "WHERE position = %s AND stream = 'telemetry' GROUP BY payload LIMIT 1", ("0:0",))
+        row = cursor.fetchone()
+        assert row[:4] == (5, 17.5, datetime.date(2026, 1, 1), None), row
+        assert isinstance(row[4], bytes) and b"rpm" in row[4], row
+        cursor.execute("SELECT %s::bigint + 1, %s, %s", (2**40, None, b"\x00\xff"))
+        assert cursor.fetchone() == (2**40 + 1, None, b"\x00\xff"), binary
+        cursor.execute("SELECT CAST('NaN' AS double), 1e300, -0.25")
+        nan, large, small = cursor.fetchone()
+        assert nan != nan and float(large) == 1e300 and float(small) == -0.25
+
+    cursor = db.cursor()
+    for query, state in [
+        ("SELEC 1", "42601"),
+        ("SELECT nothing FROM engine", "42000"),
+        ("SELECT 1 FROM nowhere", "42P01"),
+        ("INSERT INTO engine VALUES (1)", "25006"),
+    ]:
+        try:
+            cursor.execute(query)
+            raise AssertionError(query)
+        except psycopg.Error as error:
+            assert error.sqlstate == state, (query, error.sqlstate, error)
+    cursor.execute("SELECT 1")
+    assert cursor.fetchone() == (1,), "the connection goes on after an error"
+
+    # A query that would take minutes ends when it is cancelled.
+    slow = "SELECT count(*) FROM generate_series(1, 3000000) a, generate_series(1, 3000000) b WHERE a.value + b.value = 7"
+    began = time.monotonic()
+    threading.Timer(1.0, db.cancel).start()
+    try:
+        cursor.execute(slow)
+        raise AssertionError("it was not cancelled")
+    except psycopg.errors.QueryCanceled:
+        pass
+    assert time.monotonic() - began < 30
+    cursor.execute("SELECT 1")
+    assert cursor.fetchone() == (1,)
+
+with psycopg.connect(url) as db:  # in a transaction
+    with db.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM engine")
+        assert cursor.fetchone() == (5,)
+    db.commit()
+print("all good")
