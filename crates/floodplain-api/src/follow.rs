@@ -4,7 +4,7 @@ use crate::{
     problem::Problem,
     router::{Api, Stop},
     tail::{Event, Follower},
-    topics::{fits, invalid},
+    topics::fits,
 };
 use axum::{
     Extension,
@@ -14,7 +14,7 @@ use axum::{
         rejection::{PathRejection, QueryRejection},
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::Response,
 };
 use floodplain_types::validate_filter;
@@ -40,11 +40,11 @@ pub(crate) async fn events(
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<FollowQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Path(filter) = path.map_err(|error| invalid("topic_invalid", error.body_text()))?;
-    let Query(query) = query.map_err(|error| invalid("query_invalid", error.body_text()))?;
+    let Path(filter) = path.map_err(|error| Problem::of("topic_invalid", error.body_text()))?;
+    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
     if query.follow.is_none() {
         let detail = "messages of a topic are followed (?follow); what was before is a question for SQL";
-        return Err(invalid("follow_missing", detail));
+        return Err(Problem::of("follow_missing", detail));
     }
     check(&api, &filter)?;
     let follower = follow(&api, vec![filter])?;
@@ -81,13 +81,13 @@ fn encode(event: Event) -> Bytes {
 fn check(api: &Api, filter: &str) -> Result<(), Problem> {
     let limits = api.messages.limits();
     fits(filter, limits.topic_bytes_max, limits.topic_levels_max)?;
-    validate_filter(filter).map_err(|error| invalid("topic_invalid", error.to_string()))
+    validate_filter(filter).map_err(|error| Problem::of("topic_invalid", error.to_string()))
 }
 
 fn follow(api: &Api, filters: Vec<String>) -> Result<Follower, Problem> {
     api.messages.tail().follow(filters).ok_or_else(|| {
         let detail = format!("{} followers are here already: try again", api.messages.limits().tail.followers_max);
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "followers_full", "too many followers", detail)
+        Problem::of("followers_full", detail)
     })
 }
 
@@ -105,9 +105,7 @@ pub(crate) async fn subscribe(
     Extension(Stop(stop)): Extension<Stop>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
-    let upgrade = upgrade.map_err(|error| {
-        Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_needed", "this is a WebSocket", error.body_text())
-    })?;
+    let upgrade = upgrade.map_err(|error| Problem::of("websocket_needed", error.body_text()))?;
     let follower = follow(&api, Vec::new())?;
     let upgrade = upgrade.max_message_size(REQUEST_BYTES_MAX).max_frame_size(REQUEST_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| serve(api, follower, socket, stop)))
@@ -131,7 +129,7 @@ async fn serve(api: Arc<Api>, follower: Follower, mut socket: WebSocket, stop: C
                     Err(problem) => format!("{{\"error\":{}}}", problem.to_json()),
                 },
                 Some(Ok(Message::Binary(_))) => {
-                    format!("{{\"error\":{}}}", invalid("request_invalid", "requests are texts of JSON").to_json())
+                    format!("{{\"error\":{}}}", Problem::of("request_invalid", "requests are texts of JSON").to_json())
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
@@ -152,7 +150,7 @@ async fn serve(api: Arc<Api>, follower: Follower, mut socket: WebSocket, stop: C
 
 /// All filters of a request, or none.
 fn change(api: &Api, follower: &Follower, text: &str) -> Result<String, Problem> {
-    let request = serde_json::from_str(text).map_err(|error| invalid("request_invalid", error.to_string()))?;
+    let request = serde_json::from_str(text).map_err(|error| Problem::of("request_invalid", error.to_string()))?;
     match request {
         Request::Subscribe(filters) => {
             filters.iter().try_for_each(|filter| check(api, filter))?;
@@ -163,7 +161,7 @@ fn change(api: &Api, follower: &Follower, text: &str) -> Result<String, Problem>
                 next.sort_unstable();
                 next.dedup();
                 if next.len() > max {
-                    return Err(invalid("filters_full", format!("{} filters, the limit is {max}", next.len())));
+                    return Err(Problem::of("filters_full", format!("{} filters, the limit is {max}", next.len())));
                 }
                 *followed = next;
                 Ok(serde_json::json!({ "subscribed": followed }).to_string())

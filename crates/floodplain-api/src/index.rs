@@ -1,6 +1,6 @@
 //! Which topics there are, and how much came on each: bounded, in memory, read from the log.
 
-use crate::message::rfc3339;
+use crate::paging::rfc3339;
 use floodplain_log::MessageRef;
 use floodplain_types::Timestamp;
 use serde::Serialize;

@@ -3,7 +3,6 @@
 //! | Request | Answer |
 //! |---|---|
 //! | `POST /api/v1/sql` | rows as JSON or CSV, see `docs/guides/sql.md` |
-//! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
 //! | `POST /api/v1/topics/{topic}` | the position of the message, once it is committed |
 //! | `GET /api/v1/topics` | which topics there are |
 //! | `GET /api/v1/topics/{filter}?follow` | messages as they are committed: server-sent events |
@@ -12,6 +11,7 @@
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
 //! | `GET /` | the console |
+//! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 while the process answers at all |
 //! | `GET /readyz` | 200 while traffic is accepted, else 503 and the reason |
@@ -34,11 +34,11 @@ mod paging;
 mod problem;
 
 mod login;
-mod sql;
 mod tokens;
 mod users;
 
 mod messages;
+mod sql;
 mod topics;
 
 mod follow;

@@ -1,7 +1,7 @@
 //! A message of the log as JSON: `MESSAGE` of `ui/api.md`.
 
+use crate::paging::rfc3339;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use chrono::{DateTime, SecondsFormat};
 use floodplain_log::MessageRef;
 use floodplain_types::{Position, Timestamp};
 use serde::Serialize;
@@ -54,11 +54,6 @@ pub(crate) fn to_json(place: Place<'_>, received: Timestamp, message: &MessageRe
         size: message.payload.len(),
     };
     serde_json::to_string(&message).expect("a message holds only texts and numbers")
-}
-
-/// RFC 3339 in UTC, with as many digits of the second as there are.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
-    DateTime::from_timestamp_nanos(time.0).to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{
     problem::Problem,
     tail::{Tail, TailLimits},
 };
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use floodplain_log::{Append, Batch, BatchBuilder, Compression, Log, MessageRef, Outcome, Refusal, Stream};
 use floodplain_types::{Class, Clock, DeviceId};
 use metrics::Counter;
@@ -140,16 +140,11 @@ impl Messages {
         let bytes = length.map_or(max_bytes, |length| usize::try_from(length).unwrap_or(usize::MAX));
         if bytes > max_bytes {
             let detail = format!("body may have {max_bytes} bytes: it has {bytes}");
-            return Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "the request is too large",
-                detail,
-            ));
+            return Err(Problem::of("body_too_large", detail));
         }
         let busy = |detail: &str| {
             self.0.refused.increment(1);
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the server is overloaded", detail)
+            Problem::of("overloaded", detail)
         };
         if self.0.log.queued_bytes() > self.0.log.queue_capacity_bytes() / 2 {
             return Err(busy("the log has more to write than half of its queue: try again"));
@@ -200,7 +195,7 @@ impl Messages {
             }
             Outcome::Unknown => {
                 let detail = "the message may or may not be stored: to send it again may store it twice";
-                return Err(unavailable("commit_unknown", "the commit is not confirmed", detail));
+                return Err(Problem::of("commit_unknown", detail));
             }
         };
         self.0.received.increment(messages.len() as u64);
@@ -211,25 +206,19 @@ impl Messages {
 }
 
 fn too_large(detail: &str) -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", "the message is too large", detail)
-}
-
-fn unavailable(code: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title, detail)
+    Problem::of("message_too_large", detail)
 }
 
 fn refused(refusal: &Refusal) -> Problem {
     let detail = refusal.to_string();
     match refusal {
         Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused => {
-            unavailable("overloaded", "the server is overloaded", detail)
+            Problem::of("overloaded", detail)
         }
-        Refusal::DiskFull { .. } => unavailable("disk_full", "the disk is full", detail),
-        Refusal::Poisoned { .. } => unavailable("log_poisoned", "the log takes no more messages", detail),
-        Refusal::Closing => unavailable("stopping", "the server is stopping", detail),
-        Refusal::UnknownPartition(_) | Refusal::Fenced => {
-            unavailable("not_owner", "the partition is elsewhere", detail)
-        }
+        Refusal::DiskFull { .. } => Problem::of("disk_full", detail),
+        Refusal::Poisoned { .. } => Problem::of("log_poisoned", detail),
+        Refusal::Closing => Problem::of("stopping", detail),
+        Refusal::UnknownPartition(_) | Refusal::Fenced => Problem::of("not_owner", detail),
         Refusal::TooLarge { .. } => too_large(&detail),
     }
 }

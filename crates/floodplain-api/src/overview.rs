@@ -5,16 +5,15 @@
 
 use crate::{
     follow::event_stream,
-    message::rfc3339,
+    paging::rfc3339,
     problem::Problem,
     router::{Api, Stop},
-    topics::invalid,
 };
 use axum::{
     Extension,
     body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
 use floodplain_log::{Disk, Partition};
@@ -105,7 +104,7 @@ pub(crate) async fn get(
     Extension(Stop(stop)): Extension<Stop>,
     query: Result<Query<FollowQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| invalid("query_invalid", error.body_text()))?;
+    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
     let mut samples = overview.watch(&api, &stop).await;
     if query.follow.is_none() {
         let body = samples.borrow().clone();
@@ -128,7 +127,7 @@ pub(crate) async fn get(
 pub(crate) async fn tables(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let Some(tables) = &api.tables else {
         let detail = "this server keeps no tables";
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_built", "not built", detail));
+        return Err(Problem::of("not_built", detail));
     };
     let time = |us: i64| rfc3339(Timestamp(us.saturating_mul(1000)));
     let table = |table: floodplain_history::TableSummary| {

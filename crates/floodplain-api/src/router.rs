@@ -60,11 +60,11 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Api {
     pub sql: Sql,
-    /// Knows who may come in.
-    pub registry: Registry,
     pub messages: Messages,
     pub tables: Option<Tables>,
     pub node: Node,
+    /// Knows who may come in.
+    pub registry: Registry,
     /// Renders what `/metrics` answers.
     pub metrics: PrometheusHandle,
     pub readiness: Arc<dyn Readiness>,
@@ -152,7 +152,7 @@ async fn unknown(uri: Uri) -> Problem {
 
 async fn not_built(uri: Uri) -> Problem {
     let detail = format!("{} is planned, and not built yet", uri.path());
-    Problem::new(StatusCode::NOT_IMPLEMENTED, "not_built", "not built yet", detail)
+    Problem::of("not_built", detail)
 }
 
 async fn openapi() -> Response {

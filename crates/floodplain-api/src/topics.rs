@@ -37,30 +37,30 @@ pub(crate) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Path(topic) = path.map_err(|error| invalid("topic_invalid", error.body_text()))?;
-    let Query(query) = query.map_err(|error| invalid("query_invalid", error.body_text()))?;
+    let Path(topic) = path.map_err(|error| Problem::of("topic_invalid", error.body_text()))?;
+    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
     let limits = api.messages.limits();
     fits(&topic, limits.topic_bytes_max, limits.topic_levels_max)?;
-    validate_topic(&topic).map_err(|error| invalid("topic_invalid", error.to_string()))?;
+    validate_topic(&topic).map_err(|error| Problem::of("topic_invalid", error.to_string()))?;
     let qos = match query.qos.unwrap_or(1) {
         qos @ (1 | 2) => qos,
         0 => {
             let detail = "what is answered after the commit has qos 1 or 2; qos 0 promises nothing";
-            return Err(invalid("qos_invalid", detail));
+            return Err(Problem::of("qos_invalid", detail));
         }
-        qos => return Err(invalid("qos_invalid", format!("qos is 1 or 2, not {qos}"))),
+        qos => return Err(Problem::of("qos_invalid", format!("qos is 1 or 2, not {qos}"))),
     };
     let class = match query.class.as_deref() {
         None | Some("all") => Class::All,
         Some("leader") => Class::Leader,
         Some(other) => {
-            return Err(invalid("class_invalid", format!("class is all or leader, not {other:?}")));
+            return Err(Problem::of("class_invalid", format!("class is all or leader, not {other:?}")));
         }
     };
     let content_type = match headers.get(header::CONTENT_TYPE) {
         None => None,
         Some(value) => {
-            let text = value.to_str().map_err(|error| invalid("content_type_invalid", error.to_string()))?;
+            let text = value.to_str().map_err(|error| Problem::of("content_type_invalid", error.to_string()))?;
             // What curl writes where nobody said anything.
             (text != "application/x-www-form-urlencoded").then_some(text)
         }
@@ -99,10 +99,10 @@ pub(crate) async fn list(
     State(api): State<Arc<Api>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| invalid("query_invalid", error.body_text()))?;
+    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(invalid("limit_invalid", format!("limit is 1 to {LIMIT_MAX}, not {limit}")));
+        return Err(Problem::of("limit_invalid", format!("limit is 1 to {LIMIT_MAX}, not {limit}")));
     }
     let ask = move || {
         api.messages.tail().index(|index| {
@@ -123,15 +123,11 @@ pub(crate) async fn list(
 /// Whether a topic name or filter is within the limits.
 pub(crate) fn fits(topic: &str, bytes_max: usize, levels_max: usize) -> Result<(), Problem> {
     if topic.len() > bytes_max {
-        return Err(invalid("topic_invalid", format!("topic has {} bytes, the limit is {bytes_max}", topic.len())));
+        return Err(Problem::of("topic_invalid", format!("topic has {} bytes, the limit is {bytes_max}", topic.len())));
     }
     let levels = topic.split('/').count();
     if levels > levels_max {
-        return Err(invalid("topic_invalid", format!("topic has {levels} levels, the limit is {levels_max}")));
+        return Err(Problem::of("topic_invalid", format!("topic has {levels} levels, the limit is {levels_max}")));
     }
     Ok(())
-}
-
-pub(crate) fn invalid(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, "the request is not valid", detail)
 }

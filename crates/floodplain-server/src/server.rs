@@ -148,7 +148,8 @@ impl Server {
         let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
         let limits = Limits::default();
         let entrance = Entrance { login: Arc::new(postgres::Users(registry.clone())), tls: None };
-        let api = Api { sql, registry: registry.clone(), messages, tables, node, metrics: metrics_handle, readiness, limits };
+        let api =
+            Api { sql, registry: registry.clone(), messages, tables, node, metrics: metrics_handle, readiness, limits };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));

@@ -7,8 +7,16 @@ use std::time::Duration;
 const PASSWORD: &str = "a password of anna";
 
 /// Everything that strangers may not ask, with the least role that may.
-const GUARDED: [(&str, &str, &str); 12] = [
+const GUARDED: [(&str, &str, &str); 20] = [
     ("POST", "/api/v1/sql", "viewer"),
+    ("GET", "/api/v1/topics", "viewer"),
+    ("GET", "/api/v1/topics/a", "viewer"),
+    ("GET", "/api/v1/subscribe", "viewer"),
+    ("GET", "/api/v1/overview", "viewer"),
+    ("GET", "/api/v1/tables", "viewer"),
+    ("POST", "/api/v1/topics/a", "editor"),
+    ("POST", "/write", "editor"),
+    ("POST", "/api/v2/write", "editor"),
     ("GET", "/metrics", "viewer"),
     ("GET", "/api/v1/users", "admin"),
     ("POST", "/api/v1/users", "admin"),
@@ -153,6 +161,9 @@ async fn each_role_may_what_it_may() {
                 assert!(![401, 403].contains(&answer.status), "{role} {method} {path}: {answer:?}");
             }
         }
+        // As clients of InfluxDB write it.
+        let influx = token.replace("Bearer", "Token");
+        assert_eq!(server.request("GET", "/metrics", &influx, "").await.status, 200);
         let me = server.request("GET", "/api/v1/me", &token, "").await.json();
         assert_eq!((me["user"].is_null(), &me["role"]), (true, &role.into()), "{me}");
         let list = server.request("GET", "/api/v1/tokens", &admin, "").await.json();

@@ -26,12 +26,12 @@ pub(crate) const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 100000
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) sql: Sql,
+    /// What is published goes through here; queries read the log below.
+    pub(crate) log: Arc<AdverseLog>,
     /// Unclaimed at first, so that whoever is on this machine may do everything.
     pub(crate) registry: Registry,
     pub(crate) clock: Arc<ManualClock>,
     _folder: tempfile::TempDir,
-    /// What is published goes through here; queries read the log below.
-    pub(crate) log: Arc<AdverseLog>,
     /// What `/readyz` answers.
     pub(crate) reason: Arc<Mutex<Option<String>>>,
     pub(crate) stop: CancellationToken,
@@ -81,17 +81,17 @@ impl Server {
             disk: Arc::new(FaultDisk::new(1)),
             poisoned: Arc::new(|| None),
         };
-        let messages = Messages::new(log.clone(), stream, clock, Arc::new(device_of), message_limits).unwrap();
+        let messages = Messages::new(log.clone(), stream, clock.clone(), Arc::new(device_of), message_limits).unwrap();
         let reason = Arc::new(Mutex::new(None::<String>));
         let readiness = Arc::clone(&reason);
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(&folder.path().join("registry.db"), clock.clone()).await.unwrap();
         let api = Api {
             sql: sql.clone(),
-            registry: registry.clone(),
             messages,
             tables: None,
             node,
+            registry: registry.clone(),
             metrics,
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
             limits,
@@ -100,7 +100,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(serve(listener, api, stop.clone()));
-        Self { address, sql, registry, clock, _folder: folder, log, reason, stop, running }
+        Self { address, sql, log, registry, clock, _folder: folder, reason, stop, running }
     }
 
     /// Sends bytes and reads until the server closes.

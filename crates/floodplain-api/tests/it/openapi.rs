@@ -10,7 +10,13 @@ const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// The paths that the router's source names, as OpenAPI writes them.
 fn routes() -> BTreeSet<String> {
-    let source = include_str!("../../src/router.rs");
+    let source = [
+        include_str!("../../src/router.rs"),
+        include_str!("../../src/login.rs"),
+        include_str!("../../src/users.rs"),
+        include_str!("../../src/tokens.rs"),
+    ]
+    .concat();
     let paths = source.split(".route(\"").skip(1).filter_map(|rest| rest.split_once('"'));
     paths.map(|(path, _)| path.replace("{*", "{")).filter(|path| !CONSOLE.contains(&path.as_str())).collect()
 }
@@ -31,7 +37,8 @@ async fn every_path_and_method_is_described_and_no_other() {
         let real = path.replace('{', "x").replace('}', "");
         for method in METHODS {
             let answer = server.request(&method.to_uppercase(), &real, "", "").await;
-            let is_there = !matches!(answer.status, 404 | 405);
+            // What is missing may be a user; a path without a route has another code.
+            let is_there = answer.status != 405 && !answer.body.contains(r#""code":"not_found""#);
             assert_eq!(is_there, operations.get(method).is_some(), "{method} {path}: {answer:?}");
         }
     }
