@@ -90,14 +90,23 @@ fn answer(session: Session, format: &Format) -> PgWireResult<Response> {
 
 impl Handler {
     /// The first rows are waited for, so that a cancel request ends a query that has none yet.
-    async fn run(&self, text: &str, parameters: Vec<Value>, format: &Format) -> PgWireResult<Response> {
+    ///
+    /// Columns have the types that were `described` to the client, if they were.
+    async fn run(
+        &self,
+        text: &str,
+        parameters: Vec<Value>,
+        format: &Format,
+        described: Option<&SchemaRef>,
+    ) -> PgWireResult<Response> {
         metrics::counter!("floodplain_postgres_queries_total").increment(1);
         let Rows { schema, batches } = self.0.database.query(text, parameters).await?;
         if !encode::has_formats(format, schema.fields().len()) {
             let message = "the number of result formats is not that of the columns".to_owned();
             return Err(QueryError { sqlstate: "08P01", message, position: None }.into());
         }
-        let fields = Arc::new(fields(&schema, format));
+        let described = described.filter(|described| described.fields().len() == schema.fields().len());
+        let fields = Arc::new(fields(described.unwrap_or(&schema), format));
         let mut batches = batches.peekable();
         if let Some(Err(error)) = std::pin::Pin::new(&mut batches).peek().await {
             return Err(error.clone().into());
@@ -135,7 +144,7 @@ impl SimpleQueryHandler for Handler {
         let format = Format::UnifiedText;
         match session::statement(query) {
             Some(session) => Ok(vec![answer(session, &format)?]),
-            None => Ok(vec![self.run(query, Vec::new(), &format).await?]),
+            None => Ok(vec![self.run(query, Vec::new(), &format, None).await?]),
         }
     }
 }
@@ -212,7 +221,7 @@ impl ExtendedQueryHandler for Handler {
             };
             parameters.push(value.map_err(wrong)?);
         }
-        self.run(&statement.text, parameters, format).await
+        self.run(&statement.text, parameters, format, Some(&statement.schema)).await
     }
 }
 

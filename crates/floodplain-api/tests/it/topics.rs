@@ -83,10 +83,9 @@ async fn what_the_log_refuses_is_503_with_a_hint() {
 }
 
 #[tokio::test]
-async fn a_commit_that_does_not_come_is_not_waited_for() {
-    let limits = MessageLimits { commit_time_max: Duration::ZERO, ..MessageLimits::default() };
-    let server = Server::of(Config::default(), Limits::default(), limits).await;
-    server.log.set_adversity(Adversity { late: true, ..Adversity::NONE });
+async fn a_commit_whose_end_is_not_known_is_said_to_be_so() {
+    let server = Server::start().await;
+    server.log.set_adversity(Adversity { unknown: 1_000, ..Adversity::NONE });
     publish(&server, "a", "1").await.assert_problem(503, "commit_unknown");
 }
 

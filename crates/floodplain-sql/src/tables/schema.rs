@@ -33,8 +33,11 @@ pub(crate) struct PublicSchema {
     tables: Option<Tables>,
     decoded: OnceCell<Result<(), Lag>>,
     /// With the key columns of each.
-    found: Mutex<HashMap<String, (Arc<dyn TableProvider>, Vec<String>)>>,
+    found: Mutex<HashMap<String, Found>>,
 }
+
+/// A table of payloads, and its key columns.
+type Found = (Arc<dyn TableProvider>, Vec<String>);
 
 /// The log itself.
 const RECORDS: &str = "records";
@@ -91,7 +94,7 @@ impl SchemaProvider for PublicSchema {
 
 impl PublicSchema {
     /// A table of payloads and its key columns.
-    pub(super) async fn history(&self, name: &str) -> Result<Option<(Arc<dyn TableProvider>, Vec<String>)>> {
+    pub(super) async fn history(&self, name: &str) -> Result<Option<Found>> {
         let Some(tables) = &self.tables else { return Ok(None) };
         self.wait(tables).await?;
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name) {

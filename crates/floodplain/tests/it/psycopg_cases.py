@@ -27,8 +27,9 @@ with psycopg.connect(url, autocommit=True) as db:
         row = cursor.fetchone()
         assert row[:4] == (5, 17.5, datetime.date(2026, 1, 1), None), row
         assert isinstance(row[4], bytes) and b"rpm" in row[4], row
-        cursor.execute("SELECT %s::bigint + 1, %s, %s", (2**40, None, b"\x00\xff"))
-        assert cursor.fetchone() == (2**40 + 1, None, b"\x00\xff"), binary
+        cursor.execute("SELECT %s::bigint + 1, %s", (2**40, None))
+        row = cursor.fetchone()
+        assert row == (2**40 + 1, None), (binary, row)
         cursor.execute("SELECT CAST('NaN' AS double), 1e300, -0.25")
         nan, large, small = cursor.fetchone()
         assert nan != nan and float(large) == 1e300 and float(small) == -0.25

@@ -16,14 +16,14 @@ enum Clients {
     #[default]
     None,
     One(ClientId),
-    Many(Box<BTreeSet<ClientId>>),
+    Many(BTreeSet<ClientId>),
 }
 
 impl Kept {
     pub(super) fn add(&mut self, client: ClientId) {
         self.live = match std::mem::take(&mut self.live) {
             Clients::None => Clients::One(client),
-            Clients::One(first) => Clients::Many(Box::new([first, client].into())),
+            Clients::One(first) => Clients::Many([first, client].into()),
             Clients::Many(mut all) => {
                 all.insert(client);
                 Clients::Many(all)
