@@ -76,7 +76,7 @@ pub(crate) fn fields(schema: &SchemaRef, format: &Format) -> Vec<FieldInfo> {
     schema.fields().iter().enumerate().map(field).collect()
 }
 
-/// Whether a client asks for so many formats that not every column has one: none, one, or one each [Bind].
+/// Whether a client asks for so many formats that not every column has one: none, one, or one each (message Bind).
 pub(crate) fn has_formats(format: &Format, columns: usize) -> bool {
     match format {
         Format::UnifiedText | Format::UnifiedBinary => true,
