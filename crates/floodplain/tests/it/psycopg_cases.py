@@ -39,7 +39,7 @@ with psycopg.connect(url, autocommit=True) as db:
         ("SELEC 1", "42601"),
         ("SELECT nothing FROM engine", "42000"),
         ("SELECT 1 FROM nowhere", "42P01"),
-        ("INSERT INTO engine VALUES (1)", "25006"),
+        ("DELETE FROM engine", "25006"),
     ]:
         try:
             cursor.execute(query)
