@@ -1,6 +1,6 @@
 //! The order of start and stop.
 
-use crate::{Config, postgres, ready, telemetry};
+use crate::{Config, fleet::Known, postgres, ready, telemetry};
 use floodplain_access::Registry;
 use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _, DefaultBinding};
@@ -135,7 +135,9 @@ impl Server {
         let (history, tables) = open_history(config, log.clone())?;
         let gateway = start_gateway(config, log.clone())?;
         let messages = start_messages(config, log.clone(), tables.inputs[0].clone())?;
-        let sql = Sql::with_tables(log.clone(), Some(tables.clone()), config.sql.clone()).map_err(StartError::Sql)?;
+        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone()));
+        let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet), config.sql.clone());
+        let sql = sql.map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
         let (http, http_listener) = listen("http", config.http_address, http_socket)?;

@@ -1,6 +1,8 @@
 //! Tables of history: what was decoded, as of the moment a query asks.
 
+mod events;
 mod filter;
+mod fleet;
 mod latest;
 mod plan;
 mod provider;

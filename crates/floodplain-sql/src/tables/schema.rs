@@ -1,6 +1,12 @@
 //! Which tables one query finds.
 
-use super::{provider::HistoryTable, system};
+use super::{
+    events,
+    fleet::{self, Table},
+    provider::HistoryTable,
+    system,
+};
+use crate::fleet::Fleet;
 use datafusion::{
     catalog::{SchemaProvider, TableProvider},
     common::{DataFusionError, Result},
@@ -31,6 +37,7 @@ pub(crate) struct PublicSchema {
     records: Arc<dyn TableProvider>,
     log: Arc<dyn Log>,
     tables: Option<Tables>,
+    fleet: Option<Arc<dyn Fleet>>,
     decoded: OnceCell<Result<(), Lag>>,
     /// With the key columns of each.
     found: Mutex<HashMap<String, Found>>,
@@ -41,10 +48,17 @@ type Found = (Arc<dyn TableProvider>, Vec<String>);
 
 /// The log itself.
 const RECORDS: &str = "records";
+/// What is there where somebody knows the fleet.
+const FLEET: [&str; 3] = ["devices", "events", "sessions"];
 
 impl PublicSchema {
-    pub(crate) fn new(records: Arc<dyn TableProvider>, log: Arc<dyn Log>, tables: Option<Tables>) -> Self {
-        Self { records, log, tables, decoded: OnceCell::new(), found: Mutex::default() }
+    pub(crate) fn new(
+        records: Arc<dyn TableProvider>,
+        log: Arc<dyn Log>,
+        tables: Option<Tables>,
+        fleet: Option<Arc<dyn Fleet>>,
+    ) -> Self {
+        Self { records, log, tables, fleet, decoded: OnceCell::new(), found: Mutex::default() }
     }
 
     /// Waits, once, until everything that is committed now is decoded.
@@ -68,12 +82,16 @@ impl PublicSchema {
 impl SchemaProvider for PublicSchema {
     fn table_names(&self) -> Vec<String> {
         let tables = self.tables.as_ref().map(|tables| tables.handle.tables());
-        let own = [RECORDS].into_iter().chain(system::NAMES).map(str::to_owned);
+        let of_fleet = self.fleet.iter().flat_map(|_| FLEET);
+        let own = [RECORDS].into_iter().chain(system::NAMES).chain(of_fleet).map(str::to_owned);
         own.chain(tables.unwrap_or_default()).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         match name {
+            "events" => self.of_fleet(|fleet| events::events(Arc::clone(&self.records), fleet)),
+            "sessions" => self.of_fleet(|fleet| fleet::table(Table::Sessions, fleet)),
+            "devices" => self.of_fleet(|fleet| fleet::table(Table::Devices, fleet)),
             RECORDS => Ok(Some(Arc::clone(&self.records))),
             "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
             "streams" => system::streams(&*self.log).map(Some),
@@ -88,11 +106,19 @@ impl SchemaProvider for PublicSchema {
     fn table_exist(&self, name: &str) -> bool {
         name == RECORDS
             || system::NAMES.contains(&name)
+            || (self.fleet.is_some() && FLEET.contains(&name))
             || self.tables.as_ref().is_some_and(|tables| spelling(tables.handle.tables(), name).is_some())
     }
 }
 
 impl PublicSchema {
+    fn of_fleet(
+        &self,
+        make: impl FnOnce(Arc<dyn Fleet>) -> Result<Arc<dyn TableProvider>>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.fleet.clone().map(make).transpose()
+    }
+
     /// A table of payloads and its key columns.
     pub(super) async fn history(&self, name: &str) -> Result<Option<Found>> {
         let Some(tables) = &self.tables else { return Ok(None) };

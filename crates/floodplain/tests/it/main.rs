@@ -8,6 +8,7 @@ mod process;
 mod access;
 mod cli;
 mod console;
+mod devices;
 mod guides;
 mod http;
 mod serve;

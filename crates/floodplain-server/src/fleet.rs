@@ -1,0 +1,115 @@
+//! What the broker and the log know of clients and devices, for SQL and HTTP.
+
+use floodplain_api::Messages;
+use floodplain_broker::{
+    ClientState, Roster,
+    folds::{Event, NEVER_EXPIRES, protocol},
+};
+use floodplain_sql::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Questions that the broker's workers are asked at once; more wait.
+const ASKED_MAX: usize = 4;
+/// How long a worker may take to answer. It does so between two batches of its work.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Asks the broker and the index of topics.
+#[derive(Debug)]
+pub(crate) struct Known {
+    roster: Roster,
+    messages: Messages,
+    asking: Semaphore,
+}
+
+impl Known {
+    pub(crate) const fn new(roster: Roster, messages: Messages) -> Self {
+        Self { roster, messages, asking: Semaphore::const_new(ASKED_MAX) }
+    }
+
+    /// The answers of all workers, by client id.
+    async fn ask(&self, ask: impl FnOnce(&Roster, mpsc::Sender<Vec<ClientState>>)) -> Result<Vec<Client>, Unanswered> {
+        let late = |_| Unanswered(format!("the broker did not answer within {ANSWER_TIME_MAX:?}"));
+        let stopping = || Unanswered("the server is stopping".to_owned());
+        let _turn = self.asking.acquire().await.map_err(|_| stopping())?;
+        let (sender, mut answers) = mpsc::channel(self.roster.workers());
+        ask(&self.roster, sender);
+        let mut clients = Vec::new();
+        let all = async {
+            for _ in 0..self.roster.workers() {
+                clients.extend(answers.recv().await.ok_or_else(stopping)?.into_iter().map(client));
+            }
+            Ok(())
+        };
+        tokio::time::timeout(ANSWER_TIME_MAX, all).await.map_err(late)??;
+        clients.sort_unstable_by(|one, other| one.client_id.cmp(&other.client_id));
+        Ok(clients)
+    }
+}
+
+#[async_trait::async_trait]
+impl Fleet for Known {
+    fn happenings(&self, request: &[u8]) -> Vec<Happening> {
+        // What does not decode was not written by us, or by a newer version.
+        let events = Event::decode(request).map(|event| event.describe()).unwrap_or_default();
+        events.into_iter().map(|told| Happening { kind: told.kind, detail: told.detail }).collect()
+    }
+
+    async fn clients(&self, after: Option<&str>, limit: usize) -> Result<Vec<Client>, Unanswered> {
+        let mut found: Vec<Client> = Vec::new();
+        loop {
+            let after = found.last().map(|client| client.client_id.as_str()).or(after);
+            let wanted = (limit - found.len()).min(Roster::PAGE_MAX);
+            let mut page =
+                self.ask(|roster, to| roster.page(after, wanted, move |page| drop(to.try_send(page)))).await?;
+            page.truncate(wanted);
+            let is_last = page.len() < wanted;
+            found.append(&mut page);
+            if is_last || found.len() >= limit {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn devices(&self, after: Option<&str>, limit: usize) -> Result<Vec<Device>, Unanswered> {
+        let (traffic, clients) = (self.messages.devices(after, limit).await?, self.clients(after, limit).await?);
+        let mut devices: BTreeMap<String, (Option<Client>, Option<Traffic>)> = BTreeMap::new();
+        for (device, traffic) in traffic {
+            devices.entry(device).or_default().1 = Some(traffic);
+        }
+        for client in clients {
+            let device = client.device.clone();
+            devices.entry(device).or_default().0 = Some(client);
+        }
+        let device = |(device, (client, traffic))| Device { device, client, traffic };
+        Ok(devices.into_iter().take(limit).map(device).collect())
+    }
+
+    async fn device(&self, device: &str) -> Result<Option<Device>, Unanswered> {
+        let traffic = self.messages.traffic(device).await?;
+        let clients = self.ask(|roster, to| roster.one(device, move |found| drop(to.try_send(found)))).await?;
+        let client = clients.into_iter().next();
+        let is_known = client.is_some() || traffic.is_some();
+        Ok(is_known.then(|| Device { device: device.to_owned(), client, traffic }))
+    }
+}
+
+fn client(state: ClientState) -> Client {
+    let client_id = state.client.as_str().to_owned();
+    Client {
+        // Everybody is who they say they are (`Access::open_loopback`): the device is the client id.
+        device: client_id.clone(),
+        client_id,
+        connected: state.is_connected,
+        since: state.since,
+        reason: state.closed.map(|reason| reason.text()),
+        address: state.peer,
+        protocol: state.protocol_level.map(protocol),
+        session: state.session.map(|session| Session {
+            lasting: session.expiry_s > 0,
+            expiry_seconds: Some(session.expiry_s).filter(|seconds| *seconds != NEVER_EXPIRES),
+            subscriptions: session.subscriptions,
+            subscriptions_count: session.subscriptions_count,
+        }),
+    }
+}
