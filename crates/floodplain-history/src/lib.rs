@@ -26,6 +26,7 @@ pub mod snapshot;
 
 pub mod engine;
 mod history;
+pub mod latest;
 pub mod route;
 mod summary;
 mod tables;

@@ -5,6 +5,8 @@ use crate::{
     buffer::WindowBuffer,
     columns::Columns,
     file::FileEntry,
+    latest,
+    latest::indexer::Indexer,
     run::Run,
     snapshot::{FileHandle, TableSnapshot},
     window::Window,
@@ -26,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) decoded: watch::Sender<BTreeMap<Partition, Position>>,
     /// Before which position all rows of a partition are in files.
     pub(crate) replay_from: watch::Sender<BTreeMap<Partition, Position>>,
+    /// Who makes indexes of latest values.
+    pub(crate) indexer: Indexer,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub(crate) struct Table {
     pub(crate) flushing: Vec<Run>,
     pub(crate) files: BTreeMap<String, Arc<FileHandle>>,
     pub(crate) dir: PathBuf,
+    pub(crate) latest: latest::State,
 }
 
 #[derive(Debug)]
@@ -46,7 +51,12 @@ pub(crate) struct Buffer {
 
 impl Shared {
     pub(crate) fn new() -> Self {
-        Self { tables: Mutex::default(), decoded: watch::Sender::default(), replay_from: watch::Sender::default() }
+        Self {
+            tables: Mutex::default(),
+            decoded: watch::Sender::default(),
+            replay_from: watch::Sender::default(),
+            indexer: Indexer::default(),
+        }
     }
 
     /// A panic with the lock held leaves rows that are decoded again after a start: nothing is lost by going on.
@@ -61,7 +71,14 @@ impl Shared {
 
 impl Table {
     pub(crate) fn new(columns: Arc<Columns>, dir: PathBuf) -> Self {
-        Self { columns, buffers: BTreeMap::new(), flushing: Vec::new(), files: BTreeMap::new(), dir }
+        Self {
+            columns,
+            buffers: BTreeMap::new(),
+            flushing: Vec::new(),
+            files: BTreeMap::new(),
+            dir,
+            latest: latest::State::default(),
+        }
     }
 
     /// Goes over to a later schema.
@@ -69,6 +86,7 @@ impl Table {
         for buffer in self.buffers.values_mut() {
             buffer.rows.set_columns(columns.clone())?;
         }
+        self.latest.columns_changed(&self.columns, columns);
         self.columns = columns.clone();
         Ok(())
     }

@@ -251,7 +251,9 @@ impl Engine {
         let placed = self.table(ready.table, schema, |table| {
             let since = self.now();
             let new = || Buffer { rows: WindowBuffer::new(table.columns.clone(), window), since };
-            table.buffers.entry(window).or_insert_with(new).rows.append(&source.name, &head, cells, rest)
+            table.buffers.entry(window).or_insert_with(new).rows.append(&source.name, &head, cells, rest)?;
+            table.latest.add(&table.columns, &head, cells, rest);
+            Ok(())
         });
         if placed.is_ok() {
             metrics::counter!("floodplain_history_rows_total").increment(1);

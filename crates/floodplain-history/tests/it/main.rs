@@ -5,6 +5,7 @@ mod buffers;
 mod engine;
 mod engine_faults;
 mod files;
+mod latest;
 mod merging;
 mod model;
 mod owner;

@@ -11,7 +11,7 @@ use datafusion::{
     catalog::{SchemaProvider, TableProvider},
     common::{DataFusionError, Result},
 };
-use floodplain_history::{Handle, Lag};
+use floodplain_history::{Handle, Lag, columns::Columns};
 use floodplain_log::{Log, Partition, Stream};
 use std::{
     collections::HashMap,
@@ -39,12 +39,15 @@ pub(crate) struct PublicSchema {
     tables: Option<Tables>,
     fleet: Option<Arc<dyn Fleet>>,
     decoded: OnceCell<Result<(), Lag>>,
-    /// With the key columns of each.
     found: Mutex<HashMap<String, Found>>,
 }
 
-/// A table of payloads, and its key columns.
-type Found = (Arc<dyn TableProvider>, Vec<String>);
+/// A table of payloads.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) table: Arc<dyn TableProvider>,
+    pub(super) columns: Arc<Columns>,
+}
 
 /// The log itself.
 const RECORDS: &str = "records";
@@ -99,7 +102,7 @@ impl SchemaProvider for PublicSchema {
                 let summaries = self.tables.as_ref().map(|tables| tables.handle.summaries());
                 system::tables(&summaries.unwrap_or_default()).map(Some)
             }
-            _ => Ok(self.history(name).await?.map(|(table, _)| table)),
+            _ => Ok(self.history(name).await?.map(|found| found.table)),
         }
     }
 
@@ -119,7 +122,11 @@ impl PublicSchema {
         self.fleet.clone().map(make).transpose()
     }
 
-    /// A table of payloads and its key columns.
+    pub(super) fn handle(&self) -> Option<&Handle> {
+        self.tables.as_ref().map(|tables| &tables.handle)
+    }
+
+    /// A table of payloads.
     pub(super) async fn history(&self, name: &str) -> Result<Option<Found>> {
         let Some(tables) = &self.tables else { return Ok(None) };
         self.wait(tables).await?;
@@ -129,11 +136,10 @@ impl PublicSchema {
         let Some(name_there) = spelling(tables.handle.tables(), name) else { return Ok(None) };
         let snapshot = tables.handle.snapshot(&name_there).map_err(|error| DataFusionError::External(error.into()))?;
         let Some(snapshot) = snapshot else { return Ok(None) };
-        let columns = snapshot.columns();
-        let keys = columns.keys().iter().map(|&key| columns.schema().field(key).name().clone()).collect();
+        let columns = snapshot.columns().clone();
         let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(found.entry(name.to_owned()).or_insert((table, keys)).clone()))
+        Ok(Some(found.entry(name.to_owned()).or_insert(Found { table, columns }).clone()))
     }
 }
 
