@@ -112,6 +112,10 @@ impl Messages {
         &self.0.limits
     }
 
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.0.stream
+    }
+
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
     }

@@ -200,6 +200,11 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
+    /// Whether a message at this place may still come.
+    pub(crate) fn is_new(&self, partition: u32, position: Position) -> bool {
+        self.shelf.from.get(partition as usize).is_some_and(|from| position >= *from)
+    }
+
     /// Changes what is followed; the rest of what waits is still given.
     pub(crate) fn filters<T>(&self, change: impl FnOnce(&mut Vec<String>) -> T) -> T {
         change(&mut lock(&self.shelf.filters))

@@ -56,6 +56,8 @@ pub(crate) enum Question {
     Left(Estate),
     /// What is known of clients, asked from outside.
     Clients(crate::roster::Asked),
+    /// What is retained, asked from outside.
+    RetainedOutside(crate::roster::AskedRetained),
     /// Messages of a filter in a partition were given up: who needed them?
     Lost { partition: u32, lost: Lost },
 }
@@ -149,6 +151,8 @@ pub(crate) struct Owner {
     pub(crate) data: Vec<DataPartition>,
     pub(crate) requests: Vec<RequestPartition>,
     barriers: VecDeque<Barrier>,
+    /// Questions from outside that wait until their partitions are folded; bounded by who asks.
+    pub(crate) outside: Vec<crate::roster::AskedRetained>,
     /// Sessions that want to know what waits for them.
     pub(crate) asked: Vec<Question>,
     /// Sessions that have ended, and what our partitions hold for them.
@@ -182,6 +186,7 @@ impl Owner {
             data,
             requests,
             barriers: VecDeque::new(),
+            outside: Vec::new(),
             asked: Vec::new(),
             searches: VecDeque::new(),
             told: 0,
@@ -349,6 +354,7 @@ impl Worker {
             self.post_committed(worker);
         }
         self.lift_barriers();
+        self.answer_outside();
         self.answer_waiting();
         self.search_estates();
         // Folding may have appended: events of sessions, records of the dead-letter stream.
@@ -541,6 +547,7 @@ impl Worker {
         let question = match question {
             Question::Retained { .. } => question,
             Question::Clients(asked) => return self.clients_question(asked),
+            Question::RetainedOutside(asked) => return self.retained_outside(asked),
             other => return self.index_question(other),
         };
         self.submit();

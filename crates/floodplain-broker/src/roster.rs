@@ -2,12 +2,12 @@
 
 use crate::{
     Worker,
-    folds::{CloseReason, Presence, Session},
+    folds::{CloseReason, Presence, RetainedPage, Session},
     mailbox::Mail,
-    owner::{Question, RequestPartition},
+    owner::{DataPartition, Question, RequestPartition},
     worker::Shared,
 };
-use floodplain_types::{ClientId, Timestamp};
+use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// Filters that are listed of one client; all are counted.
@@ -53,6 +53,22 @@ pub(crate) struct Asked {
     pub(crate) reply: Box<dyn FnOnce(Vec<ClientState>) + Send>,
 }
 
+/// A question about retained messages, and where its answer goes.
+pub(crate) struct AskedRetained {
+    filter: TopicFilter,
+    after: Option<Arc<str>>,
+    limit: usize,
+    /// Up to where the worker's partitions must be folded first: what was committed when it was asked.
+    until: Vec<Position>,
+    reply: Box<dyn FnOnce(Vec<RetainedPage>) + Send>,
+}
+
+impl fmt::Debug for AskedRetained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AskedRetained").field("filter", &self.filter).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Asked").field("which", &self.which).finish_non_exhaustive()
@@ -90,6 +106,23 @@ impl Roster {
         self.ask(&Which::One(client.into()), reply);
     }
 
+    /// Asks each worker for a page of what its partitions retain of `filter`, behind the topic `after`; `limit` messages of
+    /// each partition at most. What is committed before this call is in it. [`crate::folds::newest`] makes one page of all.
+    pub fn retained(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&str>,
+        limit: usize,
+        reply: impl Fn(Vec<RetainedPage>) + Clone + Send + 'static,
+    ) {
+        let after: Option<Arc<str>> = after.map(Arc::from);
+        for mailbox in &self.shared.mailboxes {
+            let (filter, after, reply) = (filter.clone(), after.clone(), Box::new(reply.clone()));
+            let asked = AskedRetained { filter, after, limit, until: Vec::new(), reply };
+            mailbox.post([Mail::Question(Question::RetainedOutside(asked))]);
+        }
+    }
+
     fn ask(&self, which: &Which, reply: impl Fn(Vec<ClientState>) + Clone + Send + 'static) {
         for mailbox in &self.shared.mailboxes {
             let asked = Asked { which: which.clone(), reply: Box::new(reply.clone()) };
@@ -115,6 +148,25 @@ impl Worker {
             }
         };
         (asked.reply)(found);
+    }
+
+    /// Answers once all that is committed now is folded.
+    pub(crate) fn retained_outside(&mut self, mut asked: AskedRetained) {
+        let log = &self.shared.log;
+        asked.until = self.owner.data.iter().map(|data| log.watermark(data.partition)).collect();
+        self.owner.outside.push(asked);
+        self.owner.dirty = true;
+    }
+
+    pub(crate) fn answer_outside(&mut self) {
+        let data = &self.owner.data;
+        let is_folded = |asked: &mut AskedRetained| {
+            data.iter().zip(&asked.until).all(|(data, end)| data.retained.position() >= *end)
+        };
+        for AskedRetained { filter, after, limit, reply, .. } in self.owner.outside.extract_if(.., is_folded) {
+            let page = |data: &DataPartition| data.retained.fold().page(filter.as_str(), after.as_deref(), limit);
+            reply(data.iter().map(page).collect());
+        }
     }
 
     fn client_state(&self, of: &RequestPartition, client: &str) -> Option<ClientState> {

@@ -1,16 +1,19 @@
 //! What the broker and the log know of clients and devices, for SQL and HTTP.
 
-use floodplain_api::Messages;
+use floodplain_api::{Messages, Retained, RetainedPage, RetainedSource};
 use floodplain_broker::{
     ClientState, Roster,
-    folds::{Event, NEVER_EXPIRES, protocol},
+    folds::{Event, NEVER_EXPIRES, newest, protocol},
 };
 use floodplain_sql::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
+use floodplain_types::{Clock as _, SystemClock, TopicFilter};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Questions that the broker's workers are asked at once; more wait.
 const ASKED_MAX: usize = 4;
+/// Retained messages of one partition in one page.
+const RETAINED_PAGE: usize = 64;
 /// How long a worker may take to answer. It does so between two batches of its work.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -27,21 +30,27 @@ impl Known {
         Self { roster, messages, asking: Semaphore::const_new(ASKED_MAX) }
     }
 
-    /// The answers of all workers, by client id.
-    async fn ask(&self, ask: impl FnOnce(&Roster, mpsc::Sender<Vec<ClientState>>)) -> Result<Vec<Client>, Unanswered> {
+    /// The answers of all workers.
+    async fn gather<T>(&self, ask: impl FnOnce(&Roster, mpsc::Sender<Vec<T>>)) -> Result<Vec<T>, Unanswered> {
         let late = |_| Unanswered(format!("the broker did not answer within {ANSWER_TIME_MAX:?}"));
         let stopping = || Unanswered("the server is stopping".to_owned());
         let _turn = self.asking.acquire().await.map_err(|_| stopping())?;
         let (sender, mut answers) = mpsc::channel(self.roster.workers());
         ask(&self.roster, sender);
-        let mut clients = Vec::new();
+        let mut gathered = Vec::new();
         let all = async {
             for _ in 0..self.roster.workers() {
-                clients.extend(answers.recv().await.ok_or_else(stopping)?.into_iter().map(client));
+                gathered.append(&mut answers.recv().await.ok_or_else(stopping)?);
             }
             Ok(())
         };
         tokio::time::timeout(ANSWER_TIME_MAX, all).await.map_err(late)??;
+        Ok(gathered)
+    }
+
+    /// What the workers say of clients, by client id.
+    async fn ask(&self, ask: impl FnOnce(&Roster, mpsc::Sender<Vec<ClientState>>)) -> Result<Vec<Client>, Unanswered> {
+        let mut clients: Vec<_> = self.gather(ask).await?.into_iter().map(client).collect();
         clients.sort_unstable_by(|one, other| one.client_id.cmp(&other.client_id));
         Ok(clients)
     }
@@ -91,6 +100,24 @@ impl Fleet for Known {
         let client = clients.into_iter().next();
         let is_known = client.is_some() || traffic.is_some();
         Ok(is_known.then(|| Device { device: device.to_owned(), client, traffic }))
+    }
+}
+
+#[async_trait::async_trait]
+impl RetainedSource for Known {
+    async fn page(&self, filter: &str, after: Option<&str>) -> Result<RetainedPage, Unanswered> {
+        let filter = TopicFilter::new(filter).map_err(|error| Unanswered(error.to_string()))?;
+        let ask = |roster: &Roster, to: mpsc::Sender<_>| {
+            roster.retained(&filter, after, RETAINED_PAGE, move |pages| drop(to.try_send(pages)));
+        };
+        let (found, next) = newest(self.gather(ask).await?, SystemClock.now());
+        let messages = found.into_iter().filter_map(|candidate| {
+            let (stamp, record) = (candidate.stamp, candidate.record?);
+            let (partition, position) = (stamp.partition, stamp.position);
+            let base_timestamp_ms = record.base_timestamp_ms;
+            Some(Retained { partition, position, record: record.bytes, base_timestamp_ms })
+        });
+        Ok(RetainedPage { messages: messages.collect(), next: next.map(|topic| topic.to_string()) })
     }
 }
 

@@ -136,7 +136,7 @@ impl Server {
         let gateway = start_gateway(config, log.clone())?;
         let messages = start_messages(config, log.clone(), tables.inputs[0].clone())?;
         let fleet = Arc::new(Known::new(gateway.roster(), messages.clone()));
-        let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet), config.sql.clone());
+        let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
         let sql = sql.map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
@@ -150,8 +150,18 @@ impl Server {
         let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
         let limits = Limits::default();
         let entrance = Entrance { login: Arc::new(postgres::Users(registry.clone())), tls: None };
-        let api =
-            Api { sql, registry: registry.clone(), messages, tables, node, metrics: metrics_handle, readiness, limits };
+        let api = Api {
+            sql,
+            registry: registry.clone(),
+            messages,
+            tables,
+            fleet: Some(fleet.clone()),
+            retained: Some(fleet),
+            node,
+            metrics: metrics_handle,
+            readiness,
+            limits,
+        };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));

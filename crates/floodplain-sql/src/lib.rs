@@ -25,4 +25,4 @@ pub use error::{Error, Location};
 pub use fleet::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
 pub use parameter::{Description, Parameter};
 pub use result::{Column, QueryResult, Stats};
-pub use tables::Tables;
+pub use tables::{Tables, letter_text};

@@ -17,8 +17,13 @@ pub(crate) struct Events {
 impl Events {
     /// Asks for `path` and waits until the server has begun.
     pub(crate) async fn open(server: &Server, path: &str) -> Self {
+        Self::open_with(server, path, "").await
+    }
+
+    /// With headers that end in CR LF each.
+    pub(crate) async fn open_with(server: &Server, path: &str, headers: &str) -> Self {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", server.address);
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut events = Self { reader: BufReader::new(stream) };
         assert!(events.line().await.unwrap().starts_with("HTTP/1.1 200"));

@@ -121,7 +121,7 @@ impl ScalarUDFImpl for Happenings {
         for row in 0..payloads.len() {
             let payload = if payloads.is_valid(row) { payloads.value(row) } else { &[] };
             if streams.value(row) == "dlq" {
-                push(&mut lists, "dead_letter", &letter(payload));
+                push(&mut lists, "dead_letter", &letter_text(payload));
             } else {
                 for happening in self.fleet.happenings(payload) {
                     push(&mut lists, happening.kind, &happening.detail);
@@ -133,7 +133,9 @@ impl ScalarUDFImpl for Happenings {
     }
 }
 
-fn letter(payload: &[u8]) -> String {
+/// What a record of the dead-letter stream says, for people.
+#[must_use]
+pub fn letter_text(payload: &[u8]) -> String {
     let Ok(Letter { reason, count, topic }) = serde_json::from_slice(payload) else {
         return "the letter cannot be read".to_owned();
     };

@@ -9,6 +9,7 @@ mod provider;
 mod schema;
 mod system;
 
+pub use events::letter_text;
 pub use schema::Tables;
 
 pub(crate) use latest::Latest;

@@ -1,10 +1,15 @@
 //! What the server knows of clients and devices: SQL tables, HTTP.
 
 use crate::{
-    process::{Server, poll, run, stderr, stdout},
+    process::{PATIENCE, Server, poll, run, stderr, stdout},
     serve::Mqtt,
 };
-use std::path::Path;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpStream,
+    path::Path,
+};
 
 /// The rows of a query as CSV, without the header.
 fn rows(folder: &Path, server: &Server, query: &str) -> Vec<String> {
@@ -128,4 +133,193 @@ fn a_fleet_of_many_pages_is_whole() {
     assert_eq!(count("SELECT count(*) FROM devices"), ["1001"]);
     assert_eq!(count("SELECT count(*) FROM sessions WHERE connected"), ["301"]);
     drop(connections);
+}
+
+fn answer(server: &Server, path: &str) -> Value {
+    let (status, body) = server.get(path);
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// Every answer has the members that OpenAPI requires, and no others.
+fn fits(document: &Value, schema: &str, value: &Value) {
+    let schema = &document["components"]["schemas"][schema];
+    for name in schema["required"].as_array().unwrap() {
+        assert!(value.get(name.as_str().unwrap()).is_some(), "{name} is missing: {value}");
+    }
+    for name in value.as_object().unwrap().keys() {
+        assert!(schema["properties"].get(name).is_some(), "{name} is not described");
+    }
+}
+
+#[test]
+fn devices_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let document = answer(&server, "/api/v1/openapi.json");
+    assert_eq!(answer(&server, "/api/v1/devices"), json!({ "devices": [], "next": null, "total": 0 }));
+    let mut truck = Mqtt::connect_lasting(server.mqtt, "truck-1");
+    truck.subscribe("devices/+/orders");
+    truck.publish("devices/truck-1/engine", r#"{"ts": "2026-01-01T00:00:00Z", "rpm": 1, "gear": "D"}"#);
+    truck.publish("devices/truck-1/engine", r#"{"ts": "2026-01-01T00:00:01Z", "rpm": 2}"#);
+    truck.publish("devices/truck-1/door", r#"{"open": true}"#);
+    truck.publish("devices/Truck-2/engine", r#"{"rpm": 3}"#);
+    truck.publish("site/a", "not of a table");
+    let names = |path: &str| -> (Vec<String>, Value, Value) {
+        let page = answer(&server, path);
+        fits(&document, "Devices", &page);
+        let devices = page["devices"].as_array().unwrap();
+        devices.iter().for_each(|device| fits(&document, "Device", device));
+        let names = devices.iter().map(|device| device["device"].as_str().unwrap().to_owned());
+        (names.collect(), page["next"].clone(), page["total"].clone())
+    };
+    let all = vec!["Truck-2".to_owned(), "truck-1".to_owned()];
+    assert_eq!(names("/api/v1/devices"), (all.clone(), Value::Null, 2.into()));
+    assert_eq!(names("/api/v1/devices?search=TRUCK-"), (all.clone(), Value::Null, 2.into()));
+    assert_eq!(names("/api/v1/devices?search=k-2"), (all[..1].to_vec(), Value::Null, 1.into()));
+    assert_eq!(names("/api/v1/devices?connected=true"), (all[1..].to_vec(), Value::Null, 1.into()));
+    assert_eq!(names("/api/v1/devices?connected=false&limit=1"), (all[..1].to_vec(), Value::Null, 1.into()));
+    assert_eq!(names("/api/v1/devices?limit=1"), (all[..1].to_vec(), "Truck-2".into(), 2.into()));
+    assert_eq!(names("/api/v1/devices?limit=1&after=Truck-2"), (all[1..].to_vec(), Value::Null, Value::Null));
+
+    let device = answer(&server, "/api/v1/devices/truck-1");
+    fits(&document, "DeviceDetail", &device);
+    assert_eq!((&device["connected"], &device["messages"]), (&true.into(), &4.into()), "{device}");
+    assert_eq!(device["tables"], json!(["door", "engine"]));
+    assert_eq!(
+        device["latest"][1],
+        json!({ "table": "engine", "columns": [
+            { "name": "rpm", "type": "Float64", "time": "2026-01-01T00:00:01Z", "value": 2.0 },
+            { "name": "gear", "type": "Utf8", "time": "2026-01-01T00:00:00Z", "value": "D" },
+        ]})
+    );
+    let session = json!({
+        "client_id": "truck-1", "lasting": true, "expiry_seconds": 600, "waiting": null,
+        "subscriptions": [{ "filter": "devices/+/orders", "qos": 1 }], "subscriptions_count": 1,
+    });
+    assert_eq!(device["session"], session);
+    let other = answer(&server, "/api/v1/devices/Truck-2");
+    assert_eq!((&other["session"], &other["protocol"]), (&Value::Null, &Value::Null));
+
+    let messages = answer(&server, "/api/v1/devices/truck-1/messages?limit=3");
+    let messages = messages["messages"].as_array().unwrap();
+    messages.iter().for_each(|message| fits(&document, "Message", message));
+    let topics: Vec<_> = messages.iter().map(|message| message["topic"].as_str().unwrap()).collect();
+    assert_eq!(topics, ["site/a", "devices/truck-1/door", "devices/truck-1/engine"]);
+    drop(truck);
+    let kinds = |path: &str| -> Vec<String> {
+        let events = answer(&server, path);
+        let events = events["events"].as_array().unwrap();
+        events.iter().for_each(|event| fits(&document, "DeviceEvent", event));
+        events.iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
+    };
+    poll("the end of the connection", || {
+        (kinds("/api/v1/devices/truck-1/events") == ["disconnected", "subscribed", "connected"]).then_some(())
+    });
+    assert_eq!(kinds("/api/v1/devices/truck-1/events?limit=1"), ["disconnected"]);
+    assert_eq!(kinds("/api/v1/devices/Truck-2/events"), [] as [&str; 0]);
+
+    for (path, status, code) in [
+        ("/api/v1/devices/nobody", 404, "device_unknown"),
+        ("/api/v1/devices/nobody/messages", 404, "device_unknown"),
+        ("/api/v1/devices/nobody/events", 404, "device_unknown"),
+        ("/api/v1/devices/%ff", 400, "bad_request"),
+        ("/api/v1/devices?limit=0", 400, "limit_invalid"),
+        ("/api/v1/devices?connected=maybe", 400, "query_invalid"),
+        ("/api/v1/devices?sort=name", 400, "query_invalid"),
+        ("/api/v1/devices/truck-1/messages?limit=1001", 400, "limit_invalid"),
+    ] {
+        let (found, body) = server.get(path);
+        assert!(found == status && body.contains(code), "{path}: {found} {body}");
+    }
+    let overview = poll("an overview with the session", || {
+        let overview = answer(&server, "/api/v1/overview");
+        (overview["sessions"] == 1 && overview["subscriptions"] == 0).then_some(overview)
+    });
+    assert_eq!(overview["devices"], 2, "{overview}");
+}
+
+#[test]
+fn a_device_with_slashes_and_a_death_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let _client = Mqtt::connect(server.mqtt, "plant/7 b");
+    poll("the client", || (server.get("/api/v1/devices/plant%2F7%20b").0 == 200).then_some(()));
+    server.signal("KILL");
+    server.wait();
+    let server = Server::start(folder.path());
+    let device = answer(&server, "/api/v1/devices/plant%2F7%20b");
+    assert_eq!(
+        (&device["device"], &device["connected"], &device["latest"]),
+        (&"plant/7 b".into(), &false.into(), &json!([]))
+    );
+    let events = answer(&server, "/api/v1/devices/plant%2F7%20b/events");
+    let found: Vec<_> =
+        events["events"].as_array().unwrap().iter().map(|event| (&event["kind"], &event["detail"])).collect();
+    assert_eq!(found[0], (&"disconnected".into(), &"the server died".into()));
+    assert_eq!((found.len(), found[1].0), (2, &"connected".into()));
+}
+
+#[test]
+fn followers_get_retained_messages_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let publish = |path: &str, payload: &str| {
+        let (status, body) = server.post(&format!("/api/v1/topics/{path}"), "", payload);
+        assert_eq!(status, 200, "{body}");
+    };
+    // More than a page of one partition, on many devices.
+    for n in 0..150 {
+        publish(&format!("devices/d-{}/state/{n:03}?retain=true", n % 7), &n.to_string());
+    }
+    publish("devices/d-1/state/gone?retain=true", "1");
+    publish("devices/d-1/state/gone?retain=true", "");
+    publish("devices/d-1/other?retain=true", "other");
+    let mut stream = TcpStream::connect(server.http).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let path = "/api/v1/topics/devices/%2B/state/%23?follow";
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", server.http).unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == ": follows"));
+    publish("devices/d-1/state/live", "live");
+    let data = lines.filter_map(|line| line.strip_prefix("data: ").map(|data| serde_json::from_str(data).unwrap()));
+    let heard: Vec<String> =
+        data.take(151).map(|message: Value| message["payload"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(heard.last().map(String::as_str), Some("live"), "{heard:?}");
+    let mut numbers: Vec<u32> = heard[..150].iter().map(|payload| payload.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..150).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_latest_values_come_from_an_index_and_are_those_of_a_scan() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let scan = "SELECT device, max(time) AS time, last_value(rpm IGNORE NULLS ORDER BY time, _seq) AS rpm, \
+                last_value(gear IGNORE NULLS ORDER BY time, _seq) AS gear FROM engine GROUP BY device ORDER BY device";
+    let latest = "SELECT device, time, rpm, gear FROM latest('engine') ORDER BY device";
+    let one = "SELECT device, rpm FROM latest('engine') WHERE device = 'd-3'";
+    for life in 0..3_u32 {
+        let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+        for n in 0..60_u32 {
+            let (device, second) = (n % 7, (n * 37 + life * 11) % 50);
+            let gear = if n % 3 == 0 { format!(r#", "gear": "{}""#, n % 5) } else { String::new() };
+            let rpm = if n % 4 == 0 { String::new() } else { format!(r#", "rpm": {}"#, n + life) };
+            let payload = format!(r#"{{"ts": "2026-01-01T00:00:{second:02}Z"{rpm}{gear}}}"#);
+            mqtt.publish(&format!("devices/d-{device}/engine"), &payload);
+            if n % 10 == 0 {
+                assert_eq!(rows(folder.path(), &server, latest), rows(folder.path(), &server, scan));
+            }
+        }
+        poll("the index", || {
+            let plan = rows(folder.path(), &server, &format!("EXPLAIN {latest}")).join("\n");
+            (!plan.contains("HistoryExec")).then_some(())
+        });
+        assert_eq!(rows(folder.path(), &server, latest), rows(folder.path(), &server, scan));
+        assert_eq!(rows(folder.path(), &server, one).len(), 1);
+        assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM latest('engine') WHERE rpm IS NULL"), ["0"]);
+        server.signal("KILL");
+        server.wait();
+        server = Server::start(folder.path());
+    }
 }
