@@ -45,6 +45,13 @@ fn refusal(denied: Denied) -> ConnackCode {
     }
 }
 
+/// Whether this is an id as the server gives it to a client that has none (`Worker::assign_id`).
+#[must_use]
+pub fn is_assigned_id(client: &str) -> bool {
+    let digits = client.strip_prefix("fp-").unwrap_or_default();
+    digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// What came of a CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Greeted {

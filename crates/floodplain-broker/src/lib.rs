@@ -38,6 +38,7 @@ mod wheel;
 
 pub use broker::{Broker, Environment, StartError};
 pub use config::BrokerConfig;
+pub use connect::is_assigned_id;
 pub use jobs::Job;
 pub use mailbox::Mailbox;
 pub use roster::{ClientState, Roster, SessionState};

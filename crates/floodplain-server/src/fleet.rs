@@ -4,6 +4,7 @@ use floodplain_api::{Messages, Retained, RetainedPage, RetainedSource};
 use floodplain_broker::{
     ClientState, Roster,
     folds::{Event, NEVER_EXPIRES, newest, protocol},
+    is_assigned_id,
 };
 use floodplain_sql::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
 use floodplain_types::{Clock as _, SystemClock, TopicFilter};
@@ -81,17 +82,29 @@ impl Fleet for Known {
     }
 
     async fn devices(&self, after: Option<&str>, limit: usize) -> Result<Vec<Device>, Unanswered> {
-        let (traffic, clients) = (self.messages.devices(after, limit).await?, self.clients(after, limit).await?);
-        let mut devices: BTreeMap<String, (Option<Client>, Option<Traffic>)> = BTreeMap::new();
-        for (device, traffic) in traffic {
-            devices.entry(device).or_default().1 = Some(traffic);
+        let mut found: Vec<Device> = Vec::new();
+        let mut after = after.map(str::to_owned);
+        loop {
+            let traffic = self.messages.devices(after.as_deref(), limit).await?;
+            let clients = self.clients(after.as_deref(), limit).await?;
+            let mut page: BTreeMap<String, (Option<Client>, Option<Traffic>)> = BTreeMap::new();
+            for (device, traffic) in traffic {
+                page.entry(device).or_default().1 = Some(traffic);
+            }
+            for client in clients {
+                let device = client.device.clone();
+                page.entry(device).or_default().0 = Some(client);
+            }
+            let is_last = page.len() < limit;
+            let page = page.into_iter().take(limit);
+            let page: Vec<_> = page.map(|(device, (client, traffic))| Device { device, client, traffic }).collect();
+            after = page.last().map(|last| last.device.clone());
+            found.extend(page.into_iter().filter(is_device));
+            if is_last || found.len() >= limit {
+                found.truncate(limit);
+                return Ok(found);
+            }
         }
-        for client in clients {
-            let device = client.device.clone();
-            devices.entry(device).or_default().0 = Some(client);
-        }
-        let device = |(device, (client, traffic))| Device { device, client, traffic };
-        Ok(devices.into_iter().take(limit).map(device).collect())
     }
 
     async fn device(&self, device: &str) -> Result<Option<Device>, Unanswered> {
@@ -99,7 +112,8 @@ impl Fleet for Known {
         let clients = self.ask(|roster, to| roster.one(device, move |found| drop(to.try_send(found)))).await?;
         let client = clients.into_iter().next();
         let is_known = client.is_some() || traffic.is_some();
-        Ok(is_known.then(|| Device { device: device.to_owned(), client, traffic }))
+        let device = Device { device: device.to_owned(), client, traffic };
+        Ok(Some(device).filter(|device| is_known && is_device(device)))
     }
 }
 
@@ -119,6 +133,12 @@ impl RetainedSource for Known {
         });
         Ok(RetainedPage { messages: messages.collect(), next: next.map(|topic| topic.to_string()) })
     }
+}
+
+/// Who came without a name, said nothing of itself and has gone, is nobody.
+fn is_device(device: &Device) -> bool {
+    let stays = |client: &Client| client.connected || client.session.is_some();
+    device.traffic.is_some() || device.client.as_ref().is_some_and(stays) || !is_assigned_id(&device.device)
 }
 
 fn client(state: ClientState) -> Client {

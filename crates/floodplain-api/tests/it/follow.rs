@@ -106,8 +106,10 @@ async fn streams_end_when_who_follows_may_not_any_more() {
     let limits = Limits { caller_check_every: Duration::from_millis(10), ..Limits::default() };
     let server = Server::limited(Config::default(), limits).await;
     let follow = "/api/v1/topics/a?follow";
-    let mut nobody = Events::open(&server, follow).await;
-    let mut sampled = Events::open(&server, "/api/v1/overview?follow").await;
+    // The connection ends with its answer.
+    let close = "Connection: close\r\n";
+    let mut nobody = Events::open_with(&server, follow, close).await;
+    let mut sampled = Events::open_with(&server, "/api/v1/overview?follow", close).await;
     nobody.follows().await;
     let setup = server.registry.setup_token().unwrap();
     let anna = server.registry.setup(setup.reveal(), "anna", "correct horse battery").await.unwrap();
@@ -115,7 +117,7 @@ async fn streams_end_when_who_follows_may_not_any_more() {
     while sampled.next().await.is_some() {}
 
     let (token, secret) = server.registry.add_token(&anna, "t", Role::Viewer, None).await.unwrap();
-    let header = format!("Authorization: Bearer {}\r\n", secret.reveal());
+    let header = format!("{close}Authorization: Bearer {}\r\n", secret.reveal());
     let mut with_token = Events::open_with(&server, follow, &header).await;
     with_token.follows().await;
     let mut kept = Events::open_with(&server, follow, &header).await;

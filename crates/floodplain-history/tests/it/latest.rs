@@ -221,7 +221,9 @@ fn what_was_removed_is_left_to_a_scan() {
     let mut world = World::new();
     world.config.retention = [("t".to_owned(), Duration::from_secs(3600))].into();
     let mut engine = world.engine().unwrap();
-    let publish = |payload: &str, device: &str| drop(world.publish(&format!("devices/{device}/t"), payload.as_bytes()));
+    let publish = |payload: &str, device: &str| {
+        world.publish(&format!("devices/{device}/t"), payload.as_bytes());
+    };
     publish(r#"{"firmware": "1.0", "rpm": 1}"#, "old");
     publish(r#"{"firmware": "1.0", "rpm": 1}"#, "both");
     run(&mut engine);

@@ -47,7 +47,7 @@ def check(page, faults, where):
 
 def screenshot(page, name):
     """For people to look at, where the variable names a folder."""
-    if folder := os.environ.get("FLOODPLAIN_SCREENSHOTS"):
+    if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
@@ -86,11 +86,13 @@ def main(page, faults):
 
     page.goto(url + "#/devices")
     names = page.get_by_role("listbox", name="Devices")
-    expect(names.get_by_text("truck-1", exact=True)).to_be_visible()
+    expect(names.get_by_role("option", name="truck-1")).to_be_visible()
+    expect(names.get_by_role("option", name="gateway-7")).to_be_visible()
     check(page, faults, "devices")
+    screenshot(page, "devices")
     page.get_by_role("searchbox", name="Search devices").fill("RUCK-0")
-    expect(names.get_by_text("truck-1", exact=True)).not_to_be_visible()
-    names.get_by_text("truck-0", exact=True).click()
+    expect(names.get_by_role("option", name="truck-1")).not_to_be_visible()
+    names.get_by_role("option", name="truck-0").click()
     expect(page.get_by_role("heading", name="truck-0", level=1)).to_be_visible()
     # The chart and the values move while the page is open.
     chart = page.get_by_role("img", name="Values of truck-0")
@@ -132,14 +134,16 @@ with sync_playwright() as playwright:
         )
         # A client with a session, as the page of a device shows it.
         client = ["mosquitto_sub", "-h", "127.0.0.1", "-p", mqtt_port, "-i", "gateway-7", "-c", "-q", "1"]
-        subscriber = subprocess.Popen([*client, "-t", "devices/+/orders"], stdout=subprocess.DEVNULL)
+        subscriber = subprocess.Popen([*client, "-t", "devices/+/orders"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         traffic = Traffic()
         traffic.start()
-        main(page, faults)
-        traffic.over.set()
-        traffic.join()
-        subscriber.terminate()
-        subscriber.wait()
+        try:
+            main(page, faults)
+        finally:
+            traffic.over.set()
+            traffic.join()
+            subscriber.terminate()
+            subscriber.wait()
         context.close()
     browser.close()
 print("all pages are well")
