@@ -105,7 +105,7 @@ def main(page, faults):
     screenshot(page, "device")
 
     page.goto(url + "#/device/gateway-7")
-    expect(page.get_by_text("devices/+/orders")).to_be_visible()
+    expect(page.get_by_text("devices/+/orders QoS 1")).to_be_visible()
     events = page.get_by_role("region", name="Events")
     expect(events.get_by_text("connected", exact=True).first).to_be_visible()
     check(page, faults, "device of a client")
