@@ -5,7 +5,7 @@ use crate::{
     Result,
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
-    route::MESSAGES,
+    route::{MESSAGES, RESERVED},
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
     window::Window,
@@ -128,7 +128,8 @@ impl Engine {
     fn may_have_table(&self, table: &str) -> bool {
         let is_name = !table.is_empty() && table.len() <= TABLE_BYTES_MAX && !table.chars().any(char::is_control);
         let count: usize = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
-        is_name && table != MESSAGES && (count < self.config.tables_max || self.known(table).is_some())
+        let is_reserved = RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
+        is_name && !is_reserved && (count < self.config.tables_max || self.known(table).is_some())
     }
 
     fn known(&self, table: &str) -> Option<&Arc<TableSchema>> {
