@@ -19,10 +19,12 @@ use floodplain_log::{Log, Stream};
 use floodplain_sql::Format;
 use floodplain_types::Position;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Different reasons that are counted.
 const REASONS_MAX: u32 = 100;
+/// How long an answer waits for decoding.
+const DECODE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Bytes of payloads in one answer; the rest are left out.
 const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 
@@ -56,6 +58,13 @@ async fn list(
     let limit = asked.limit.unwrap_or(100);
     if !(1..=1000).contains(&limit) {
         return Err(Problem::of("bad_request", "limit is from 1 to 1000"));
+    }
+    if let Some(tables) = &api.tables {
+        let log = api.messages.log();
+        let partitions = tables.inputs.iter().flat_map(|stream| (0..stream.partitions).map(|at| stream.partition(at)));
+        let wanted: Vec<_> = partitions.map(|partition| (partition, log.watermark(partition))).collect();
+        // Letters of what was acknowledged before; where decoding is far behind, those that are there.
+        drop(tables.handle.wait_decoded(&wanted, DECODE_TIME_MAX).await);
     }
     let mut conditions = vec!["true".to_owned()];
     for (column, wanted) in [("reason", &asked.reason), ("binding", &asked.binding)] {
@@ -100,7 +109,6 @@ fn quoted(text: &str) -> String {
 /// The rows of a query, each as an object.
 async fn objects(api: &Api, query: &str) -> Result<Vec<Map<String, Value>>, Problem> {
     let result = api.sql.query(query).await.map_err(|error| Problem::from(&error))?;
-    let names: Vec<String> = result.columns().iter().map(|column| column.name.clone()).collect();
     let (mut encoder, mut text) = (result.encode(Format::Json), Vec::new());
     while let Some(chunk) = encoder.next().await {
         text.extend_from_slice(&chunk.map_err(|error| Problem::from(&error))?);
@@ -108,10 +116,7 @@ async fn objects(api: &Api, query: &str) -> Result<Vec<Map<String, Value>>, Prob
     let mut answer: Value =
         serde_json::from_slice(&text).map_err(|error| Problem::of("internal", error.to_string()))?;
     let Value::Array(rows) = answer["rows"].take() else { return Ok(Vec::new()) };
-    let object = |row: Value| match row {
-        Value::Array(cells) => names.iter().cloned().zip(cells).collect(),
-        _ => Map::new(),
-    };
+    let object = |row| if let Value::Object(row) = row { row } else { Map::new() };
     Ok(rows.into_iter().map(object).collect())
 }
 

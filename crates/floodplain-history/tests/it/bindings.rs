@@ -6,15 +6,17 @@ use floodplain_history::{
     bindings::{Binding, BindingError, Origin},
     engine::Engine,
     jobs::{JobState, Replay},
+    route::DefaultRoute,
 };
 use floodplain_log::Log as _;
-use floodplain_testkit::{Fault, Rule};
+use floodplain_testkit::{AdverseLog, Adversity, Fault, Rule};
 use serde_json::{Value, json};
 use std::{
     future::Future,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 fn declare(name: &str, value: Value) -> Binding {
@@ -309,24 +311,25 @@ fn work(world: &World) -> Result<Engine, Error> {
         while engine.step()? {}
         Ok(())
     };
-    let publish = |from: i64, to: i64| {
-        for n in from..to {
-            let payload = if n % 3 == 2 { format!("bad {n}") } else { format!(r#"{{"ts": {}, "n": {n}}}"#, time(n)) };
-            world.publish(&format!("plants/p{}/temp", n % 2), payload.as_bytes());
-        }
-    };
-    publish(0, 6);
+    publish(world, 0, 6);
     drain(&mut engine)?;
     for (table, from) in [("first", 6), ("second", 12)] {
         begin(&engine.handle(), table);
         drain(&mut engine)?;
-        publish(from, from + 6);
+        publish(world, from, from + 6);
         drain(&mut engine)?;
     }
     begin_replay(&engine.handle());
     drain(&mut engine)?;
     engine.write_snapshots()?;
     Ok(engine)
+}
+
+fn publish(world: &World, from: i64, to: i64) {
+    for n in from..to {
+        let payload = if n % 3 == 2 { format!("bad {n}") } else { format!(r#"{{"ts": {}, "n": {n}}}"#, time(n)) };
+        world.publish(&format!("plants/p{}/temp", n % 2), payload.as_bytes());
+    }
 }
 
 /// Seconds, hours apart: several windows.
@@ -411,6 +414,66 @@ fn a_power_cut_at_any_call_of_a_change_leaves_one_binding_for_each_message() {
         check(&world, &format!("cut at call {cuts}"));
     }
     assert!(cuts > 50, "{cuts} calls are too few to be all of them");
+}
+
+/// The log refuses, or does not say whether it has a record, and the process dies of it or tries again.
+#[test]
+fn a_crash_at_any_append_leaves_one_binding_for_each_message() {
+    let (mut refused, mut crashes) = (0, 0);
+    for seed in 0..40 {
+        let world = World::new();
+        let adversity = Adversity { refused: 100, unknown: 150, ..Adversity::NONE };
+        let log = AdverseLog::start(Arc::new(world.log.clone()), adversity, seed);
+        let open = || loop {
+            let (disk, route) = (Arc::new(world.disk.clone()), Arc::new(DefaultRoute::default()));
+            match Engine::open(world.config.clone(), disk, log.clone(), world.clock.clone(), route) {
+                Ok(engine) => return engine,
+                Err(error) => assert!(matches!(error, Error::Refused(_) | Error::Unknown), "{error}"),
+            }
+        };
+        let mut engine = open();
+        // What was appended shows late.
+        let is_done = |engine: &Engine| {
+            world.watermarks().into_iter().all(|(partition, end)| engine.handle().decoded(partition) == end)
+        };
+        let mut looks = 60_000;
+        let mut drain = |engine: &mut Engine| loop {
+            match engine.step() {
+                Ok(true) => {}
+                Ok(false) if is_done(engine) => return,
+                Ok(false) => {
+                    looks -= 1;
+                    assert!(looks > 0, "seed {seed}: a minute without anything to do");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(Error::Refused(_)) => refused += 1,
+                Err(_) => {
+                    crashes += 1;
+                    *engine = open();
+                }
+            }
+        };
+        publish(&world, 0, 6);
+        drain(&mut engine);
+        for (table, from) in [("first", 6), ("second", 12)] {
+            let before = engine.handle().bindings().version();
+            while engine.handle().bindings().version() == before {
+                begin(&engine.handle(), table);
+                drain(&mut engine);
+            }
+            publish(&world, from, from + 6);
+            drain(&mut engine);
+        }
+        while !engine.handle().jobs().list().iter().any(|job| job.state == JobState::Done) {
+            if engine.handle().jobs().list().is_empty() {
+                begin_replay(&engine.handle());
+            }
+            drain(&mut engine);
+        }
+        drop(engine);
+        check(&world, &format!("seed {seed}"));
+    }
+    assert!(refused > 50 && crashes > 50, "{refused} refusals, {crashes} crashes");
 }
 
 #[test]
