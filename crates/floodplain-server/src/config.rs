@@ -5,11 +5,13 @@ use crate::{
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
+use floodplain_history::bindings::Binding;
 use floodplain_log::EmbeddedConfig;
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -230,6 +232,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
+    /// Those of the file.
+    pub bindings: Vec<Arc<Binding>>,
     pub sql: floodplain_sql::Config,
     /// Filter of the logs.
     pub tracing_level: String,
@@ -258,6 +262,7 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             broker: broker(&settings),
+            bindings: settings.bindings.clone(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
             // A set of workers is a word of 64 bits in the broker.

@@ -5,6 +5,7 @@
 
 mod bench_ingest;
 mod bench_mqtt;
+mod bindings;
 mod client;
 mod clock;
 mod demo;
@@ -58,6 +59,14 @@ enum Command {
     /// List, make and remove API tokens of a running server
     #[command(subcommand)]
     Token(users::TokenCommand),
+    /// List, set, remove and test bindings: which messages become rows of which table
+    #[command(subcommand)]
+    Binding(bindings::BindingCommand),
+    /// Decode messages of the log again, by the bindings of now
+    Replay(bindings::ReplayArgs),
+    /// List what was refused or not delivered, and decode it again
+    #[command(subcommand)]
+    Dlq(bindings::DlqCommand),
     /// Explain a code of the server's answers, or list all
     Errors(errors::Args),
     /// Print a completion script, for example `floodplain completions bash > /etc/bash_completion.d/floodplain`
@@ -91,6 +100,9 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::User(command) => users::run_user(command),
         Command::Token(command) => users::run_token(command),
+        Command::Binding(command) => bindings::run_binding(command),
+        Command::Replay(args) => bindings::run_replay(args),
+        Command::Dlq(command) => bindings::run_dlq(command),
         Command::Errors(args) => errors::run(args),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.
