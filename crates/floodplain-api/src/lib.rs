@@ -10,6 +10,7 @@
 //! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
+//! | `/api/v1/alerts` | rules, who fires, and what a rule would say now |
 //! | `GET /` | the console |
 //! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
 //! | `GET /metrics` | Prometheus text |
@@ -32,6 +33,8 @@ mod codes;
 mod origin;
 mod paging;
 mod problem;
+
+mod alerts;
 
 mod login;
 mod tokens;

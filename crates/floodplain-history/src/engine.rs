@@ -14,6 +14,7 @@ use crate::{
     Error, Result,
     catalog::CatalogFold,
     manifest::ManifestFold,
+    observe::Observer,
     route::Route,
     schema::columns_of,
     tables::{Shared, Table, folder},
@@ -61,6 +62,8 @@ pub struct EngineConfig {
     pub retention: BTreeMap<String, Duration>,
     /// Bytes of all files; beyond it the oldest are removed.
     pub files_bytes_max: Option<u64>,
+    /// Who else wants each row.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl EngineConfig {
@@ -79,6 +82,7 @@ impl EngineConfig {
             tables_max: 256,
             retention: BTreeMap::new(),
             files_bytes_max: None,
+            observer: None,
         }
     }
 }
@@ -223,6 +227,8 @@ impl Engine {
     /// # Errors
     /// Those of disk and log. Nothing is lost: the next call tries again.
     pub fn step(&mut self) -> Result<bool> {
+        // Rows that are in a file are not decoded again, so what they have caused is durable before that.
+        self.settle()?;
         if self.pending.is_some() {
             self.go_on()?;
             return Ok(true);
@@ -247,6 +253,7 @@ impl Engine {
     /// # Errors
     /// Those of disk and log; what was flushed stays flushed.
     pub fn flush_all(&mut self) -> Result<()> {
+        self.settle()?;
         while self.pending.is_some() {
             self.go_on()?;
         }
@@ -308,6 +315,10 @@ impl Engine {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.config.observer.as_ref().map_or(Ok(()), |observer| observer.settle().map_err(Error::Observer))
     }
 
     fn advance(&mut self, at: usize, next: Position) {

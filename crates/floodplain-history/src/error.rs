@@ -40,6 +40,9 @@ pub enum Error {
     /// A fold of the engine cannot start or go on.
     #[error("fold of history fails")]
     Fold(#[source] Cause),
+    /// Who observes rows cannot keep what they have caused; the engine tries again.
+    #[error("what rows have caused cannot be kept")]
+    Observer(#[source] Cause),
     /// Files, schemas and manifest do not fit each other, or another process writes the same manifest.
     #[error("manifest of history does not fit: {0}")]
     Manifest(String),

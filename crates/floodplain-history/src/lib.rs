@@ -7,7 +7,7 @@
 //! - [`buffer`]: rows of a [`window`] until they are in a file; [`run`]: its sorted parts.
 //! - [`mod@file`]: one Parquet file. [`manifest`]: which files there are.
 //! - [`snapshot`]: a table at one moment; reading it, and making one file of many.
-//! - [`route`]: which table a record is for. [`engine`]: from the log to files. [`History`]: its thread and its readers.
+//! - [`route`]: which table a record is for. [`observe`]: who else wants the rows. [`engine`]: from the log to files. [`History`]: its thread and its readers.
 
 pub mod catalog;
 pub mod columns;
@@ -26,6 +26,7 @@ pub mod snapshot;
 
 pub mod engine;
 mod history;
+pub mod observe;
 pub mod route;
 mod summary;
 mod tables;

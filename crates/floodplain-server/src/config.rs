@@ -6,6 +6,7 @@ use crate::{
 };
 use floodplain_broker::BrokerConfig;
 use floodplain_log::EmbeddedConfig;
+use floodplain_streams::rule::{Rule, v1};
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
@@ -231,6 +232,8 @@ pub struct Config {
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
     pub sql: floodplain_sql::Config,
+    /// Alerts of the file.
+    pub alerts: Vec<Rule>,
     /// Filter of the logs.
     pub tracing_level: String,
     /// `text` or `json`.
@@ -260,6 +263,7 @@ impl Config {
             broker: broker(&settings),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
+            alerts: alerts(&settings)?,
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
             data_dir,
@@ -325,6 +329,27 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
         rows_max: u64::from(settings.count("sql.rows_max")),
         ..floodplain_sql::Config::default()
     }
+}
+
+/// The tables `[[alerts]]` of the file.
+fn alerts(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (index, (value, path)) in settings.tables("alerts").enumerate() {
+        let name = value.get("name").and_then(toml::Value::as_str);
+        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
+        let bad = |reason: String| {
+            let (path, entry) = (path.to_owned(), entry.clone());
+            ConfigError::BadEntry { path, kind: "alert", entry, reason }
+        };
+        let alert: v1::Alert =
+            value.clone().try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
+        let rule = Rule::try_from(alert).map_err(|error| bad(error.to_string()))?;
+        if rules.iter().any(|other| other.name == rule.name) {
+            return Err(bad("another one has this name".to_owned()));
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
 }
 
 /// There is no identity and no policy yet, so nobody but this machine may connect.

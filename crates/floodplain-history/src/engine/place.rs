@@ -5,6 +5,7 @@ use crate::{
     Result,
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
+    observe::Observed,
     route::MESSAGES,
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
@@ -184,6 +185,11 @@ impl Engine {
         let time = time.or(found.message.event_time_ns.map(Timestamp));
         let ready = Ready { table, device, time, is_alone: assignment.must_append(), row: number };
         self.buffer(found, &ready, &schema, &cells, assignment.rest());
+        if let Some(observer) = &self.config.observer {
+            let Found { position, message, received, source } = found;
+            let partition = self.sources[source].partition.index;
+            observer.row(&Observed { topic: message.topic, partition, position, number, received, time, row });
+        }
     }
 
     /// Keeps a message as it came, with the reason if it was refused.
