@@ -49,7 +49,7 @@ pub static CODES: &[Code] = &[
         status: 503,
         title: "the log is still being read",
         meaning: "Who is silent is known once the log was read; it is, the first time that somebody wants to know.",
-        remedy: "Ask again.",
+        remedy: "Ask again in a moment.",
     },
     Code {
         code: "alerts_failed",

@@ -13,7 +13,7 @@ use floodplain_streams::{
 };
 use floodplain_types::SystemClock;
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -38,7 +38,7 @@ pub(crate) fn start(
     alerts: Stream,
 ) -> floodplain_streams::Result<Service> {
     let clock = Arc::new(SystemClock);
-    let post = Arc::new(Poster::default());
+    let post = Arc::new(Poster::new(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from)));
     let webhooks =
         Webhooks::start(post, clock.clone(), Patience::default()).map_err(floodplain_streams::Error::Thread)?;
     let config =
@@ -72,14 +72,26 @@ impl Observer for Rows {
 }
 
 /// The client of webhooks.
-#[derive(Debug, Default)]
-struct Poster(OnceLock<ureq::Agent>);
+#[derive(Debug)]
+struct Poster {
+    /// File of the certificates that are trusted, if not the system's.
+    certificates: Option<PathBuf>,
+    agent: OnceLock<ureq::Agent>,
+}
 
 impl Poster {
+    const fn new(certificates: Option<PathBuf>) -> Self {
+        Self { certificates, agent: OnceLock::new() }
+    }
+
+    /// Made for the first webhook.
     fn agent(&self) -> &ureq::Agent {
-        self.0.get_or_init(|| {
+        self.agent.get_or_init(|| {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let tls = TlsConfig::builder().root_certs(trusted()).unversioned_rustls_crypto_provider(provider).build();
+            let tls = TlsConfig::builder()
+                .root_certs(trusted(self.certificates.as_deref()))
+                .unversioned_rustls_crypto_provider(provider)
+                .build();
             let config = ureq::Agent::config_builder()
                 .http_status_as_error(false)
                 .timeout_global(Some(POST_TIME_MAX))
@@ -106,14 +118,125 @@ impl Post for Poster {
     }
 }
 
-/// The certificates that this machine trusts. Without any, no server of https is trusted.
-fn trusted() -> RootCerts {
-    let file = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-    let files = file.into_iter().chain(CERTIFICATES.iter().map(|path| Path::new(path).to_owned()));
-    let pem = files.filter_map(|path| std::fs::read(path).ok()).next().unwrap_or_default();
+/// The certificates of `file`, or else those that this machine trusts. Without any, no server of https is trusted.
+fn trusted(file: Option<&Path>) -> RootCerts {
+    let files = match file {
+        Some(file) => vec![file],
+        None => CERTIFICATES.iter().map(Path::new).collect(),
+    };
+    let pem = files.into_iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
     let certificates = parse_pem(&pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,
     });
     RootCerts::from(certificates.collect::<Vec<Certificate<'static>>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use floodplain_streams::rule::{Rule, v1};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    use std::{
+        io::{BufRead as _, BufReader, Read, Write},
+        net::{SocketAddr, TcpListener},
+        process::Command,
+    };
+
+    fn webhook(url: &str) -> Webhook {
+        let json = serde_json::json!({ "name": "a", "kind": "silent", "minutes": 1, "webhook": url });
+        Rule::try_from(serde_json::from_value::<v1::Alert>(json).unwrap()).unwrap().webhook.unwrap()
+    }
+
+    /// Reads one request and answers it; the request line and the body.
+    fn serve(stream: impl Read + Write, answer: &str) -> (String, String) {
+        let mut stream = BufReader::new(stream);
+        let (mut first, mut length) = (String::new(), 0);
+        stream.read_line(&mut first).unwrap();
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).unwrap();
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.parse().unwrap();
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).unwrap();
+        stream.get_mut().write_all(answer.as_bytes()).unwrap();
+        stream.get_mut().flush().unwrap();
+        (first.trim().to_owned(), String::from_utf8(body).unwrap())
+    }
+
+    fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    #[test]
+    fn a_redirect_is_an_answer_and_is_not_followed() {
+        let ((listener, address), (other, elsewhere)) = (listen(), listen());
+        let answer = format!("HTTP/1.1 307 x\r\nLocation: http://{elsewhere}/\r\nContent-Length: 0\r\n\r\n");
+        let served = std::thread::spawn(move || serve(listener.accept().unwrap().0, &answer));
+        let status = Poster::new(None).post(&webhook(&format!("http://{address}/hook?x=1")), r#"{"a":1}"#);
+        assert_eq!(status, Ok(307));
+        assert_eq!(served.join().unwrap(), ("POST /hook?x=1 HTTP/1.1".to_owned(), r#"{"a":1}"#.to_owned()));
+        other.set_nonblocking(true).unwrap();
+        assert!(other.accept().is_err(), "nobody asks there");
+    }
+
+    #[test]
+    fn an_error_says_what_it_is_and_not_where() {
+        let (listener, address) = listen();
+        drop(listener);
+        let error = Poster::new(None).post(&webhook(&format!("http://{address}/secret")), "{}").unwrap_err();
+        assert!(error.to_ascii_lowercase().contains("refused") && !error.contains("secret"), "{error}");
+    }
+
+    /// Makes a certificate in `folder` with these arguments of `openssl req`.
+    fn certificate(folder: &Path, args: &[&str]) {
+        let openssl = Command::new("openssl")
+            .current_dir(folder)
+            .args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(openssl.status.success(), "{}", String::from_utf8_lossy(&openssl.stderr));
+    }
+
+    #[test]
+    fn https_is_spoken_with_whom_the_certificates_trust_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        certificate(folder.path(), &["-subj", "/CN=test root", "-keyout", "root.key", "-out", "root.pem"]);
+        let leaf =
+            ["-subj", "/CN=hook", "-keyout", "hook.key", "-out", "hook.pem", "-CA", "root.pem", "-CAkey", "root.key"];
+        let names = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
+        certificate(folder.path(), &[&leaf[..], &names].concat());
+        let chain = CertificateDer::from_pem_file(folder.path().join("hook.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(folder.path().join("hook.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![chain], key).unwrap());
+        let (listener, address) = listen();
+        let served = std::thread::spawn(move || {
+            // The first one ends with the handshake.
+            let refused = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut refused = rustls::StreamOwned::new(refused, listener.accept().unwrap().0);
+            assert!(refused.read(&mut [0]).is_err());
+            drop(refused);
+            let stream = rustls::ServerConnection::new(config).unwrap();
+            let stream = rustls::StreamOwned::new(stream, listener.accept().unwrap().0);
+            serve(stream, "HTTP/1.1 204 x\r\n\r\n").1
+        });
+        let webhook = webhook(&format!("https://{address}/hook"));
+        let error = Poster::new(None).post(&webhook, "{}").unwrap_err();
+        assert!(error.contains("certificate"), "{error}");
+        assert_eq!(Poster::new(Some(folder.path().join("root.pem"))).post(&webhook, "{}"), Ok(204));
+        assert_eq!(served.join().unwrap(), "{}");
+    }
 }

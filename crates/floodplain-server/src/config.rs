@@ -439,6 +439,33 @@ mod tests {
     }
 
     #[test]
+    fn alerts_of_the_file_are_checked() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let hot = "[[alerts]]\nname = \"hot\"\nkind = \"above\"\ntable = \"engine\"\ncolumn = \"oil\"\nvalue = 120\n";
+        let quiet = "[[alerts]]\nname = \"quiet\"\nkind = \"silent\"\nminutes = 5\ndevices = \"truck-*\"\n";
+        let config = load(&format!("{hot}{quiet}[log]\nretention = \"1d\"\n")).unwrap();
+        assert_eq!(config.alerts.iter().map(|rule| &*rule.name).collect::<Vec<_>>(), ["hot", "quiet"]);
+        for (text, says) in [
+            (format!("{hot}{hot}"), "alert \"hot\" of"),
+            (hot.replace("above", "over"), "unknown variant"),
+            (hot.replace("oil", ""), "column has"),
+            (format!("{hot}webhok = \"http://secret\"\n"), "unknown field `webhok`"),
+            (format!("{hot}webhook = \"secret\"\n"), "webhook is a URL"),
+            ("[[alerts]]\nkind = \"silent\"\n".to_owned(), "alert number 1 of"),
+            ("alerts = 1\n".to_owned(), "unknown key"),
+            ("[alerts]\nname = \"x\"\n".to_owned(), "unknown key"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn listening_beyond_this_machine_is_refused() {
         let flags = vec![("--mqtt-address".to_owned(), "mqtt.address".to_owned(), "0.0.0.0:1883".to_owned())];
         let error = Config::load(&Sources { flags, ..Sources::default() }).unwrap_err().to_string();

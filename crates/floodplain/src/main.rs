@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod alert;
 mod bench_mqtt;
 mod client;
 mod clock;
@@ -57,6 +58,9 @@ enum Command {
     /// List, make and remove API tokens of a running server
     #[command(subcommand)]
     Token(users::TokenCommand),
+    /// List, set and remove alerts of a running server
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
     /// Explain a code of the server's answers, or list all
     Errors(errors::Args),
     /// Print a completion script, for example `floodplain completions bash > /etc/bash_completion.d/floodplain`
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::User(command) => users::run_user(command),
         Command::Token(command) => users::run_token(command),
+        Command::Alert(command) => alert::run(command),
         Command::Errors(args) => errors::run(args),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.
