@@ -193,6 +193,8 @@ mod tests {
             (Method::HEAD, "/api/v1/anything", Some(Role::Viewer)),
             (Method::GET, "/api/v1/me/", Some(Role::Viewer)),
             (Method::POST, "/api/v1/sql", Some(Role::Viewer)),
+            (Method::POST, "/api/v1/alerts/test", Some(Role::Viewer)),
+            (Method::PUT, "/api/v1/alerts/a", Some(Role::Editor)),
             (Method::POST, "/api/v1/sql/", Some(Role::Editor)),
             (Method::POST, "/write", Some(Role::Editor)),
             (Method::DELETE, "/", Some(Role::Editor)),
