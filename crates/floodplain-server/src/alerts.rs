@@ -9,7 +9,7 @@ use floodplain_streams::{
     evaluator::Row,
     rule::Webhook,
     transition::Cause,
-    webhook::{Patience, Post, Webhooks},
+    webhook::{Patience, Post},
 };
 use floodplain_types::SystemClock;
 use std::{
@@ -39,11 +39,15 @@ pub(crate) fn start(
 ) -> floodplain_streams::Result<Service> {
     let clock = Arc::new(SystemClock);
     let post = Arc::new(Poster::new(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from)));
-    let webhooks =
-        Webhooks::start(post, clock.clone(), Patience::default()).map_err(floodplain_streams::Error::Thread)?;
-    let config =
-        AlertsConfig { dir: config.data_dir.join("alerts"), telemetry, state, alerts, rules: config.alerts.clone() };
-    Alerts::open(config, &(Arc::new(OsDisk) as _), log, clock, webhooks)?.start()
+    let config = AlertsConfig {
+        dir: config.data_dir.join("alerts"),
+        telemetry,
+        state,
+        alerts,
+        rules: config.alerts.clone(),
+        patience: Patience::default(),
+    };
+    Alerts::open(config, &(Arc::new(OsDisk) as _), log, clock, post)?.start()
 }
 
 /// Brings the rows of history to the alerts.

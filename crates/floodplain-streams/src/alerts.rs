@@ -4,16 +4,16 @@ use crate::{
     Error, Result,
     evaluator::{Evaluator, Known, Row},
     heard::Heard,
-    rule::Rule,
+    rule::{Rule, Webhook},
     rules::{KEY, Kept, Rules, RulesFold},
     states::{Pair, States},
     store::{self, Wake},
-    transition::{Transition, is_of_alerts, webhook_of},
-    webhook::{Last, Webhooks},
+    transition::{Receipt, Transition, is_of_alerts, webhook_of},
+    webhook::{Last, Patience, Post, Webhooks},
 };
 use floodplain_fold::Runner;
-use floodplain_log::{Batch, BatchBuilder, Compression, Disk, Log, Partition, Refusal, Stream};
-use floodplain_types::{Clock, Position, Timestamp};
+use floodplain_log::{Append, Batch, BatchBuilder, Compression, Disk, Log, Partition, Refusal, Stream};
+use floodplain_types::{Class, Clock, Position, Timestamp};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -53,6 +53,8 @@ pub struct AlertsConfig {
     pub alerts: Stream,
     /// Rules of the configuration file.
     pub rules: Vec<Rule>,
+    /// How long webhooks are tried.
+    pub patience: Patience,
 }
 
 /// A rule, and what became of it.
@@ -120,6 +122,25 @@ struct Core {
     scan_at: Timestamp,
 }
 
+impl Core {
+    /// Where changes of the alert are told, by its rule or the one that it had before the last change.
+    fn webhook(&self, alert: &str) -> Option<&Webhook> {
+        let rules = [self.rules.fold().rules(), &self.rules_before];
+        webhook_of(rules.into_iter().flat_map(|rules| rules.kept()).map(|kept| &kept.rule), alert)
+    }
+}
+
+/// Appends a receipt; does not wait. One that is lost means that the webhook may be told again.
+fn keep(log: &dyn Log, alerts: &Stream, receipt: &Receipt, now: Timestamp) {
+    let mut builder = BatchBuilder::new();
+    if receipt.write(&mut builder, now.as_millis()).is_err() {
+        return;
+    }
+    let partition = alerts.partition_of(receipt.device.as_bytes());
+    let batches: Vec<_> = builder.finish(Compression::None).map(|batch| (partition, batch)).into_iter().collect();
+    log.submit(Append { batches, class: Class::Leader }, None);
+}
+
 /// Who fires, by the folds.
 struct Pairs<'a>(&'a [Runner<States>], &'a Stream);
 
@@ -153,10 +174,15 @@ impl Alerts {
         disk: &Arc<dyn Disk>,
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
-        webhooks: Webhooks,
+        post: Arc<dyn Post>,
     ) -> Result<Self> {
-        let AlertsConfig { dir, telemetry, state, alerts, rules: of_file } = config;
+        let AlertsConfig { dir, telemetry, state, alerts, rules: of_file, patience } = config;
         let now = clock.now();
+        let ended = {
+            let (log, alerts, clock) = (log.clone(), alerts.clone(), clock.clone());
+            Arc::new(move |receipt: &Receipt| keep(&*log, &alerts, receipt, clock.now()))
+        };
+        let webhooks = Webhooks::start(post, clock.clone(), patience, ended).map_err(Error::Thread)?;
         let mut rules = store::open::<RulesFold>(&*log, disk, &dir, state.partition_of(KEY.as_bytes()))?;
         while store::fold_some(&*log, &mut rules, now)? {}
         let open = |index| store::open::<States>(&*log, disk, &dir, alerts.partition(index));
@@ -190,6 +216,7 @@ impl Alerts {
         let inner = Arc::new(inner);
         inner.log.watch(inner.wake.clone());
         let mut core = lock(&inner.core);
+        inner.tell_again(&core);
         let before = core.rules.fold().rules().clone();
         let next = before.with_config(&of_file, now)?;
         if next.kept() == before.kept() {
@@ -359,7 +386,7 @@ impl Inner {
                         return Ok(());
                     }
                     let unit = &pending[..pending.len().min(UNIT_MAX)];
-                    let batches = self.unit(unit, now)?;
+                    let batches = self.unit(core, unit, now)?;
                     let partitions: Vec<_> = batches.iter().map(|(partition, _)| *partition).collect();
                     let positions = store::append(&*self.log, batches)?;
                     (unit.len(), partitions.into_iter().zip(positions).collect())
@@ -373,21 +400,22 @@ impl Inner {
                 core.appended = Some((count, positions));
                 return Err(error);
             }
-            for transition in &core.evaluator.pending()[..count] {
-                self.tell(core, transition);
+            for (index, transition) in core.evaluator.pending()[..count].iter().enumerate() {
+                self.tell(core, index, transition);
             }
             core.evaluator.committed(count);
         }
     }
 
     /// Both records of each transition: the one that is kept, and the one that subscribers get.
-    fn unit(&self, transitions: &[Transition], now: Timestamp) -> Result<Vec<(Partition, Batch)>> {
+    fn unit(&self, core: &Core, transitions: &[Transition], now: Timestamp) -> Result<Vec<(Partition, Batch)>> {
         let mut builders: BTreeMap<Partition, BatchBuilder> = BTreeMap::new();
         let now_ms = now.as_millis();
         let too_large = |_| Refusal::TooLarge { bytes: u64::MAX, max_bytes: self.log.queue_capacity_bytes() };
         for transition in transitions {
             let kept = builders.entry(self.alerts.partition_of(transition.device.as_bytes())).or_default();
-            transition.write(kept, now_ms).map_err(too_large)?;
+            let is_owed = core.webhook(&transition.alert).is_some();
+            transition.write(kept, now_ms, is_owed).map_err(too_large)?;
             let sender = self.telemetry.partition_of(crate::transition::SENDER.as_bytes());
             transition.write_message(builders.entry(sender).or_default(), now_ms).map_err(too_large)?;
         }
@@ -397,14 +425,30 @@ impl Inner {
         Ok(batches.collect())
     }
 
-    fn tell(&self, core: &Core, transition: &Transition) {
+    /// Tells of the pending transition number `index`, whose record is folded.
+    fn tell(&self, core: &Core, index: usize, transition: &Transition) {
+        let Transition { alert, device, .. } = transition;
         let state = if transition.firing { "firing" } else { "resolved" };
         metrics::counter!("floodplain_alerts_transitions_total", "state" => state).increment(1);
-        info!(alert = %transition.alert, device_id = %transition.device, state, "alert has changed");
-        let rules = [core.rules.fold().rules(), &core.rules_before];
-        let rules = rules.into_iter().flat_map(|rules| rules.kept()).map(|kept| &kept.rule);
-        if let Some(webhook) = webhook_of(rules, &transition.alert) {
-            self.webhooks.send(&transition.alert, webhook, transition.to_json());
+        info!(%alert, device_id = %device, state, "alert has changed");
+        let Some(webhook) = core.webhook(alert) else { return };
+        // What the fold knows is the last one of its pair.
+        let is_same = |other: &Transition| other.alert == *alert && other.device == *device;
+        let is_last = !core.evaluator.pending()[index + 1..].iter().any(is_same);
+        let position = Pairs(&core.states, &self.alerts).pair(alert, device).filter(|_| is_last).map(Pair::moved);
+        let receipt = position.map(|position| Receipt { alert: alert.clone(), device: device.clone(), position });
+        self.webhooks.send(alert, webhook, transition.to_json(), receipt);
+    }
+
+    /// Tells webhooks what they were to be told last when the process ended.
+    fn tell_again(&self, core: &Core) {
+        for (transition, receipt) in core.states.iter().flat_map(|runner| runner.fold().owed()) {
+            match core.webhook(&transition.alert) {
+                Some(webhook) => {
+                    self.webhooks.send(&transition.alert, webhook, transition.to_json(), Some(receipt));
+                }
+                None => keep(&*self.log, &self.alerts, &receipt, self.clock.now()),
+            }
         }
     }
 

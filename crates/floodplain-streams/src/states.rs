@@ -1,6 +1,6 @@
 //! Which alert fires for which device: a fold over the transitions of stream `alerts`.
 
-use crate::transition::{Cause, Transition};
+use crate::transition::{Cause, Entry, Receipt, Transition};
 use floodplain_fold::{
     Fold, Input, Outputs, RestoreError,
     wire::{Get, Put, WireError},
@@ -26,6 +26,8 @@ pub struct Pair {
     pub causes: Vec<Cause>,
     /// Position of the last transition.
     moved: Position,
+    /// A webhook was to be told of it, and was not, as far as is known.
+    is_owed: bool,
 }
 
 impl Pair {
@@ -39,7 +41,13 @@ impl Pair {
             causes.sort_unstable();
         }
         let Transition { firing, since, value, rule, .. } = *transition;
-        Self { firing, since, value, rule, is_by_row: transition.cause.is_some(), causes, moved }
+        Self { firing, since, value, rule, is_by_row: transition.cause.is_some(), causes, moved, is_owed: false }
+    }
+
+    /// Position of the last transition.
+    #[must_use]
+    pub const fn moved(&self) -> Position {
+        self.moved
     }
 
     /// Whether a row came to its end here already: it was the cause of a transition, or was before one.
@@ -91,14 +99,27 @@ impl States {
         self.alerts.get(alert).into_iter().flat_map(|devices| devices.pairs.iter().filter(|(_, pair)| pair.firing))
     }
 
+    /// What webhooks were to be told last and were not, as far as is known: by alert and device.
+    pub fn owed(&self) -> impl Iterator<Item = (Transition, Receipt)> {
+        self.alerts.iter().flat_map(|(alert, devices)| {
+            devices.pairs.iter().filter(|(_, pair)| pair.is_owed).map(move |(device, pair)| {
+                let (alert, device) = (alert.clone(), device.clone());
+                let receipt = Receipt { alert: alert.clone(), device: device.clone(), position: pair.moved };
+                let Pair { firing, since, value, rule, .. } = *pair;
+                (Transition { alert, device, firing, since, value, rule, cause: None }, receipt)
+            })
+        })
+    }
+
     /// Whether so many more pairs would find a place.
     #[must_use]
     pub fn has_room(&self, more: usize) -> bool {
         self.count + more <= PAIRS_MAX || self.firing().count() + more <= PAIRS_MAX
     }
 
-    /// Takes a transition whose record is at `moved`; whether it changed something.
-    pub fn apply_transition(&mut self, transition: &Transition, moved: Position) -> bool {
+    /// Takes a transition whose record is at `moved`, and of which a webhook is to be told or not; whether it changed
+    /// something.
+    pub fn apply_transition(&mut self, transition: &Transition, is_owed: bool, moved: Position) -> bool {
         let before = self.get(&transition.alert, &transition.device);
         let was_firing = before.is_some_and(|pair| pair.firing);
         if was_firing == transition.firing {
@@ -110,9 +131,17 @@ impl States {
         let devices = self.alerts.entry(transition.alert.clone()).or_default();
         let before = devices.pairs.get(&*transition.device);
         self.count += usize::from(before.is_none());
-        let pair = Pair::after(before, transition, moved);
+        let pair = Pair { is_owed, ..Pair::after(before, transition, moved) };
         devices.pairs.insert(transition.device.clone(), pair);
         devices.fired += u64::from(transition.firing);
+        true
+    }
+
+    /// Takes the end of a delivery. What was delivered is not owed any more, nor is what was before it.
+    fn apply_receipt(&mut self, receipt: &Receipt) -> bool {
+        let pair = self.alerts.get_mut(&receipt.alert).and_then(|devices| devices.pairs.get_mut(&receipt.device));
+        let Some(pair) = pair.filter(|pair| pair.is_owed && pair.moved <= receipt.position) else { return false };
+        pair.is_owed = false;
         true
     }
 
@@ -139,7 +168,13 @@ impl Fold for States {
     const EMITS: bool = false;
 
     fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
-        let applied = Transition::read(input.record).is_some_and(|read| self.apply_transition(&read, input.position));
+        let applied = match Entry::read(input.record) {
+            Some(Entry::Transition { transition, is_owed }) => {
+                self.apply_transition(&transition, is_owed, input.position)
+            }
+            Some(Entry::Receipt(receipt)) => self.apply_receipt(&receipt),
+            None => false,
+        };
         self.skipped += u64::from(!applied);
     }
 
@@ -164,6 +199,7 @@ impl Fold for States {
                     out.put_u64(u64::from(cause.row));
                 }
                 out.put_position(pair.moved);
+                out.put_bool(pair.is_owed);
             }
         }
     }
@@ -187,6 +223,7 @@ impl Fold for States {
                 is_by_row: get.bool()?,
                 causes: get.list(cause)?,
                 moved: get.position()?,
+                is_owed: get.bool()?,
             };
             Ok::<_, WireError>((device, pair))
         };
@@ -229,7 +266,7 @@ mod tests {
         let mut states = States::default();
         let mut check = |firing, offset, changes| {
             let transition = transition("a", "d", firing, cause(0, offset));
-            assert_eq!(states.apply_transition(&transition, Position::new(0, offset)), changes);
+            assert_eq!(states.apply_transition(&transition, false, Position::new(0, offset)), changes);
         };
         check(false, 1, false);
         check(true, 2, true);
@@ -241,8 +278,8 @@ mod tests {
     #[test]
     fn the_last_cause_of_each_partition_counts() {
         let mut states = States::default();
-        states.apply_transition(&transition("a", "d", true, cause(1, 10)), Position::new(0, 0));
-        states.apply_transition(&transition("a", "d", false, cause(2, 5)), Position::new(0, 1));
+        states.apply_transition(&transition("a", "d", true, cause(1, 10)), false, Position::new(0, 0));
+        states.apply_transition(&transition("a", "d", false, cause(2, 5)), false, Position::new(0, 1));
         let pair = states.get("a", "d").unwrap();
         for (partition, offset, seen) in
             [(1, 10, true), (1, 9, true), (1, 11, false), (2, 5, true), (2, 6, false), (0, 0, false)]
@@ -257,16 +294,31 @@ mod tests {
     fn what_fires_is_never_forgotten() {
         let mut states = States::default();
         for n in 0..PAIRS_MAX {
-            states.apply_transition(&transition("a", &n.to_string(), true, None), Position::new(0, n as u64));
+            states.apply_transition(&transition("a", &n.to_string(), true, None), false, Position::new(0, n as u64));
         }
         assert!(!states.has_room(1));
-        assert!(!states.apply_transition(&transition("a", "more", true, None), Position::new(1, 0)));
-        states.apply_transition(&transition("a", "9", false, None), Position::new(1, 1));
-        states.apply_transition(&transition("a", "3", false, None), Position::new(1, 2));
+        assert!(!states.apply_transition(&transition("a", "more", true, None), false, Position::new(1, 0)));
+        states.apply_transition(&transition("a", "9", false, None), false, Position::new(1, 1));
+        states.apply_transition(&transition("a", "3", false, None), false, Position::new(1, 2));
         assert!(states.has_room(2) && !states.has_room(3));
-        assert!(states.apply_transition(&transition("b", "more", true, None), Position::new(1, 3)));
+        assert!(states.apply_transition(&transition("b", "more", true, None), false, Position::new(1, 3)));
         assert!(states.get("a", "9").is_none() && states.get("a", "3").is_some() && states.get("b", "more").is_some());
         assert_eq!((states.count, states.firing().count()), (PAIRS_MAX, PAIRS_MAX - 1));
+    }
+
+    #[test]
+    fn what_is_owed_is_so_until_its_receipt() {
+        let mut states = States::default();
+        let receipt = |offset| Receipt { alert: "a".into(), device: "d".into(), position: Position::new(0, offset) };
+        states.apply_transition(&transition("a", "d", true, None), true, Position::new(0, 1));
+        states.apply_transition(&transition("a", "d", false, None), true, Position::new(0, 2));
+        states.apply_transition(&transition("a", "e", true, None), false, Position::new(0, 3));
+        assert!(!states.apply_receipt(&receipt(1)), "that was the one before");
+        let owed: Vec<_> = states.owed().collect();
+        assert_eq!(owed.len(), 1);
+        assert_eq!((owed[0].0.firing, &owed[0].1), (false, &receipt(2)));
+        assert!(states.apply_receipt(&receipt(2)) && !states.apply_receipt(&receipt(2)));
+        assert_eq!(states.owed().count(), 0);
     }
 
     proptest! {
@@ -279,7 +331,7 @@ mod tests {
             let apply = |states: &mut States, from: usize, to: usize| {
                 for (n, (alert, device, firing, by)) in moves.iter().enumerate().take(to).skip(from) {
                     let by = by.and_then(|(partition, offset)| cause(partition, offset));
-                    states.apply_transition(&transition(alert, device, *firing, by), Position::new(0, n as u64));
+                    states.apply_transition(&transition(alert, device, *firing, by), false, Position::new(0, n as u64));
                 }
             };
             let (mut whole, mut first, mut restored) = (States::default(), States::default(), States::default());

@@ -15,6 +15,9 @@ pub const SENDER: &str = "floodplain";
 const JSON: &str = "application/json";
 const RULE: &str = "rule";
 const CAUSE: &str = "cause";
+const WEBHOOK: &str = "webhook";
+const ALERT: &str = "alert";
+const TOLD: &str = "told";
 
 /// Which row was the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,16 +69,17 @@ impl Transition {
         topic
     }
 
-    /// Adds the record of stream `alerts`.
+    /// Adds the record of stream `alerts`. `is_owed` says that a webhook has to be told.
     ///
     /// # Errors
     /// [`BatchError::TooLarge`] if the batch is full.
-    pub(crate) fn write(&self, batch: &mut BatchBuilder, now_ms: i64) -> Result<u32, BatchError> {
+    pub(crate) fn write(&self, batch: &mut BatchBuilder, now_ms: i64, is_owed: bool) -> Result<u32, BatchError> {
         let (topic, payload) = (self.topic(), self.to_json());
         let message = self.message(&topic, &payload, self.device.as_bytes());
         let rule = self.rule.0.to_string();
         let cause = self.cause.map(|Cause { partition, position, row }| format!("{partition}/{position}/{row}"));
-        let properties = [Some((RULE, rule.as_str())), cause.as_deref().map(|cause| (CAUSE, cause))];
+        let cause = cause.as_deref().map(|cause| (CAUSE, cause));
+        let properties = [Some((RULE, rule.as_str())), cause, is_owed.then_some((WEBHOOK, "owed"))];
         message.write(batch, now_ms, properties.into_iter().flatten())
     }
 
@@ -92,42 +96,92 @@ impl Transition {
         let (payload, content_type) = (payload.as_bytes(), Some(JSON));
         MessageRef { topic, payload, key, qos: 1, content_type, publisher: Some(SENDER), ..MessageRef::default() }
     }
+}
 
-    /// Reads a record of stream `alerts`; `None` if it is none of ours.
+/// The end of a delivery to a webhook: it was told, or given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    pub alert: Arc<str>,
+    pub device: Arc<str>,
+    /// Position of the transition's record.
+    pub position: Position,
+}
+
+impl Receipt {
+    /// Adds the record of stream `alerts`.
+    ///
+    /// # Errors
+    /// [`BatchError::TooLarge`] if the batch is full.
+    pub(crate) fn write(&self, batch: &mut BatchBuilder, now_ms: i64) -> Result<u32, BatchError> {
+        let position = self.position.to_string();
+        let headers = [(ALERT, self.alert.as_bytes()), (TOLD, position.as_bytes())];
+        batch.push(now_ms, Some(self.device.as_bytes()), None, headers)
+    }
+}
+
+/// A record of stream `alerts`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    Transition {
+        transition: Transition,
+        /// A webhook has to be told.
+        is_owed: bool,
+    },
+    Receipt(Receipt),
+}
+
+impl Entry {
+    /// Reads a record; `None` if it is none of ours.
     #[must_use]
     pub fn read(record: &Record<'_>) -> Option<Self> {
-        let message = MessageRef::parse(record).ok()?;
-        let property = |name: &str| message.user_properties().find(|(found, _)| *found == name).map(|(_, value)| value);
-        let rule = Timestamp(property(RULE)?.parse().ok()?);
-        let cause = match property(CAUSE) {
-            None => None,
-            Some(text) => {
-                let mut parts = text.split('/');
-                let cause = Cause {
-                    partition: parts.next()?.parse().ok()?,
-                    position: parts.next()?.parse().ok()?,
-                    row: parts.next()?.parse().ok()?,
-                };
-                Some(cause)
-            }
-        };
-        let json: Value = serde_json::from_slice(message.payload).ok()?;
-        let firing = match json["state"].as_str()? {
-            "firing" => true,
-            "resolved" => false,
-            _ => return None,
-        };
-        let since = DateTime::parse_from_rfc3339(json["since"].as_str()?).ok()?.timestamp_nanos_opt()?;
-        Some(Self {
-            alert: json["alert"].as_str()?.into(),
-            device: json["device"].as_str()?.into(),
-            firing,
-            since: Timestamp(since),
-            value: json["value"].as_f64(),
-            rule,
-            cause,
-        })
+        match MessageRef::parse(record) {
+            Ok(message) => transition(&message),
+            Err(_) => receipt(record).map(Self::Receipt),
+        }
     }
+}
+
+fn transition(message: &MessageRef<'_>) -> Option<Entry> {
+    let property = |name: &str| message.user_properties().find(|(found, _)| *found == name).map(|(_, value)| value);
+    let rule = Timestamp(property(RULE)?.parse().ok()?);
+    let cause = match property(CAUSE) {
+        None => None,
+        Some(text) => {
+            let mut parts = text.split('/');
+            let cause = Cause {
+                partition: parts.next()?.parse().ok()?,
+                position: parts.next()?.parse().ok()?,
+                row: parts.next()?.parse().ok()?,
+            };
+            Some(cause)
+        }
+    };
+    let json: Value = serde_json::from_slice(message.payload).ok()?;
+    let firing = match json["state"].as_str()? {
+        "firing" => true,
+        "resolved" => false,
+        _ => return None,
+    };
+    let since = DateTime::parse_from_rfc3339(json["since"].as_str()?).ok()?.timestamp_nanos_opt()?;
+    let transition = Transition {
+        alert: json["alert"].as_str()?.into(),
+        device: json["device"].as_str()?.into(),
+        firing,
+        since: Timestamp(since),
+        value: json["value"].as_f64(),
+        rule,
+        cause,
+    };
+    Some(Entry::Transition { transition, is_owed: property(WEBHOOK).is_some() })
+}
+
+fn receipt(record: &Record<'_>) -> Option<Receipt> {
+    let header = |name: &str| {
+        let found = record.headers().map_while(Result::ok).find(|(found, _)| *found == name)?.1;
+        std::str::from_utf8(found.unwrap_or_default()).ok()
+    };
+    let device = std::str::from_utf8(record.key?).ok()?.into();
+    Some(Receipt { alert: header(ALERT)?.into(), device, position: header(TOLD)?.parse().ok()? })
 }
 
 /// Whether a message with this topic tells of alerts, or says that it does.
@@ -190,15 +244,21 @@ mod tests {
             rule: Timestamp(-1),
             ..transition()
         };
-        for transition in [transition(), resolved] {
+        for (transition, is_owed) in [(transition(), true), (resolved, false)] {
             let mut builder = BatchBuilder::new();
-            transition.write(&mut builder, 1).unwrap();
+            transition.write(&mut builder, 1, is_owed).unwrap();
             let batch = builder.finish(Compression::None).unwrap();
             let records = batch.records().unwrap();
             let record = records.iter().next().unwrap().unwrap();
             assert_eq!(record.key, Some(transition.device.as_bytes()));
-            assert_eq!(Transition::read(&record), Some(transition));
+            assert_eq!(Entry::read(&record), Some(Entry::Transition { transition, is_owed }));
         }
+        let receipt = Receipt { alert: "a".into(), device: "ü".into(), position: Position::new(1, 7) };
+        let mut builder = BatchBuilder::new();
+        receipt.write(&mut builder, 1).unwrap();
+        let batch = builder.finish(Compression::None).unwrap();
+        let records = batch.records().unwrap();
+        assert_eq!(Entry::read(&records.iter().next().unwrap().unwrap()), Some(Entry::Receipt(receipt)));
     }
 
     #[test]
@@ -216,6 +276,6 @@ mod tests {
         let record = records.iter().next().unwrap().unwrap();
         let message = MessageRef::parse(&record).unwrap();
         assert_eq!((message.topic, message.key, message.qos), (transition.topic().as_str(), SENDER.as_bytes(), 1));
-        assert_eq!(Transition::read(&record), None, "what is told is not what is kept");
+        assert_eq!(Entry::read(&record), None, "what is told is not what is kept");
     }
 }

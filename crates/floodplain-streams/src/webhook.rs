@@ -1,9 +1,9 @@
 //! Tells others over HTTP, in the background: a bounded queue, a few threads, some tries.
 //!
-//! What is for one URL goes there in order; a URL that does not answer delays no other. The queue is in memory: what was
-//! not delivered when the process ends is not sent again. The truth is the stream `alerts`.
+//! What is for one URL goes there in order; a URL that does not answer delays no other. The queue is in memory: who fills it
+//! hears of the end of each delivery, and brings again what had none when the process ended.
 
-use crate::rule::Webhook;
+use crate::{rule::Webhook, transition::Receipt};
 use floodplain_types::{Clock, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -50,11 +50,15 @@ pub struct Last {
     pub error: Option<String>,
 }
 
+/// Told of the end of a delivery, whether it was taken or given up. Must not wait.
+pub type Ended = Arc<dyn Fn(&Receipt) + Send + Sync>;
+
 #[derive(Debug)]
 struct Delivery {
     alert: Arc<str>,
     webhook: Webhook,
     body: String,
+    receipt: Option<Receipt>,
     tried: u32,
     due: Timestamp,
     /// A thread is at it.
@@ -70,9 +74,9 @@ struct State {
     is_stopping: bool,
 }
 
-#[derive(Debug)]
 struct Shared {
     post: Arc<dyn Post>,
+    ended: Ended,
     clock: Arc<dyn Clock>,
     patience: Patience,
     state: Mutex<State>,
@@ -80,16 +84,22 @@ struct Shared {
 }
 
 /// The queue and its threads.
-#[derive(Debug)]
 pub struct Webhooks(Arc<Shared>);
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhooks").field("waiting", &self.0.lock().queue.len()).finish_non_exhaustive()
+    }
+}
 
 impl Webhooks {
     /// Starts the threads.
     ///
     /// # Errors
     /// What the system says if it gives no thread.
-    pub fn start(post: Arc<dyn Post>, clock: Arc<dyn Clock>, patience: Patience) -> io::Result<Self> {
-        let shared = Arc::new(Shared { post, clock, patience, state: Mutex::default(), moved: Condvar::new() });
+    pub fn start(post: Arc<dyn Post>, clock: Arc<dyn Clock>, patience: Patience, ended: Ended) -> io::Result<Self> {
+        let (state, moved) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { post, ended, clock, patience, state, moved });
         for _ in 0..THREADS {
             let shared = shared.clone();
             std::thread::Builder::new().name("webhook".to_owned()).spawn(move || shared.run())?;
@@ -97,8 +107,8 @@ impl Webhooks {
         Ok(Self(shared))
     }
 
-    /// Queues a delivery; never waits.
-    pub fn send(&self, alert: &Arc<str>, webhook: &Webhook, body: String) {
+    /// Queues a delivery; never waits. Its end is told with `receipt`, if there is one.
+    pub fn send(&self, alert: &Arc<str>, webhook: &Webhook, body: String, receipt: Option<Receipt>) {
         let due = self.0.clock.now();
         let mut state = self.0.lock();
         if state.queue.len() >= QUEUE_MAX {
@@ -109,7 +119,7 @@ impl Webhooks {
         }
         state.number += 1;
         let (number, alert, webhook) = (state.number, alert.clone(), webhook.clone());
-        state.queue.push_back(Delivery { alert, webhook, body, tried: 0, due, is_under_way: false, number });
+        state.queue.push_back(Delivery { alert, webhook, body, receipt, tried: 0, due, is_under_way: false, number });
         drop(state);
         self.0.moved.notify_one();
     }
@@ -165,14 +175,20 @@ impl Shared {
             drop(state);
             let result = self.post.post(&webhook, &body);
             state = self.lock();
-            self.end(&mut state, number, result);
+            let receipt = self.end(&mut state, number, result);
             self.moved.notify_one();
+            if let Some(receipt) = receipt {
+                drop(state);
+                (self.ended)(&receipt);
+                state = self.lock();
+            }
         }
     }
 
-    fn end(&self, state: &mut State, number: u64, result: Result<u16, String>) {
+    /// Ends a try; the receipt, if that was the last one.
+    fn end(&self, state: &mut State, number: u64, result: Result<u16, String>) -> Option<Receipt> {
         let now = self.clock.now();
-        let Some(at) = state.queue.iter().position(|delivery| delivery.number == number) else { return };
+        let at = state.queue.iter().position(|delivery| delivery.number == number)?;
         let delivery = &mut state.queue[at];
         delivery.is_under_way = false;
         delivery.tried += 1;
@@ -196,10 +212,8 @@ impl Shared {
             "failed"
         };
         metrics::counter!("floodplain_alerts_webhooks_total", "outcome" => outcome).increment(1);
-        if outcome != "retried" {
-            state.queue.remove(at);
-        }
         state.last.insert(alert, Last { time: now, status, error });
+        if outcome == "retried" { None } else { state.queue.remove(at)?.receipt }
     }
 }
 
@@ -223,7 +237,7 @@ mod tests {
     use super::*;
     use crate::rule::{Rule, v1};
     use floodplain_testkit::wait_until;
-    use floodplain_types::SystemClock;
+    use floodplain_types::{Position, SystemClock};
 
     fn webhook(url: &str) -> Webhook {
         let json = serde_json::json!({ "name": "a", "kind": "silent", "minutes": 1, "webhook": url });
@@ -234,6 +248,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Listener {
         got: Mutex<Vec<String>>,
+        ended: Arc<Mutex<Vec<u64>>>,
         /// Requests to `/wait` last until somebody sets it.
         go: (Mutex<bool>, Condvar),
     }
@@ -256,7 +271,9 @@ mod tests {
 
     fn start(listener: &Arc<Listener>) -> Webhooks {
         let patience = Patience { tries: 3, first_wait: Duration::from_millis(1) };
-        Webhooks::start(listener.clone(), Arc::new(SystemClock), patience).unwrap()
+        let ended = listener.ended.clone();
+        let ended = Arc::new(move |receipt: &Receipt| ended.lock().unwrap().push(receipt.position.offset));
+        Webhooks::start(listener.clone(), Arc::new(SystemClock), patience, ended).unwrap()
     }
 
     #[test]
@@ -271,9 +288,11 @@ mod tests {
             let listener = Arc::new(Listener::default());
             let webhooks = start(&listener);
             let alert: Arc<str> = "a".into();
-            webhooks.send(&alert, &webhook(&format!("http://h/{path}")), "x".to_owned());
+            let receipt = Receipt { alert: alert.clone(), device: "d".into(), position: Position::new(0, 7) };
+            webhooks.send(&alert, &webhook(&format!("http://h/{path}")), "x".to_owned(), Some(receipt));
             wait_until("the webhook", &|| (), || webhooks.0.lock().queue.is_empty());
             assert_eq!(listener.got.lock().unwrap().len(), tries, "{path}");
+            wait_until("the receipt", &|| (), || *listener.ended.lock().unwrap() == [7]);
             let last = webhooks.last("a").unwrap();
             assert_eq!((last.status, last.error.is_some()), (status, status.is_none()));
             webhooks.keep(|_| false);
@@ -287,9 +306,9 @@ mod tests {
         let webhooks = start(&listener);
         let alert: Arc<str> = "a".into();
         for n in 0..20 {
-            webhooks.send(&alert, &webhook("http://h/wait"), n.to_string());
+            webhooks.send(&alert, &webhook("http://h/wait"), n.to_string(), None);
         }
-        webhooks.send(&alert, &webhook("http://h/200"), "other".to_owned());
+        webhooks.send(&alert, &webhook("http://h/200"), "other".to_owned(), None);
         wait_until("the webhook", &|| (), || listener.got.lock().unwrap().contains(&"200 other".to_owned()));
         *listener.go.0.lock().unwrap() = true;
         listener.go.1.notify_all();
@@ -304,10 +323,10 @@ mod tests {
         let listener = Arc::new(Listener::default());
         let webhooks = start(&listener);
         let alert: Arc<str> = "a".into();
-        webhooks.send(&alert, &webhook("http://h/wait"), "under way".to_owned());
+        webhooks.send(&alert, &webhook("http://h/wait"), "under way".to_owned(), None);
         wait_until("the webhook", &|| (), || !listener.got.lock().unwrap().is_empty());
         for n in 0..QUEUE_MAX {
-            webhooks.send(&alert, &webhook("http://h/wait"), n.to_string());
+            webhooks.send(&alert, &webhook("http://h/wait"), n.to_string(), None);
         }
         let state = webhooks.0.lock();
         assert_eq!((state.queue.len(), state.queue[0].body.as_str()), (QUEUE_MAX, "under way"));

@@ -1,18 +1,18 @@
 use super::*;
-use crate::{rule::v1, transition::Cause, webhook::Patience, webhook::Post};
+use crate::{rule::v1, transition::Cause};
 use floodplain_log::MessageRef;
 use floodplain_testkit::{FaultDisk, ModelLog, wait_until};
 use floodplain_types::{ManualClock, StreamId, StreamName, TenantId};
 use serde_json::json;
 
-/// Remembers what it was told.
+/// Remembers what it was told, and does not take it while it is `out`.
 #[derive(Debug, Default)]
-struct Told(Mutex<Vec<String>>);
+struct Told(Mutex<Vec<String>>, AtomicBool);
 
 impl Post for Told {
-    fn post(&self, _webhook: &crate::rule::Webhook, body: &str) -> std::result::Result<u16, String> {
+    fn post(&self, _webhook: &Webhook, body: &str) -> std::result::Result<u16, String> {
         lock(&self.0).push(body.to_owned());
-        Ok(200)
+        if self.1.load(Ordering::Relaxed) { Err("nobody is there".to_owned()) } else { Ok(200) }
     }
 }
 
@@ -59,10 +59,16 @@ impl Rig {
     }
 
     fn open(&self, rules: &[Rule]) -> Alerts {
-        let webhooks = Webhooks::start(self.told.clone(), self.clock.clone(), Patience::default()).unwrap();
         let (telemetry, alerts, state) = (self.telemetry.clone(), self.alerts.clone(), self.state.clone());
-        let config = AlertsConfig { dir: "alerts".into(), telemetry, state, alerts, rules: rules.to_vec() };
-        Alerts::open(config, &self.disk, self.log.clone(), self.clock.clone(), webhooks).unwrap()
+        let config = AlertsConfig {
+            dir: "alerts".into(),
+            telemetry,
+            state,
+            alerts,
+            rules: rules.to_vec(),
+            patience: Patience::default(),
+        };
+        Alerts::open(config, &self.disk, self.log.clone(), self.clock.clone(), self.told.clone()).unwrap()
     }
 
     /// A message to `topic`, received now.
@@ -248,4 +254,36 @@ fn more_than_one_unit_is_committed_whole() {
     }
     alerts.settle().unwrap();
     assert_eq!((alerts.firing_count(), rig.told().len()), (1000, 1000));
+}
+
+#[test]
+fn what_a_webhook_was_not_told_it_is_told_after_the_next_start() {
+    let rig = Rig::new();
+    let told = || lock(&rig.told.0).len();
+    rig.told.1.store(true, Ordering::Relaxed);
+    let alerts = rig.open(&[]);
+    alerts.put(hot()).unwrap();
+    row(&alerts, "t", "a", 1, second(1), 130.0);
+    row(&alerts, "t", "b", 2, second(1), 130.0);
+    alerts.settle().unwrap();
+    // Both are for one URL: the second waits for the first, which is tried again later.
+    wait_until("the first try", &|| (), || told() == 1);
+    drop(alerts);
+    rig.told.1.store(false, Ordering::Relaxed);
+    let alerts = rig.open(&[]);
+    wait_until("the others", &|| (), || told() == 3);
+    // The end of both deliveries is in the log.
+    let owed = |alerts: &Alerts| {
+        let mut core = lock(&alerts.0.core);
+        core.states.iter_mut().for_each(|runner| while store::fold_some(&*rig.log, runner, second(0)).unwrap() {});
+        core.states.iter().map(|runner| runner.fold().owed().count()).sum::<usize>()
+    };
+    wait_until("the receipts", &|| (), || owed(&alerts) == 0);
+    drop(alerts);
+    let alerts = rig.open(&[]);
+    row(&alerts, "t", "a", 3, second(2), 100.0);
+    alerts.settle().unwrap();
+    wait_until("the end", &|| (), || told() == 4);
+    assert!(lock(&rig.told.0)[3].contains("resolved"), "and nothing twice");
+    assert_eq!(rig.told().len(), 3);
 }

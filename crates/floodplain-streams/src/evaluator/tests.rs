@@ -61,7 +61,10 @@ impl Rig {
             .iter()
             .map(|transition| {
                 self.offset += 1;
-                assert!(self.states.apply_transition(transition, Position::new(0, self.offset)), "{transition:?}");
+                assert!(
+                    self.states.apply_transition(transition, false, Position::new(0, self.offset)),
+                    "{transition:?}"
+                );
                 let Transition { alert, device, firing, since, value, .. } = transition;
                 let state = if *firing { "fires" } else { "ends" };
                 let value = value.map_or("-".to_owned(), |value| value.to_string());

@@ -200,10 +200,10 @@ fn a_kill_loses_no_transition_and_doubles_none() {
     }
     // What would come too much comes with the next ones.
     let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
-    for device in 0..3 {
-        let oil = if sent[device].is_multiple_of(2) { 121 } else { 119 };
+    for (device, sent) in sent.iter_mut().enumerate() {
+        let oil = if sent.is_multiple_of(2) { 121 } else { 119 };
         mqtt.publish(&format!("devices/truck-{device}/engine"), &format!(r#"{{"oil": {oil}}}"#));
-        sent[device] += 1;
+        *sent += 1;
     }
     for (topic, sent) in topics.into_iter().zip(sent) {
         poll("the last transition", || (states(&server, "alerts", topic).len() >= sent).then_some(()));
@@ -213,6 +213,30 @@ fn a_kill_loses_no_transition_and_doubles_none() {
     }
     let total: usize = sent.iter().map(|sent| sent.div_ceil(2)).sum();
     assert_eq!(alert(&server, "hot")["fired_total"], json!(total));
+}
+
+#[test]
+fn a_webhook_that_was_not_told_before_a_kill_is_told_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, webhooks) = listener();
+    let mut server = Server::start(folder.path());
+    put(&server, &hot(Some(address)));
+    Mqtt::connect(server.mqtt, "gateway").publish("devices/truck-1/engine", r#"{"oil": 121}"#);
+    // The first try is refused, the next one comes a second later.
+    poll("the first try", || (alert(&server, "hot")["last_webhook"]["status"] == 503).then_some(()));
+    server.signal("KILL");
+    server.wait();
+    drop(server);
+    let mut server = Server::start(folder.path());
+    assert_eq!(webhooks.recv_timeout(PATIENCE).unwrap()["state"], "firing");
+    let receipts = "SELECT count(*) AS n FROM records WHERE stream = 'alerts' AND topic IS NULL";
+    poll("the end of the delivery", || (rows(&server, receipts)[0]["n"] == 1).then_some(()));
+    server.signal("KILL");
+    server.wait();
+    drop(server);
+    let server = Server::start(folder.path());
+    Mqtt::connect(server.mqtt, "gateway").publish("devices/truck-1/engine", r#"{"oil": 119}"#);
+    assert_eq!(webhooks.recv_timeout(PATIENCE).unwrap()["state"], "resolved", "what was told is not told again");
 }
 
 #[test]
