@@ -43,6 +43,9 @@ pub enum Error {
     /// Who observes rows cannot keep what they have caused; the engine tries again.
     #[error("what rows have caused cannot be kept")]
     Observer(#[source] Cause),
+    /// Bindings of the configuration file cannot be taken up.
+    #[error("bindings of the configuration file do not fit")]
+    Bindings(#[source] crate::bindings::BindingError),
     /// Files, schemas and manifest do not fit each other, or another process writes the same manifest.
     #[error("manifest of history does not fit: {0}")]
     Manifest(String),

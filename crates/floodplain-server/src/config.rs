@@ -5,12 +5,14 @@ use crate::{
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
+use floodplain_history::bindings::Binding;
 use floodplain_log::EmbeddedConfig;
 use floodplain_streams::rule::{Rule, v1};
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -231,6 +233,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
+    /// Those of the file.
+    pub bindings: Vec<Arc<Binding>>,
     pub sql: floodplain_sql::Config,
     /// Alerts of the file.
     pub alerts: Vec<Rule>,
@@ -261,6 +265,7 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             broker: broker(&settings),
+            bindings: settings.bindings.clone(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
             alerts: alerts(&settings)?,

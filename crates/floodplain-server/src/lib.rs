@@ -6,6 +6,7 @@
 
 mod alerts;
 mod config;
+mod devices;
 mod postgres;
 mod ready;
 mod server;

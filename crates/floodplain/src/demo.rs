@@ -157,7 +157,7 @@ fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
 }
 
 fn set_alert(http: &Http) -> Result<()> {
-    let alert = json!({ "name": ALERT, "kind": "above", "table": "vibration", "column": "vibration_mm_s", "value": 2.3,
+    let alert = json!({ "name": ALERT, "kind": "above", "table": "vibration", "column": "vibration_mm_s", "value": 2.1,
         "devices": "motor-*" });
     http.ask("PUT", &format!("alerts/{ALERT}"), Some(&alert)).map(drop)
 }

@@ -7,6 +7,7 @@ mod process;
 
 mod access;
 mod alerts;
+mod bindings;
 mod cli;
 mod console;
 mod guides;
