@@ -72,7 +72,7 @@ export interface AlertRule {
   minutes: number | null; devices: string | null; webhook: string | null; enabled: boolean;
 }
 export interface Alert extends AlertRule {
-  firing: { device: string; since: string; value: number | null }[]; fired_total: number;
+  origin: 'api' | 'config'; firing_count: number; firing: { device: string; since: string; value: number | null }[]; fired_total: number;
   last_webhook: { time: string; status: number | null; error: string | null } | null;
 }
 export type Paged<Name extends string, T> = Record<Name, T[]> & { next: string | null; total?: number };
