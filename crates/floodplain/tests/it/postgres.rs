@@ -1,13 +1,12 @@
 //! SQL by the PostgreSQL wire, with clients that are not ours.
 
 use crate::{
-    process::{PATIENCE, Server},
+    process::{PATIENCE, Server, java, python},
     serve::Mqtt,
 };
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -21,6 +20,10 @@ fn filled(folder: &std::path::Path) -> Server {
         mqtt.publish(&format!("devices/truck-{}/engine", n % 2), &payload);
     }
     server
+}
+
+fn url(server: &Server) -> String {
+    format!("postgresql://anna@{}/floodplain", server.postgres)
 }
 
 fn psql(server: &Server, args: &[&str]) -> Output {
@@ -72,17 +75,7 @@ fn psql_reads_rows() {
 fn psycopg_binds_parameters_and_reads_binary() {
     let folder = tempfile::tempdir().unwrap();
     let server = filled(folder.path());
-    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/floodplain/tools"),
-        PathBuf::from,
-    );
-    let output = Command::new(tools.join("venv/bin/python"))
-        .args(["-c", include_str!("psycopg_cases.py")])
-        .arg(format!("postgresql://anna@{}/floodplain?sslmode=prefer", server.postgres))
-        .output()
-        .expect("Python is there: cargo xtask tools");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "all good");
+    python("psycopg_cases.py", &[&url(&server)]);
 }
 
 #[test]
@@ -105,4 +98,94 @@ fn what_is_no_startup_harms_nobody() {
         drop(stream.read_to_end(&mut answer));
     }
     assert_eq!(rows(&server, "SELECT count(*) FROM engine"), ["5"]);
+}
+
+/// What people type at psql to look around; parts of what it prints.
+#[test]
+fn psql_describes_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = filled(folder.path());
+    for (command, expected) in [
+        ("\\d", &["public|dlq|view|anna", "public|engine|table|anna", "public|records|table|anna"][..]),
+        ("\\dt", &["public|engine|table|anna", "public|streams|table|anna"]),
+        ("\\dt e*", &["public|engine|table|anna"]),
+        ("\\dt+", &["public|engine|table|anna|permanent|||"]),
+        ("\\dv", &["public|dlq|view|anna"]),
+        (
+            "\\d engine",
+            &[
+                "device|text||not null|",
+                "time|timestamp with time zone||not null|",
+                "rpm|double precision|||",
+                "lamp|boolean|||",
+            ],
+        ),
+        ("\\d+ engine", &["gear|text||||plain|||"]),
+        ("\\d dlq", &["received|timestamp with time zone||not null|", "count|bigint|||"]),
+        ("\\d pg_catalog.pg_class", &["relname|name|||", "relkind|\"char\"|||"]),
+        ("\\l", &["floodplain|anna|UTF8|C|C||libc|"]),
+        ("\\l+", &["floodplain|anna|UTF8|C|C||libc|||pg_default|"]),
+        ("\\dn", &["public|anna"]),
+        ("\\du", &["anna||{}"]),
+        ("\\db", &["pg_default|anna|"]),
+        ("\\df", &[]),
+        ("\\di", &[]),
+        ("\\dx", &[]),
+        ("\\dT", &[]),
+    ] {
+        let output = psql(&server, &["--command", command]);
+        let [said, wrong] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        assert!(output.status.success() && !wrong.contains("ERROR"), "{command}: {wrong}");
+        for line in expected {
+            assert!(said.lines().any(|found| found == *line), "{command} lacks {line}:\n{said}");
+        }
+        assert!(!expected.is_empty() || said.is_empty(), "{command}: {said}");
+    }
+    for (query, expected) in [
+        (
+            "SELECT current_user, session_user, current_schema, current_schema(), current_database()",
+            "anna|anna|public|public|floodplain",
+        ),
+        ("SELECT 'engine'::regclass::oid::regclass", "engine"),
+        ("SELECT 'public.engine'::regclass = 'engine'::regclass, to_regclass('nothing')", "t|"),
+        (
+            "SELECT 'integer'::regtype::oid, 1184::oid::regtype, format_type(1009, NULL)",
+            "23|timestamp with time zone|text[]",
+        ),
+        ("SHOW search_path", "public"),
+        ("SHOW TimeZone", "UTC"),
+        ("SHOW transaction isolation level", "repeatable read"),
+        ("SELECT setting FROM pg_settings WHERE name = 'server_version_num'", "160006"),
+        ("SELECT relname FROM pg_class WHERE oid = 'engine'::regclass AND relkind = ANY (ARRAY['r', 'v'])", "engine"),
+        (
+            "SELECT udt_name FROM information_schema.columns WHERE table_name = 'engine' AND column_name = 'rpm'",
+            "float8",
+        ),
+        ("SELECT array[1, 2], make_array('a b', NULL)", "{1,2}|{\"a b\",NULL}"),
+    ] {
+        assert_eq!(rows(&server, query), [expected], "{query}");
+    }
+    let refused = psql(&server, &["--command", "SELECT 'nothing'::regclass"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("relation \"nothing\" does not exist"), "{refused:?}");
+}
+
+#[test]
+fn jdbc_finds_tables_and_reads_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = filled(folder.path());
+    java("Jdbc.java", "jdbc", &[&format!("jdbc:postgresql://{}/floodplain?user=anna", server.postgres)]);
+}
+
+#[test]
+fn sqlalchemy_reflects_tables_and_reads_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = filled(folder.path());
+    python("sqlalchemy_cases.py", &[&url(&server)]);
+}
+
+#[test]
+fn what_grafana_asks_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = filled(folder.path());
+    python("grafana_cases.py", &[&url(&server)]);
 }
