@@ -2,7 +2,11 @@ import java.sql.*;
 import java.time.OffsetDateTime;
 import java.util.*;
 
-/** Metadata, parameters, cursors and errors by PostgreSQL's JDBC driver. */
+/**
+ * Metadata, parameters, cursors and errors by PostgreSQL's JDBC driver.
+ *
+ * Arguments: the URL, and the SQLSTATE with which the login is refused, if it is.
+ */
 public class Jdbc {
     static void check(Object found, Object expected) {
         if (!Objects.equals(found, expected)) throw new AssertionError("found " + found + ", expected " + expected);
@@ -19,6 +23,14 @@ public class Jdbc {
     }
 
     public static void main(String[] args) throws SQLException {
+        if (args.length > 1) {
+            try (Connection db = DriverManager.getConnection(args[0])) {
+                throw new AssertionError("the login was not refused");
+            } catch (SQLException error) {
+                check(error.getSQLState(), args[1]);
+            }
+            return;
+        }
         try (Connection db = DriverManager.getConnection(args[0])) {
             DatabaseMetaData meta = db.getMetaData();
             check(meta.getDatabaseMajorVersion(), 16);
