@@ -50,10 +50,10 @@ export interface BindingDraft {
   decoder: Decoder; time_field: string | null; key_columns: string[]; class: string | null; retention: string | null;
   dedup: { property: string } | null;
 }
-export interface Binding extends BindingDraft { version: number; matched: number; failed: number; builtin: boolean }
+export interface Binding extends BindingDraft { version: number; matched: number; failed: number; builtin: boolean; source: 'builtin' | 'config' | 'api' }
 export interface Field { name: string; role: string; type: string; value: unknown }
 export interface Tested {
-  binding: string; device: string; table: string;
+  binding: string; device: string; table: string | null;
   rows: { table: string; device: string; time: string | null; fields: Field[] }[];
   failure: { stage: string; reason: string; byte_position: number | null; line: number | null } | null;
 }
@@ -62,8 +62,8 @@ export interface Job {
   started: string; ended: string | null;
 }
 export interface DeadLetter {
-  id: string; time: string; kind: 'decode' | 'session'; stage: string; reason: string; binding: string | null; topic: string;
-  device: string | null; position: string; byte_position: number | null; decoder_version: number | null;
+  id: string; time: string; kind: 'decode' | 'session'; stage: string | null; reason: string; binding: string | null; topic: string | null;
+  device: string | null; position: string; byte_position: number | null; decoder_version: string | null;
   payload: string | null; payload_base64: string | null; replayed: string | null;
 }
 

@@ -23,7 +23,7 @@ pub(crate) const COOKIE: &str = "floodplain_session";
 const OPEN: [&str; 4] = ["/api/v1/me", "/api/v1/setup", "/api/v1/login", "/api/v1/logout"];
 
 /// What is a POST and changes nothing.
-const READS: [&str; 1] = ["/api/v1/sql"];
+const READS: [&str; 2] = ["/api/v1/sql", "/api/v1/bindings/test"];
 
 /// The role that a request needs before its handler is asked; `None` is open to strangers: health, and the files of the
 /// console.

@@ -31,6 +31,34 @@ pub static CODES: &[Code] = &[
         remedy: "Compare the request with the documentation of the path.",
     },
     Code {
+        code: "binding_invalid",
+        status: 422,
+        title: "the binding is not valid",
+        meaning: "The binding contradicts itself or names what cannot be; `detail` says what.",
+        remedy: "Mend it; `POST /api/v1/bindings/test` and `floodplain binding test` show what it would do.",
+    },
+    Code {
+        code: "binding_read_only",
+        status: 409,
+        title: "the binding does not change here",
+        meaning: "The binding is built in, or one of the configuration file.",
+        remedy: "Change the file and restart, or make a binding with another name and a more exact filter.",
+    },
+    Code {
+        code: "binding_unknown",
+        status: 404,
+        title: "there is no such binding",
+        meaning: "No binding has this name.",
+        remedy: "List them: `floodplain binding list`.",
+    },
+    Code {
+        code: "bindings_busy",
+        status: 503,
+        title: "the change has to wait",
+        meaning: "A change of bindings or the begin of a replay has waited too long for the engine of history: after a start it first decodes what was seen before. The change may still be made.",
+        remedy: "Look whether it was made, or send it again: the same change twice is one.",
+    },
+    Code {
         code: "body_too_large",
         status: 413,
         title: "the request is too large",
@@ -106,6 +134,13 @@ pub static CODES: &[Code] = &[
         title: "the page is not ours",
         meaning: "A browser sent this for a page that another server has given out.",
         remedy: "Open the console at the address of this server; programs leave the Origin header out.",
+    },
+    Code {
+        code: "history_stopped",
+        status: 503,
+        title: "tables do not change any more",
+        meaning: "The engine of history has stopped, so nothing is decoded before the next start.",
+        remedy: "The log of the server says why; restart it.",
     },
     Code {
         code: "internal",
@@ -274,6 +309,13 @@ pub static CODES: &[Code] = &[
         title: "the registry of users failed",
         meaning: "The database of users, sessions and tokens could not be read or written.",
         remedy: "Look at the logs of the server: a full disk is the usual reason.",
+    },
+    Code {
+        code: "replay_running",
+        status: 409,
+        title: "a replay runs",
+        meaning: "One replay runs at a time.",
+        remedy: "Wait until `GET /api/v1/replay` says that it is done.",
     },
     Code {
         code: "request_invalid",

@@ -10,6 +10,7 @@
 //! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
+//! | `/api/v1/bindings`, `replay`, `dlq` | where messages go, and decoding them again, see `docs/guides/bindings.md` |
 //! | `GET /` | the console |
 //! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
 //! | `GET /metrics` | Prometheus text |
@@ -45,6 +46,9 @@ mod follow;
 mod index;
 mod message;
 mod tail;
+
+mod bindings;
+mod dlq;
 
 mod console;
 mod influx;

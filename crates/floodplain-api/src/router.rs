@@ -1,7 +1,7 @@
 //! Which path leads where.
 
 use crate::{
-    access, console, follow, influx, login,
+    access, bindings, console, dlq, follow, influx, login,
     messages::Messages,
     origin,
     overview::{self, Node, Overview},
@@ -78,15 +78,10 @@ impl fmt::Debug for Api {
 }
 
 /// Parts of `ui/api.md` that are planned, so that the console can say so.
-const NOT_BUILT: [&str; 10] = [
+const NOT_BUILT: [&str; 5] = [
     "/api/v1/tables/{table}",
     "/api/v1/devices",
     "/api/v1/devices/{*device}",
-    "/api/v1/bindings",
-    "/api/v1/bindings/{name}",
-    "/api/v1/replay",
-    "/api/v1/dlq",
-    "/api/v1/dlq/{*entry}",
     "/api/v1/alerts",
     "/api/v1/alerts/{name}",
 ];
@@ -103,6 +98,8 @@ pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
         .merge(login::routes())
         .merge(users::routes())
         .merge(tokens::routes())
+        .merge(bindings::routes())
+        .merge(dlq::routes())
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/topics", get(topics::list))
         .route("/api/v1/topics/{*topic}", get(follow::events).post(topics::publish))

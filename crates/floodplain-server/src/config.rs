@@ -5,12 +5,14 @@ use crate::{
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
+use floodplain_history::bindings::Binding;
 use floodplain_log::EmbeddedConfig;
 use floodplain_postgres::{Tls, TlsError};
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -249,6 +251,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
+    /// Those of the file.
+    pub bindings: Vec<Arc<Binding>>,
     pub sql: floodplain_sql::Config,
     /// Filter of the logs.
     pub tracing_level: String,
@@ -277,6 +281,7 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             broker: broker(&settings),
+            bindings: settings.bindings.clone(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
             // A set of workers is a word of 64 bits in the broker.

@@ -5,6 +5,7 @@
 //! is there. This is the only crate that knows all the others.
 
 mod config;
+mod devices;
 mod postgres;
 mod ready;
 mod server;

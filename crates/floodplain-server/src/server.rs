@@ -1,9 +1,9 @@
 //! The order of start and stop.
 
-use crate::{Config, postgres, ready, telemetry};
+use crate::{Config, devices::TopicDevices, postgres, ready, telemetry};
 use floodplain_access::Registry;
 use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
-use floodplain_broker::seams::{Access, Bindings as _, DefaultBinding};
+use floodplain_broker::seams::{Access, Bindings as _};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
@@ -133,8 +133,9 @@ impl Server {
         let registry = runtime.block_on(Registry::open(&registry_path, Arc::new(SystemClock)));
         let registry = registry.map_err(StartError::Registry)?;
         let (history, tables) = open_history(config, log.clone())?;
-        let gateway = start_gateway(config, log.clone())?;
-        let messages = start_messages(config, log.clone(), tables.inputs[0].clone())?;
+        let devices = TopicDevices(tables.handle.clone());
+        let gateway = start_gateway(config, log.clone(), devices.clone())?;
+        let messages = start_messages(config, log.clone(), tables.inputs[0].clone(), devices)?;
         let sql = Sql::with_tables(log.clone(), Some(tables.clone()), config.sql.clone()).map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
@@ -292,22 +293,28 @@ fn open_history(config: &Config, log: Arc<dyn Log>) -> Result<(History, Tables),
         Some(bytes) => bytes,
         None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
     });
+    history.bindings.clone_from(&config.bindings);
     let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
     let history = History::open(history, disk, log, Arc::new(SystemClock), route).map_err(StartError::History)?;
     let tables = Tables { handle: history.handle().clone(), inputs };
     Ok((history, tables))
 }
 
-fn start_gateway(config: &Config, log: Arc<dyn Log>) -> Result<Gateway, StartError> {
+fn start_gateway(config: &Config, log: Arc<dyn Log>, devices: TopicDevices) -> Result<Gateway, StartError> {
     let gateway =
         GatewayConfig { mqtt_address: config.mqtt_address, threads: config.workers, broker: config.broker.clone() };
     // Every address is a loopback one, so everybody is who they say they are.
-    let access = Access::open_loopback();
+    let access = Access { bindings: Box::new(devices), ..Access::open_loopback() };
     Ok(Gateway::start(&gateway, access, log, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
 }
 
 /// HTTP takes what MQTT takes, and finds the same device in a topic.
-fn start_messages(config: &Config, log: Arc<dyn Log>, telemetry: Stream) -> Result<Messages, StartError> {
+fn start_messages(
+    config: &Config,
+    log: Arc<dyn Log>,
+    telemetry: Stream,
+    devices: TopicDevices,
+) -> Result<Messages, StartError> {
     let broker = &config.broker;
     let limits = MessageLimits {
         topic_bytes_max: broker.topic_bytes_max,
@@ -316,7 +323,11 @@ fn start_messages(config: &Config, log: Arc<dyn Log>, telemetry: Stream) -> Resu
         commit_time_max: broker.hold_max,
         ..MessageLimits::default()
     };
-    Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(device_of), limits).map_err(StartError::Runtime)
+    // A closure's answer could not borrow from the topic alone.
+    fn of(devices: TopicDevices) -> impl Fn(&str) -> Option<&str> {
+        move |topic| devices.device(topic)
+    }
+    Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(of(devices)), limits).map_err(StartError::Runtime)
 }
 
 /// What the overview says of this process.
@@ -330,10 +341,6 @@ fn node(config: &Config, log: Arc<Embedded>) -> Node {
         disk: Arc::new(OsDisk),
         poisoned: Arc::new(move || log.poisoned().map(|cause| cause.to_string())),
     }
-}
-
-fn device_of(topic: &str) -> Option<&str> {
-    DefaultBinding.device(topic)
 }
 
 fn readiness(log: Arc<Embedded>, stopping: Arc<AtomicBool>) -> impl Fn() -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! History against a model that is too simple to be wrong, and on a disk that loses power.
 #![allow(clippy::unwrap_used)]
 
+mod bindings;
 mod buffers;
 mod engine;
 mod engine_faults;
