@@ -181,9 +181,10 @@ impl Sampler {
             let history: Option<u64> =
                 api.tables.as_ref().map(|tables| tables.handle.summaries().iter().map(|table| table.bytes).sum());
             let counts = api.messages.tail().index(|index| index.counts());
-            (meters, space, history, counts)
+            let firing = api.alerts.as_ref().map(floodplain_streams::Alerts::firing_count);
+            (meters, space, history, counts, firing)
         };
-        let Ok((meters, space, history, counts)) = tokio::task::spawn_blocking(gather).await else {
+        let Ok((meters, space, history, counts, firing)) = tokio::task::spawn_blocking(gather).await else {
             return Bytes::from_static(b"{}");
         };
         let now = Instant::now();
@@ -201,7 +202,8 @@ impl Sampler {
         let delivered = |meters: &Meters| meters.sum("floodplain_broker_delivered_messages_total");
         let delivered_bytes = |meters: &Meters| meters.sum("floodplain_broker_delivered_bytes_total");
         let rows = |meters: &Meters| meters.sum("floodplain_history_rows_total");
-        let before = self.past.front().map(|(_, meters)| &meters.syncs);
+        // The first minute tells of all syncs since the start.
+        let before = self.past.front().filter(|_| self.past.len() == SYNCS_OF).map(|(_, meters)| &meters.syncs);
         let (p50, p99) = (quantile(&meters.syncs, before, 0.5), quantile(&meters.syncs, before, 0.99));
         let api = &self.api;
         let (node, clock) = (&api.node, api.messages.clock());
@@ -240,7 +242,7 @@ impl Sampler {
                 "history_bytes": history,
             },
             "log": { "poisoned": (node.poisoned)() },
-            "alerts_firing": null,
+            "alerts_firing": firing,
         });
         self.past.push_back((now, meters));
         if self.past.len() > SYNCS_OF {

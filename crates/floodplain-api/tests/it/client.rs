@@ -92,6 +92,7 @@ impl Server {
             tables: None,
             fleet: None,
             retained: None,
+            alerts: None,
             node,
             registry: registry.clone(),
             metrics,

@@ -1,6 +1,7 @@
 //! History against a model that is too simple to be wrong, and on a disk that loses power.
 #![allow(clippy::unwrap_used)]
 
+mod bindings;
 mod buffers;
 mod engine;
 mod engine_faults;
@@ -8,5 +9,6 @@ mod files;
 mod latest;
 mod merging;
 mod model;
+mod observing;
 mod owner;
 mod scans;
