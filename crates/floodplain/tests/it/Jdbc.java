@@ -37,7 +37,8 @@ public class Jdbc {
             check(meta.getUserName(), "anna");
             check(strings(meta.getSchemas(), "TABLE_SCHEM"), List.of("information_schema", "pg_catalog", "public"));
             check(strings(meta.getTables(null, "public", "%", new String[] {"TABLE", "VIEW"}), "TABLE_NAME", "TABLE_TYPE"),
-                List.of("engine TABLE", "records TABLE", "streams TABLE", "tables TABLE", "dlq VIEW"));
+                List.of("engine TABLE", "records TABLE", "streams TABLE", "tables TABLE", "devices VIEW", "dlq VIEW",
+                        "events VIEW", "sessions VIEW"));
             check(strings(meta.getColumns(null, "public", "engine", "%"), "COLUMN_NAME", "TYPE_NAME", "IS_NULLABLE").stream()
                     .filter(column -> !column.startsWith("_")).toList(),
                 List.of("device text NO", "time timestamptz NO", "rpm float8 YES", "lamp bool YES", "gear text YES"));

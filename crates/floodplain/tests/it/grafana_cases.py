@@ -18,7 +18,7 @@ SEARCH_PATH = """
           )"""
 SYSTEM = """('information_schema', 'pg_catalog', '_timescaledb_cache', '_timescaledb_catalog', '_timescaledb_internal',
     '_timescaledb_config', 'timescaledb_information', 'timescaledb_experimental')"""
-TABLES = [("dlq",), ("engine",), ("records",), ("streams",), ("tables",)]
+TABLES = [(name,) for name in "devices dlq engine events records sessions streams tables".split()]
 COLUMNS = [
     ("device", "text"),
     ("gear", "text"),
