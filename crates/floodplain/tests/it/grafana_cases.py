@@ -61,7 +61,7 @@ QUERIES = {
         f"""select quote_ident(table_name) as "table" from information_schema.tables
     where quote_ident(table_schema) not in {SYSTEM}
       and table_type = 'BASE TABLE' and {SEARCH_PATH} order by 1""",
-        TABLES[1:],
+        [table for table in TABLES if table[0] not in ("devices", "dlq", "events", "sessions")],
     ),
     "columns": (
         f"""SELECT quote_ident(column_name) AS "column", data_type AS "type"
