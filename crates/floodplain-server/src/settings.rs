@@ -163,11 +163,17 @@ pub enum ConfigError {
     BadBinding { name: String, path: PathBuf, source: BindingError },
     #[error("{key} = \"{value}\" ({origin}) must be {expected}")]
     BadValue { key: &'static str, value: String, origin: Origin, expected: String },
+    /// The value itself is left out: it may be a secret.
+    #[error("{kind} {entry} of {path} is not valid: {reason}")]
+    BadEntry { path: PathBuf, kind: &'static str, entry: String, reason: String },
     #[error("{key}: cannot read {path}")]
     ReadValue { key: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{key} cannot be used from {path}")]
     Tls { key: &'static str, path: PathBuf, source: floodplain_postgres::TlsError },
 }
+
+/// Arrays of tables that the file may have beside the keys; who needs one checks it.
+const TABLES: [&str; 1] = ["alerts"];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -192,6 +198,8 @@ pub struct Sources {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, Setting>,
+    /// By [`TABLES`], each with the file it is from.
+    tables: BTreeMap<&'static str, (Vec<toml::Value>, PathBuf)>,
     /// Of the file: they are lists of tables, and no keys.
     pub(crate) bindings: Vec<Arc<Binding>>,
 }
@@ -202,7 +210,7 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the place and what would be right.
     pub(crate) fn load(keys: &'static [Key], sources: &Sources) -> Result<Self, ConfigError> {
-        let mut settings = Self { values: BTreeMap::new(), bindings: Vec::new() };
+        let mut settings = Self { values: BTreeMap::new(), tables: BTreeMap::new(), bindings: Vec::new() };
         for key in keys {
             settings.set(key, key.default.to_owned(), Origin::Default)?;
         }
@@ -238,6 +246,16 @@ impl Settings {
             path: path.to_owned(),
             message: error.to_string(),
         })?;
+        for name in TABLES {
+            match table.remove(name) {
+                Some(toml::Value::Array(entries)) => {
+                    self.tables.insert(name, (entries, path.to_owned()));
+                }
+                // Anything else is an unknown key.
+                Some(other) => drop(table.insert(name.to_owned(), other)),
+                None => {}
+            }
+        }
         if let Some(toml::Value::Array(bindings)) = table.remove("bindings") {
             self.bindings = bindings.into_iter().map(|value| binding(path, value)).collect::<Result<_, _>>()?;
             let names = self.bindings.iter().map(|binding| binding.name()).collect::<BTreeSet<_>>();
@@ -292,6 +310,14 @@ impl Settings {
     /// Every key with its value, by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.values.values()
+    }
+
+    /// The entries of an array of tables, in order, with the file they are from.
+    pub(crate) fn tables(&self, name: &str) -> impl Iterator<Item = (&toml::Value, &Path)> {
+        self.tables
+            .get(name)
+            .into_iter()
+            .flat_map(|(entries, path)| entries.iter().map(|entry| (entry, path.as_path())))
     }
 
     /// The value of a key that is in the table of keys.
