@@ -6,6 +6,7 @@ use crate::{
 };
 use floodplain_broker::BrokerConfig;
 use floodplain_log::EmbeddedConfig;
+use floodplain_postgres::{Tls, TlsError};
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
@@ -15,6 +16,9 @@ use std::{
 
 /// Why a value fits its type.
 const LIMITED: &str = "the limits of its key are narrower";
+
+const CERTIFICATE: &str = "postgres.tls_certificate";
+const KEY: &str = "postgres.tls_key";
 
 /// Every key. The order is that of the guide; `config show` sorts by name.
 pub static KEYS: &[Key] = &[
@@ -52,6 +56,20 @@ pub static KEYS: &[Key] = &[
         limits: None,
         default: "127.0.0.1:5433",
         help: "listener for the PostgreSQL wire; loopback only",
+    },
+    Key {
+        name: CERTIFICATE,
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "certificate chain of the PostgreSQL wire, in PEM, the server's own first; none is no TLS",
+    },
+    Key {
+        name: KEY,
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "private key of that certificate, in PEM",
     },
     Key {
         name: "mqtt.packet_size_max",
@@ -223,6 +241,7 @@ pub struct Config {
     pub mqtt_address: SocketAddr,
     pub http_address: SocketAddr,
     pub postgres_address: SocketAddr,
+    pub postgres_tls: Option<Tls>,
     /// Threads that own connections and partitions, at least 1.
     pub workers: usize,
     /// In `data_dir/log`.
@@ -266,6 +285,7 @@ impl Config {
             mqtt_address: loopback(&settings, "mqtt.address")?,
             http_address: loopback(&settings, "http.address")?,
             postgres_address: loopback(&settings, "postgres.address")?,
+            postgres_tls: tls(&settings)?,
             tracing_level: settings.get("tracing.level").value.clone(),
             tracing_format: settings.get("tracing.format").value.clone(),
             settings,
@@ -285,6 +305,26 @@ impl Config {
             _ => None,
         })
     }
+}
+
+/// Read here, so that `config check` finds what would keep a server from starting.
+fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {
+    let (certificate, key) = match [CERTIFICATE, KEY].map(|name| settings.path_or_none(name)) {
+        [None, None] => return Ok(None),
+        [Some(certificate), Some(key)] => (certificate, key),
+        [Some(_), None] => return Err(bad(settings.get(KEY), "a path, because postgres.tls_certificate has one")),
+        [None, Some(_)] => return Err(bad(settings.get(CERTIFICATE), "a path, because postgres.tls_key has one")),
+    };
+    let read = |key, path: &Path| {
+        std::fs::read(path).map_err(|source| ConfigError::ReadValue { key, path: path.to_owned(), source })
+    };
+    let tls = Tls::new(&read(CERTIFICATE, &certificate)?, &read(KEY, &key)?);
+    tls.map(Some).map_err(|source| match source {
+        TlsError::Key => ConfigError::Tls { key: KEY, path: key, source },
+        TlsError::Certificate | TlsError::Unusable(_) => {
+            ConfigError::Tls { key: CERTIFICATE, path: certificate, source }
+        }
+    })
 }
 
 fn log(settings: &Settings, data_dir: &Path) -> EmbeddedConfig {

@@ -147,7 +147,8 @@ impl Server {
         let queries = Arc::new(postgres::Queries(sql.clone()));
         let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
         let limits = Limits::default();
-        let entrance = Entrance { login: Arc::new(postgres::Users(registry.clone())), tls: None };
+        let login = Arc::new(postgres::Users(registry.clone()));
+        let entrance = Entrance { login, tls: config.postgres_tls.clone() };
         let api =
             Api { sql, registry: registry.clone(), messages, tables, node, metrics: metrics_handle, readiness, limits };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));

@@ -17,6 +17,8 @@ pub enum Kind {
     Text,
     /// A path; a relative one is taken from the working folder.
     Path,
+    /// As [`Kind::Path`], or `none`.
+    PathOrNone,
     /// An IP address and a port; port 0 takes a free port.
     Address,
     /// A number of bytes with its unit.
@@ -36,6 +38,7 @@ impl Kind {
         match self {
             Self::Text => "text".to_owned(),
             Self::Path => "a path".to_owned(),
+            Self::PathOrNone => "none, or a path".to_owned(),
             Self::Address => "an IP address and a port, such as \"127.0.0.1:1883\"".to_owned(),
             Self::Size => "a size with its unit, such as \"64MiB\"".to_owned(),
             Self::SizeOrAuto => "auto, or a size with its unit, such as \"64MiB\"".to_owned(),
@@ -48,7 +51,7 @@ impl Kind {
     fn accepts(self, value: &str) -> bool {
         match self {
             Self::Text => true,
-            Self::Path => !value.is_empty(),
+            Self::Path | Self::PathOrNone => !value.is_empty(),
             Self::Address => parse_address(value).is_some(),
             Self::Size => units::parse_size(value).is_some(),
             Self::SizeOrAuto => value == "auto" || units::parse_size(value).is_some(),
@@ -66,7 +69,7 @@ impl Kind {
             Self::Size | Self::SizeOrAuto => units::parse_size(value),
             Self::Duration => units::parse_duration(value).and_then(|time| time.as_millis().try_into().ok()),
             Self::Count => value.parse::<u32>().ok().map(u64::from),
-            Self::Text | Self::Path | Self::Address | Self::OneOf(_) => None,
+            Self::Text | Self::Path | Self::PathOrNone | Self::Address | Self::OneOf(_) => None,
         }
     }
 }
@@ -155,6 +158,10 @@ pub enum ConfigError {
     UnknownKey { name: String, origin: Origin, nearest: String },
     #[error("{key} = \"{value}\" ({origin}) must be {expected}")]
     BadValue { key: &'static str, value: String, origin: Origin, expected: String },
+    #[error("{key}: cannot read {path}")]
+    ReadValue { key: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{key} cannot be used from {path}")]
+    Tls { key: &'static str, path: PathBuf, source: floodplain_postgres::TlsError },
 }
 
 const PREFIX: &str = "FLOODPLAIN_";
@@ -292,6 +299,11 @@ impl Settings {
     /// `None` is `auto`.
     pub(crate) fn size_or_auto(&self, name: &str) -> Option<u64> {
         units::parse_size(&self.get(name).value)
+    }
+
+    /// `None` is `none`.
+    pub(crate) fn path_or_none(&self, name: &str) -> Option<PathBuf> {
+        Some(&self.get(name).value).filter(|value| *value != "none").map(PathBuf::from)
     }
 
     pub(crate) fn count(&self, name: &str) -> u32 {

@@ -13,10 +13,13 @@ mod result;
 mod records;
 mod tables;
 
+mod catalog;
+
 mod functions;
 
 mod encode;
 
+pub use catalog::SERVER_VERSION;
 pub use config::Config;
 pub use encode::{Encoder, Format};
 pub use engine::Sql;
