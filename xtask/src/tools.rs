@@ -28,12 +28,13 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("psql", "postgresql-client"),
 ];
 
-/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, what drives a browser, and what
+/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, a reader of Arrow, what drives a browser, and what
 /// finds barriers in its pages.
-const PYTHON: [(&str, &str); 6] = [
+const PYTHON: [(&str, &str); 7] = [
     ("paho.mqtt.client", "paho-mqtt==2.1.0"),
     ("psycopg", "psycopg[binary]==3.2.10"),
     ("sqlalchemy", "SQLAlchemy==2.0.58"),
+    ("pyarrow", "pyarrow==21.0.0"),
     ("influxdb_client", "influxdb-client==1.50.0"),
     ("playwright", "playwright==1.65.2"),
     ("axe_playwright_python", "axe-playwright-python==0.1.8"),

@@ -22,10 +22,23 @@ pub(crate) async fn read(body: Body, max_bytes: usize, time_max: Duration) -> Re
     })
 }
 
-/// A small JSON document. Other media types are refused: a foreign page could send them without asking first.
+/// A small JSON document.
+///
+/// # Errors
+/// Those of [`json_of`].
 pub(crate) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
+    time_max: Duration,
+) -> Result<T, Problem> {
+    json_of(headers, body, JSON_BYTES_MAX, time_max).await
+}
+
+/// A JSON document of at most so many bytes. Other media types are refused: a foreign page could send them without asking first.
+pub(crate) async fn json_of<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    max_bytes: usize,
     time_max: Duration,
 ) -> Result<T, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -33,7 +46,7 @@ pub(crate) async fn json<T: DeserializeOwned>(
     if !media_type.eq_ignore_ascii_case("application/json") {
         return Err(Problem::of("unsupported_media_type", "send the body as application/json"));
     }
-    let body = read(body, JSON_BYTES_MAX, time_max).await?;
+    let body = read(body, max_bytes, time_max).await?;
     // The message names fields and places, and quotes no value of a field that is known.
     serde_json::from_slice(&body)
         .map_err(|error| Problem::of("bad_request", format!("the body is not as it should be: {error}")))

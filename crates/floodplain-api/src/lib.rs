@@ -10,6 +10,8 @@
 //! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
+//! | `/api/v1/alerts` | rules, who fires, and what a rule would say now |
+//! | `/api/v1/bindings`, `replay`, `dlq` | where messages go, and decoding them again, see `docs/guides/bindings.md` |
 //! | `GET /` | the console |
 //! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
 //! | `GET /metrics` | Prometheus text |
@@ -33,6 +35,8 @@ mod origin;
 mod paging;
 mod problem;
 
+mod alerts;
+
 mod login;
 mod tokens;
 mod users;
@@ -45,6 +49,9 @@ mod follow;
 mod index;
 mod message;
 mod tail;
+
+mod bindings;
+mod dlq;
 
 mod console;
 mod influx;

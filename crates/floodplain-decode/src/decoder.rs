@@ -103,6 +103,11 @@ impl Decoder {
             Plan::Json(shape) => utf8(payload).and_then(|text| json(text, payload, shape, rows).map(|()| text)),
             Plan::Number(column) => utf8(payload)
                 .and_then(|text| plain::decode(text, column, &mut Builder::new(rows, text, payload)).map(|()| text)),
+            Plan::Text(column) => utf8(payload).and_then(|text| {
+                let mut out = Builder::new(rows, text, payload);
+                let slot = Slot::Text(out.keep(text)?);
+                plain::column_value(column, slot, &mut out).map(|()| text)
+            }),
             Plan::Cbor(shape) => cbor(payload, shape, rows).map(|()| ""),
             Plan::Struct(layout) => layout.decode(payload, &mut Builder::new(rows, "", payload)).map(|()| ""),
         };

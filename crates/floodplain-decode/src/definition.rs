@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::{
-    document::{Shape, TimeField},
+    document::{Shape, TimeField, VALUE},
     layout::Layout,
     line_protocol::Lines,
     time::TimeUnit,
@@ -42,6 +42,7 @@ pub(crate) enum Plan {
     Auto(Shape),
     Json(Shape),
     Number(String),
+    Text(String),
     Cbor(Shape),
     LineProtocol(Lines),
     Struct(Layout),
@@ -53,6 +54,7 @@ impl Plan {
             Self::Auto(_) => "auto",
             Self::Json(_) => "json",
             Self::Number(_) => "number",
+            Self::Text(_) => "text",
             Self::Cbor(_) => "cbor",
             Self::LineProtocol(_) => "line-protocol",
             Self::Struct(_) => "struct",
@@ -76,7 +78,7 @@ impl Definition {
         Self::try_from(wire).expect("nothing is declared, so nothing is wrong")
     }
 
-    /// The name of the decoder: `auto`, `json`, `number`, `cbor`, `line-protocol` or `struct`.
+    /// The name of the decoder: `auto`, `json`, `number`, `text`, `cbor`, `line-protocol` or `struct`.
     #[must_use]
     pub const fn decoder(&self) -> &'static str {
         self.plan.name()
@@ -131,7 +133,8 @@ fn plan(wire: &v1::Definition) -> Result<Plan, String> {
         }
         v1::Definition::Json(document) => Plan::Json(shape(document)?),
         v1::Definition::Cbor(document) => Plan::Cbor(shape(document)?),
-        v1::Definition::Number(number) => Plan::Number(number.column.clone().unwrap_or_else(|| "value".to_owned())),
+        v1::Definition::Number(number) => Plan::Number(number.column.clone().unwrap_or_else(|| VALUE.to_owned())),
+        v1::Definition::Text(text) => Plan::Text(text.column.clone().unwrap_or_else(|| VALUE.to_owned())),
         v1::Definition::LineProtocol(lines) => Plan::LineProtocol(Lines {
             precision: lines.precision.as_deref().map_or(Ok(TimeUnit::Nanoseconds), str::parse)?,
             device_tag: lines.device_tag.clone(),

@@ -5,26 +5,37 @@
 //! then the buffer is forgotten; so after a crash anywhere each row is in a file or is decoded again.
 
 mod change;
+mod command;
 mod commit;
+mod dead_letters;
 mod place;
+mod replay;
 
 pub use commit::Wake;
 
 use crate::{
     Error, Result,
+    bindings::{Binding, Bindings},
     catalog::CatalogFold,
+    documents::DocumentFold,
+    jobs::Jobs,
+    letters,
     manifest::ManifestFold,
+    observe::Observer,
     route::Route,
     schema::columns_of,
     tables::{Shared, Table, folder},
 };
 use change::Pending;
+use command::{Answer, Change};
 use commit::open_fold;
+use dead_letters::Letters;
 use floodplain_decode::{Rows, schema::TableSchema};
 use floodplain_fold::Runner;
 use floodplain_log::{Disk, Log, Partition, ReadError, Stream};
-use floodplain_types::{Clock, Position, Timestamp};
+use floodplain_types::{Clock, Position, StreamId, StreamName, Timestamp};
 use place::Placing;
+use replay::Unsaved;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -35,6 +46,9 @@ use tracing::{error, warn};
 
 /// Bytes asked for in one read: what is decoded between two looks at buffers.
 const READ_BYTES: usize = 256 << 10;
+
+/// So many reads of live records, if there are any, then one of a job that decodes old ones again.
+const LIVE_READS: u32 = 8;
 
 /// What the engine reads and how much it keeps.
 #[derive(Debug, Clone)]
@@ -61,6 +75,10 @@ pub struct EngineConfig {
     pub retention: BTreeMap<String, Duration>,
     /// Bytes of all files; beyond it the oldest are removed.
     pub files_bytes_max: Option<u64>,
+    /// Who else wants each row.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// Bindings of the configuration file: they are taken up at the first step, and do not change by themselves.
+    pub bindings: Vec<Arc<Binding>>,
 }
 
 impl EngineConfig {
@@ -79,6 +97,8 @@ impl EngineConfig {
             tables_max: 256,
             retention: BTreeMap::new(),
             files_bytes_max: None,
+            observer: None,
+            bindings: Vec::new(),
         }
     }
 }
@@ -92,6 +112,15 @@ struct Source {
     position: Position,
     /// Rows of records before it may be in files already.
     flushed_until: Position,
+    /// Records before it may have been decoded, and seen, before the start: by the bindings of then.
+    seen_until: Position,
+}
+
+/// What `state` says of bindings and jobs.
+#[derive(Debug)]
+struct Documents {
+    bindings: Runner<DocumentFold<Bindings>>,
+    jobs: Runner<DocumentFold<Jobs>>,
 }
 
 /// Owner of the tables of one tenant.
@@ -106,6 +135,15 @@ pub struct Engine {
     wake: Arc<Wake>,
     catalogs: Vec<Runner<CatalogFold<TableSchema>>>,
     manifest: Runner<ManifestFold>,
+    documents: Documents,
+    letters: Letters,
+    /// What somebody has asked for and is not done yet.
+    change: Option<Change>,
+    /// With progress that is not in the log yet.
+    jobs: Jobs,
+    unsaved: Unsaved,
+    /// Reads of live records since a job had its turn.
+    live_reads: u32,
     sources: Vec<Source>,
     /// The source that is read next.
     turn: usize,
@@ -119,7 +157,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Folds schemas and manifest up to their watermarks, and removes files that no manifest names. Blocks.
+    /// Folds schemas, bindings and manifest up to their watermarks, and removes files that no manifest names. Blocks.
+    ///
+    /// `route` is for messages that no binding takes. Letters of decoders go to the stream [`letters::STREAM`] of the same
+    /// tenant, which is made with as many partitions as `state` if there is none.
     ///
     /// # Errors
     /// Those of disk and log; [`Error::Manifest`] if a table has files and no schema.
@@ -134,11 +175,28 @@ impl Engine {
         let open = |index| open_fold(&*log, &disk, &snapshots, config.state.partition(index));
         let catalogs = (0..config.state.partitions).map(open).collect::<Result<Vec<_>>>()?;
         let manifest = open_fold(&*log, &disk, &snapshots, config.manifest.partition(0))?;
+        let document = |key: &str| config.state.partition_of(key.as_bytes());
+        let documents = Documents {
+            bindings: open_fold(&*log, &disk, &snapshots, document(crate::bindings::KEY))?,
+            jobs: open_fold(&*log, &disk, &snapshots, document(crate::jobs::KEY))?,
+        };
+        let name = StreamName::new(letters::STREAM).expect("the name of the stream is valid");
+        let id = StreamId { tenant: config.state.id.tenant.clone(), stream: name, generation: 0 };
+        let stream = log.open_stream(&id, config.state.partitions)?;
+        let marks = (0..stream.partitions).map(|index| open_fold(&*log, &disk, &snapshots, stream.partition(index)));
+        let letters = Letters::new(stream.clone(), marks.collect::<Result<_>>()?);
+        let wake = Arc::new(Wake::default());
         let mut engine = Self {
-            shared: Arc::new(Shared::new()),
-            wake: Arc::new(Wake::default()),
+            shared: Arc::new(Shared::new(wake.clone())),
+            wake,
             catalogs,
             manifest,
+            documents,
+            letters,
+            change: None,
+            jobs: Jobs::default(),
+            unsaved: Unsaved::default(),
+            live_reads: 0,
             sources: Vec::new(),
             turn: 0,
             pending: None,
@@ -157,9 +215,28 @@ impl Engine {
             commit::fold(&*engine.log, catalog, engine.clock.now())?;
         }
         commit::fold(&*engine.log, &mut engine.manifest, engine.clock.now())?;
+        engine.open_documents()?;
         engine.open_tables()?;
         engine.open_sources();
         Ok(engine)
+    }
+
+    fn open_documents(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        commit::fold(&*self.log, &mut self.documents.bindings, now)?;
+        commit::fold(&*self.log, &mut self.documents.jobs, now)?;
+        for marks in &mut self.letters.marks {
+            commit::fold(&*self.log, marks, now)?;
+        }
+        let bindings = self.documents.bindings.fold().document().clone();
+        match bindings.with_fixed(&self.config.bindings) {
+            Ok(next) if next.version() == bindings.version() => {}
+            Ok(next) => self.change = Some(Change::Bindings(next, Answer::Nobody)),
+            Err(error) => return Err(Error::Bindings(error)),
+        }
+        self.shared.set_bindings(bindings);
+        self.set_jobs((**self.documents.jobs.fold().document()).clone());
+        Ok(())
     }
 
     fn open_tables(&mut self) -> Result<()> {
@@ -195,7 +272,8 @@ impl Engine {
             let Some(id) = self.log.partition_id(partition) else { continue };
             let name: Arc<str> = id.to_string().into();
             let (position, flushed_until) = (manifest.replay_from(&name), manifest.flushed_until(&name));
-            self.sources.push(Source { partition, name, position, flushed_until });
+            let seen_until = self.log.watermark(partition);
+            self.sources.push(Source { partition, name, position, flushed_until, seen_until });
         }
         let positions: BTreeMap<_, _> = self.sources.iter().map(|source| (source.partition, source.position)).collect();
         self.shared.decoded.send_replace(positions.clone());
@@ -223,8 +301,17 @@ impl Engine {
     /// # Errors
     /// Those of disk and log. Nothing is lost: the next call tries again.
     pub fn step(&mut self) -> Result<bool> {
+        // Rows that are in a file are not decoded again, so what they have caused is durable before that.
+        self.settle()?;
         if self.pending.is_some() {
             self.go_on()?;
+            return Ok(true);
+        }
+        if !self.letters.waiting.is_empty() {
+            self.append_letters()?;
+            (0..self.sources.len()).for_each(|at| self.advance(at, self.sources[at].position));
+        }
+        if self.obey()? {
             return Ok(true);
         }
         let due = self.due();
@@ -236,22 +323,30 @@ impl Engine {
         if std::mem::take(&mut self.has_grown) && self.begin_expire() {
             return Ok(true);
         }
-        if self.decode()? {
+        if self.live_reads < LIVE_READS && self.decode()? {
+            self.live_reads += 1;
+            return Ok(true);
+        }
+        self.live_reads = 0;
+        if self.replay()? || self.decode()? {
             return Ok(true);
         }
         Ok(self.begin_expire() || self.begin_compact())
     }
 
-    /// Flushes all buffers, for a test or before a long stop.
+    /// Flushes all buffers, so that nothing before the decoded positions is read again.
     ///
     /// # Errors
     /// Those of disk and log; what was flushed stays flushed.
     pub fn flush_all(&mut self) -> Result<()> {
+        self.settle()?;
         while self.pending.is_some() {
             self.go_on()?;
         }
         let all: Vec<_> = self.buffers().into_iter().map(|(key, ..)| key).collect();
-        if !all.is_empty() {
+        let manifest = self.manifest.fold();
+        let is_behind = self.sources.iter().any(|source| manifest.replay_from(&source.name) < source.position);
+        if !all.is_empty() || is_behind {
             self.begin_flush(&all)?;
             self.go_on()?;
         }
@@ -264,6 +359,13 @@ impl Engine {
     /// [`Error::Fold`]; earlier snapshots are still there.
     pub fn write_snapshots(&mut self) -> Result<()> {
         self.catalogs.iter_mut().try_for_each(commit::write_snapshot)?;
+        commit::write_snapshot(&mut self.documents.bindings)?;
+        commit::write_snapshot(&mut self.documents.jobs)?;
+        let now = self.clock.now();
+        for marks in &mut self.letters.marks {
+            commit::fold(&*self.log, marks, now)?;
+            commit::write_snapshot(marks)?;
+        }
         commit::write_snapshot(&mut self.manifest)
     }
 
@@ -304,10 +406,15 @@ impl Engine {
                 }
             }
             let next = self.sources[at].position.max(read.next);
+            self.append_letters()?;
             self.advance(at, next);
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.config.observer.as_ref().map_or(Ok(()), |observer| observer.settle().map_err(Error::Observer))
     }
 
     fn advance(&mut self, at: usize, next: Position) {

@@ -2,11 +2,13 @@
 
 use crate::{
     Lag, Result,
+    bindings::{Binding, BindingError, Bindings},
     engine::{Engine, EngineConfig, Wake},
+    jobs::{Jobs, Replay},
     route::Route,
     snapshot::TableSnapshot,
     summary::TableSummary,
-    tables::Shared,
+    tables::{Command, Shared},
 };
 use floodplain_log::{Disk, Log, Partition};
 use floodplain_types::{Clock, Position};
@@ -18,6 +20,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 /// How long the engine rests when there is nothing to do and nothing wakes it: ages of buffers are looked at so often.
@@ -80,6 +83,7 @@ impl History {
                     Err(error @ crate::Error::Manifest(_)) => {
                         error!(%error, "history has stopped: no rows are added before the next start");
                         metrics::counter!("floodplain_history_failures_total").increment(1);
+                        engine.shared().close_commands();
                         return;
                     }
                     Err(error) => {
@@ -89,6 +93,7 @@ impl History {
                     }
                 }
             }
+            engine.shared().close_commands();
             if let Err(error) = engine.write_snapshots() {
                 warn!(%error, "snapshot of history was not written, the next start reads more of the log");
             }
@@ -156,6 +161,64 @@ impl Handle {
     /// Those of [`TableSnapshot::new`].
     pub fn snapshot(&self, table: &str) -> Result<Option<TableSnapshot>> {
         self.shared.snapshot(table)
+    }
+
+    /// The bindings that decode what comes now.
+    #[must_use]
+    pub fn bindings(&self) -> Arc<Bindings> {
+        self.shared.bindings.borrow().clone()
+    }
+
+    /// Whether these are the bindings that decode what comes now. Takes no lock.
+    #[must_use]
+    pub fn is_current(&self, bindings: &Bindings) -> bool {
+        bindings.version() == self.shared.bindings_version.load(Ordering::Acquire)
+    }
+
+    /// Adds a binding, or puts it into the place of the one of its name. Messages that are published once this has returned
+    /// are decoded by it; the change is in the log.
+    ///
+    /// # Errors
+    /// [`BindingError`]; nothing has changed.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still change the bindings.
+    pub async fn put_binding(&self, binding: Binding) -> Result<Arc<Binding>, BindingError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.command(Command::Put(Box::new(binding), reply))?;
+        answer.await.map_err(|_| BindingError::Stopped)?
+    }
+
+    /// Removes a binding. What it has decoded stays.
+    ///
+    /// # Errors
+    /// [`BindingError`]; nothing has changed.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still remove it.
+    pub async fn remove_binding(&self, name: &str) -> Result<(), BindingError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.command(Command::Remove(name.to_owned(), reply))?;
+        answer.await.map_err(|_| BindingError::Stopped)?
+    }
+
+    /// Begins to decode messages again by the bindings of now, and returns the name of the job. It goes on after a restart.
+    ///
+    /// # Errors
+    /// [`BindingError`]; nothing has begun.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still begin the job.
+    pub async fn replay(&self, replay: Replay) -> Result<String, BindingError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.command(Command::Replay(replay, reply))?;
+        answer.await.map_err(|_| BindingError::Stopped)?
+    }
+
+    /// The jobs that decode messages again, with their progress.
+    #[must_use]
+    pub fn jobs(&self) -> Arc<Jobs> {
+        self.shared.jobs.borrow().clone()
     }
 
     /// Before which position all records of a partition are decoded: their rows are in snapshots.

@@ -7,7 +7,9 @@
 //! - [`buffer`]: rows of a [`window`] until they are in a file; [`run`]: its sorted parts.
 //! - [`mod@file`]: one Parquet file. [`manifest`]: which files there are.
 //! - [`snapshot`]: a table at one moment; reading it, and making one file of many.
-//! - [`route`]: which table a record is for. [`engine`]: from the log to files. [`History`]: its thread and its readers.
+//! - [`bindings`] and [`route`]: which table a record is for. [`documents`]: what `state` keeps of a tenant.
+//!   [`letters`]: what was refused. [`jobs`]: what is decoded again. [`observe`]: who else wants the rows.
+//!   [`engine`]: from the log to files. [`History`]: its thread and its readers.
 
 pub mod catalog;
 pub mod columns;
@@ -24,9 +26,15 @@ pub mod file;
 pub mod manifest;
 pub mod snapshot;
 
+pub mod bindings;
+pub mod documents;
+pub mod jobs;
+pub mod letters;
+pub mod route;
+
 pub mod engine;
 mod history;
-pub mod route;
+pub mod observe;
 mod summary;
 mod tables;
 

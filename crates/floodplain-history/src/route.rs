@@ -7,6 +7,9 @@ use std::fmt;
 /// Where all goes that has no table of its own, as it came.
 pub const MESSAGES: &str = "messages";
 
+/// Longest name of a table.
+pub(crate) const TABLE_BYTES_MAX: usize = 256;
+
 /// Names that SQL gives to tables of the server: no table of payloads has them.
 pub const RESERVED: [&str; 8] = ["records", MESSAGES, "tables", "streams", "dlq", "devices", "sessions", "events"];
 

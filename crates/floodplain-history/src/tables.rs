@@ -2,9 +2,12 @@
 
 use crate::{
     Result,
+    bindings::{Binding, BindingError, Bindings},
     buffer::WindowBuffer,
     columns::Columns,
+    engine::Wake,
     file::FileEntry,
+    jobs::{Jobs, Replay},
     run::Run,
     snapshot::{FileHandle, TableSnapshot},
     window::Window,
@@ -12,11 +15,17 @@ use crate::{
 use floodplain_log::Partition;
 use floodplain_types::{Position, Timestamp};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+/// Changes that may wait for the engine; more are refused.
+const COMMANDS_MAX: usize = 16;
 
 /// Shared by the engine's thread and all readers. The lock is held for a row, a seal or a snapshot, never over I/O.
 #[derive(Debug)]
@@ -26,7 +35,25 @@ pub(crate) struct Shared {
     pub(crate) decoded: watch::Sender<BTreeMap<Partition, Position>>,
     /// Before which position all rows of a partition are in files.
     pub(crate) replay_from: watch::Sender<BTreeMap<Partition, Position>>,
+    /// Those that decode what comes now.
+    pub(crate) bindings: watch::Sender<Arc<Bindings>>,
+    /// Of `bindings`.
+    pub(crate) bindings_version: AtomicU32,
+    pub(crate) jobs: watch::Sender<Arc<Jobs>>,
+    /// What the engine is asked to do; `None` once it has stopped.
+    commands: Mutex<Option<VecDeque<Command>>>,
+    wake: Arc<Wake>,
 }
+
+/// What the engine is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Put(Box<Binding>, Reply<Arc<Binding>>),
+    Remove(String, Reply<()>),
+    Replay(Replay, Reply<String>),
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, BindingError>>;
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -42,11 +69,50 @@ pub(crate) struct Table {
 pub(crate) struct Buffer {
     pub(crate) rows: WindowBuffer,
     pub(crate) since: Timestamp,
+    /// The first record of each partition that has rows here and is in no file. Of those that are decoded again, all are.
+    pub(crate) first: BTreeMap<Arc<str>, Position>,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Self {
-        Self { tables: Mutex::default(), decoded: watch::Sender::default(), replay_from: watch::Sender::default() }
+    pub(crate) fn new(wake: Arc<Wake>) -> Self {
+        Self {
+            tables: Mutex::default(),
+            decoded: watch::Sender::default(),
+            replay_from: watch::Sender::default(),
+            bindings: watch::Sender::default(),
+            bindings_version: AtomicU32::new(0),
+            jobs: watch::Sender::default(),
+            commands: Mutex::new(Some(VecDeque::new())),
+            wake,
+        }
+    }
+
+    pub(crate) fn set_bindings(&self, bindings: Arc<Bindings>) {
+        let version = bindings.version();
+        self.bindings.send_replace(bindings);
+        self.bindings_version.store(version, Ordering::Release);
+    }
+
+    /// Asks the engine for something.
+    pub(crate) fn command(&self, command: Command) -> Result<(), BindingError> {
+        let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = commands.as_mut().ok_or(BindingError::Stopped)?;
+        if waiting.len() >= COMMANDS_MAX {
+            return Err(BindingError::Busy);
+        }
+        waiting.push_back(command);
+        drop(commands);
+        self.wake.wake();
+        Ok(())
+    }
+
+    pub(crate) fn next_command(&self) -> Option<Command> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.pop_front()
+    }
+
+    /// The engine does nothing any more: who waits for it hears that.
+    pub(crate) fn close_commands(&self) {
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A panic with the lock held leaves rows that are decoded again after a start: nothing is lost by going on.
@@ -78,7 +144,10 @@ impl Table {
         for buffer in self.buffers.values_mut() {
             runs.extend_from_slice(buffer.rows.seal()?);
         }
-        TableSnapshot::new(self.columns.clone(), self.files.values().cloned(), runs)
+        // Of one row the values of the newer decoder count, and else those of the newer file.
+        let mut files: Vec<_> = self.files.values().cloned().collect();
+        files.sort_by_key(|file| file.entry().facts.decoder_version);
+        TableSnapshot::new(self.columns.clone(), files, runs)
     }
 
     pub(crate) fn add(&mut self, disk: &Arc<dyn floodplain_log::Disk>, entry: Arc<FileEntry>) {

@@ -5,12 +5,15 @@ use crate::{
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
+use floodplain_history::bindings::Binding;
 use floodplain_log::EmbeddedConfig;
 use floodplain_postgres::{Tls, TlsError};
+use floodplain_streams::rule::{Rule, v1};
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -249,7 +252,11 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
+    /// Those of the file.
+    pub bindings: Vec<Arc<Binding>>,
     pub sql: floodplain_sql::Config,
+    /// Alerts of the file.
+    pub alerts: Vec<Rule>,
     /// Filter of the logs.
     pub tracing_level: String,
     /// `text` or `json`.
@@ -277,8 +284,10 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             broker: broker(&settings),
+            bindings: settings.bindings.clone(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
+            alerts: alerts(&settings)?,
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
             data_dir,
@@ -367,6 +376,27 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
     }
 }
 
+/// The tables `[[alerts]]` of the file.
+fn alerts(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (index, (value, path)) in settings.tables("alerts").enumerate() {
+        let name = value.get("name").and_then(toml::Value::as_str);
+        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
+        let bad = |reason: String| {
+            let (path, entry) = (path.to_owned(), entry.clone());
+            ConfigError::BadEntry { path, kind: "alert", entry, reason }
+        };
+        let alert: v1::Alert =
+            value.clone().try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
+        let rule = Rule::try_from(alert).map_err(|error| bad(error.to_string()))?;
+        if rules.iter().any(|other| other.name == rule.name) {
+            return Err(bad("another one has this name".to_owned()));
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
+}
+
 /// There is no identity and no policy yet, so nobody but this machine may connect.
 fn loopback(settings: &Settings, name: &'static str) -> Result<SocketAddr, ConfigError> {
     let address = settings.address(name);
@@ -451,6 +481,33 @@ mod tests {
         }
         let queue = KEYS.iter().find(|key| key.name == "log.queue_size").unwrap().limits.unwrap().0;
         assert!(crate::parse_size(queue) >= Some(floodplain_log::MAX_UNIT_BYTES), "an append must fit into the queue");
+    }
+
+    #[test]
+    fn alerts_of_the_file_are_checked() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let hot = "[[alerts]]\nname = \"hot\"\nkind = \"above\"\ntable = \"engine\"\ncolumn = \"oil\"\nvalue = 120\n";
+        let quiet = "[[alerts]]\nname = \"quiet\"\nkind = \"silent\"\nminutes = 5\ndevices = \"truck-*\"\n";
+        let config = load(&format!("{hot}{quiet}[log]\nretention = \"1d\"\n")).unwrap();
+        assert_eq!(config.alerts.iter().map(|rule| &*rule.name).collect::<Vec<_>>(), ["hot", "quiet"]);
+        for (text, says) in [
+            (format!("{hot}{hot}"), "alert \"hot\" of"),
+            (hot.replace("above", "over"), "unknown variant"),
+            (hot.replace("oil", ""), "column has"),
+            (format!("{hot}webhok = \"http://secret\"\n"), "unknown field `webhok`"),
+            (format!("{hot}webhook = \"secret\"\n"), "webhook is a URL"),
+            ("[[alerts]]\nkind = \"silent\"\n".to_owned(), "alert number 1 of"),
+            ("alerts = 1\n".to_owned(), "unknown key"),
+            ("[alerts]\nname = \"x\"\n".to_owned(), "unknown key"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Where each value of the configuration comes from: flag, environment, file or default.
 
 use crate::units;
+use floodplain_history::bindings::{self, Binding, BindingError};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -156,13 +158,22 @@ pub enum ConfigError {
     /// A typing error must never become a default.
     #[error("unknown key \"{name}\" ({origin}); the nearest is \"{nearest}\"")]
     UnknownKey { name: String, origin: Origin, nearest: String },
+    /// A table of `[[bindings]]`.
+    #[error("binding {name:?} of {path}: {source}")]
+    BadBinding { name: String, path: PathBuf, source: BindingError },
     #[error("{key} = \"{value}\" ({origin}) must be {expected}")]
     BadValue { key: &'static str, value: String, origin: Origin, expected: String },
+    /// The value itself is left out: it may be a secret.
+    #[error("{kind} {entry} of {path} is not valid: {reason}")]
+    BadEntry { path: PathBuf, kind: &'static str, entry: String, reason: String },
     #[error("{key}: cannot read {path}")]
     ReadValue { key: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{key} cannot be used from {path}")]
     Tls { key: &'static str, path: PathBuf, source: floodplain_postgres::TlsError },
 }
+
+/// Arrays of tables that the file may have beside the keys; who needs one checks it.
+const TABLES: [&str; 1] = ["alerts"];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -187,6 +198,10 @@ pub struct Sources {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, Setting>,
+    /// By [`TABLES`], each with the file it is from.
+    tables: BTreeMap<&'static str, (Vec<toml::Value>, PathBuf)>,
+    /// Of the file: they are lists of tables, and no keys.
+    pub(crate) bindings: Vec<Arc<Binding>>,
 }
 
 impl Settings {
@@ -195,7 +210,7 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the place and what would be right.
     pub(crate) fn load(keys: &'static [Key], sources: &Sources) -> Result<Self, ConfigError> {
-        let mut settings = Self { values: BTreeMap::new() };
+        let mut settings = Self { values: BTreeMap::new(), tables: BTreeMap::new(), bindings: Vec::new() };
         for key in keys {
             settings.set(key, key.default.to_owned(), Origin::Default)?;
         }
@@ -227,10 +242,28 @@ impl Settings {
     fn read_file(&mut self, keys: &'static [Key], path: &Path) -> Result<(), ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::ReadFile { path: path.to_owned(), source })?;
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
             path: path.to_owned(),
             message: error.to_string(),
         })?;
+        for name in TABLES {
+            match table.remove(name) {
+                Some(toml::Value::Array(entries)) => {
+                    self.tables.insert(name, (entries, path.to_owned()));
+                }
+                // Anything else is an unknown key.
+                Some(other) => drop(table.insert(name.to_owned(), other)),
+                None => {}
+            }
+        }
+        if let Some(toml::Value::Array(bindings)) = table.remove("bindings") {
+            self.bindings = bindings.into_iter().map(|value| binding(path, value)).collect::<Result<_, _>>()?;
+            let names = self.bindings.iter().map(|binding| binding.name()).collect::<BTreeSet<_>>();
+            if names.len() < self.bindings.len() {
+                let source = BindingError::Invalid("two of them have one name".to_owned());
+                return Err(ConfigError::BadBinding { name: "*".to_owned(), path: path.to_owned(), source });
+            }
+        }
         let mut flat = Vec::new();
         flatten("", &table, &mut flat);
         for (name, value) in flat {
@@ -279,6 +312,14 @@ impl Settings {
         self.values.values()
     }
 
+    /// The entries of an array of tables, in order, with the file they are from.
+    pub(crate) fn tables(&self, name: &str) -> impl Iterator<Item = (&toml::Value, &Path)> {
+        self.tables
+            .get(name)
+            .into_iter()
+            .flat_map(|(entries, path)| entries.iter().map(|entry| (entry, path.as_path())))
+    }
+
     /// The value of a key that is in the table of keys.
     pub(crate) fn get(&self, name: &str) -> &Setting {
         self.values.get(name).unwrap_or_else(|| panic!("key {name} is not in the table of keys"))
@@ -309,6 +350,14 @@ impl Settings {
     pub(crate) fn count(&self, name: &str) -> u32 {
         self.get(name).value.parse().expect("checked when it was set")
     }
+}
+
+/// One of `[[bindings]]`: its members are those of the API.
+fn binding(path: &Path, value: toml::Value) -> Result<Arc<Binding>, ConfigError> {
+    let name = value.get("name").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
+    let json = serde_json::to_value(value).map_err(|error| BindingError::Invalid(error.to_string()));
+    let binding = json.and_then(|json| Binding::declare(&name, json, bindings::Origin::Config));
+    binding.map(Arc::new).map_err(|source| ConfigError::BadBinding { name, path: path.to_owned(), source })
 }
 
 /// Leaves of a TOML table with their dotted names; an empty table is a leaf, so that it is checked.
@@ -405,6 +454,26 @@ mod tests {
             let error = Settings::load(&KEYS, &Sources { file, ..Sources::default() }).unwrap_err().to_string();
             assert!(error.contains("mqtt.address"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn bindings_are_read_and_checked() {
+        let load = |text: &str| {
+            let (_dir, path) = file(text);
+            Settings::load(&KEYS, &Sources { file: path, ..Sources::default() })
+        };
+        let one = "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ntable = { name = \"traffic\" }\nkey_columns = [\"n\"]\n\
+                   decoder = { format = \"json\", types = { n = \"int64\" } }\n";
+        let settings = load(one).unwrap();
+        assert_eq!(settings.bindings.len(), 1);
+        assert_eq!((settings.bindings[0].name(), settings.bindings[0].origin()), ("roads", bindings::Origin::Config));
+        let error = |text: &str| load(text).unwrap_err().to_string();
+        assert!(error(&format!("{one}{one}")).ends_with("two of them have one name"));
+        assert!(
+            error("[[bindings]]\nname = \"a\"\nfilter = \"a+\"\ntable = { level = 1 }\n").contains("filter \"a+\"")
+        );
+        assert!(error("[[bindings]]\nfilter = \"a\"\ntable = { level = 1 }\n").contains("is no name of a binding"));
+        assert!(error("bindings = 1").contains("unknown key \"bindings\""));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod tables;
 mod catalog;
 
 mod functions;
+mod turns;
 
 mod encode;
 

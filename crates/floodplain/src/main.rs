@@ -3,7 +3,10 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod alert;
+mod bench_ingest;
 mod bench_mqtt;
+mod bindings;
 mod client;
 mod clock;
 mod demo;
@@ -57,6 +60,17 @@ enum Command {
     /// List, make and remove API tokens of a running server
     #[command(subcommand)]
     Token(users::TokenCommand),
+    /// List, set and remove alerts of a running server
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// List, set, remove and test bindings: which messages become rows of which table
+    #[command(subcommand)]
+    Binding(bindings::BindingCommand),
+    /// Decode messages of the log again, by the bindings of now
+    Replay(bindings::ReplayArgs),
+    /// List what was refused or not delivered, and decode it again
+    #[command(subcommand)]
+    Dlq(bindings::DlqCommand),
     /// Explain a code of the server's answers, or list all
     Errors(errors::Args),
     /// Print a completion script, for example `floodplain completions bash > /etc/bash_completion.d/floodplain`
@@ -72,6 +86,8 @@ enum Command {
 enum BenchCommand {
     /// The load shapes of docs/performance.md on any MQTT broker
     Mqtt(bench_mqtt::Args),
+    /// Rows into this program and other databases of time series, and what they cost there
+    Ingest(bench_ingest::Args),
 }
 
 fn main() -> ExitCode {
@@ -83,10 +99,15 @@ fn main() -> ExitCode {
         Command::Sql(args) => sql::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Bench(BenchCommand::Mqtt(args)) => bench_mqtt::run(args),
+        Command::Bench(BenchCommand::Ingest(args)) => bench_ingest::run(args),
         Command::Config(command) => settings::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::User(command) => users::run_user(command),
         Command::Token(command) => users::run_token(command),
+        Command::Alert(command) => alert::run(command),
+        Command::Binding(command) => bindings::run_binding(command),
+        Command::Replay(args) => bindings::run_replay(args),
+        Command::Dlq(command) => bindings::run_dlq(command),
         Command::Errors(args) => errors::run(args),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.

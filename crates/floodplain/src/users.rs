@@ -162,7 +162,7 @@ fn list(server: &ServerArgs, output: Output, what: &str, columns: &[&str]) -> Re
 }
 
 /// `folder/name`, with what has a meaning in a path percent-encoded (RFC 3986 §2.1).
-fn path(folder: &str, name: &str) -> String {
+pub(crate) fn path(folder: &str, name: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'@' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

@@ -25,7 +25,8 @@ pub(crate) struct Format {
 pub(crate) enum Definition {
     Auto(Auto),
     Json(Document),
-    Number(Number),
+    Number(Single),
+    Text(Single),
     Cbor(Document),
     LineProtocol(Lines),
     Struct(Struct),
@@ -65,7 +66,7 @@ pub(crate) struct Document {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Number {
+pub(crate) struct Single {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
 }

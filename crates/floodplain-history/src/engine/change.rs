@@ -20,8 +20,6 @@ const COMPACTED_FILES: usize = 4;
 /// Larger files are left alone, and not more rows are rewritten at once where two files have fewer: decoding waits while
 /// files are made into one, about half a second for so many rows.
 const COMPACTED_ROWS: u64 = 1 << 20;
-/// Version of the rows' making, in the facts of files.
-const DECODER_VERSION: u32 = 1;
 const DAY_US: i64 = 86_400_000_000;
 
 /// A change that has begun. Its files are written one after another, then its record is appended.
@@ -41,6 +39,7 @@ struct Part {
     runs: Vec<Run>,
     files: Vec<Arc<FileHandle>>,
     ranges: Vec<OffsetRange>,
+    decoder_version: u32,
 }
 
 pub(super) type BufferKey = (String, Window);
@@ -73,7 +72,10 @@ impl Engine {
 
     /// Takes buffers away, to be written. Their rows stay visible.
     pub(super) fn begin_flush(&mut self, due: &[BufferKey]) -> Result<()> {
+        // Once the record is there, nothing before it is decoded again.
+        self.append_letters()?;
         let mut record = ManifestRecord::new(self.manifest.fold().version() + 1, Cause::Flush);
+        let decoder_version = self.decoder_version();
         let mut parts = Vec::with_capacity(due.len());
         let mut tables = self.shared.tables();
         for (name, window) in due {
@@ -87,7 +89,7 @@ impl Engine {
                 record.flushed.push(Flushed { table, window: *window, partition, to });
             }
             let (columns, dir) = (table.columns.clone(), table.dir.clone());
-            parts.push(Part { columns, dir, level: 0, runs, files: Vec::new(), ranges });
+            parts.push(Part { columns, dir, level: 0, runs, files: Vec::new(), ranges, decoder_version });
         }
         // Only now that nothing can fail.
         for (name, window) in due {
@@ -98,7 +100,7 @@ impl Engine {
         }
         for source in &self.sources {
             let open = tables.values().flat_map(|table| table.buffers.values());
-            let first = open.filter_map(|buffer| buffer.rows.first_position(&source.name)).min();
+            let first = open.filter_map(|buffer| buffer.first.get(&source.name).copied()).min();
             let from = first.map_or(source.position, |first| first.min(source.position));
             record.replay_from.push((source.name.to_string(), from));
         }
@@ -107,19 +109,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Version of the rows' making: of a row that two files have, the values of the greater version count.
+    fn decoder_version(&self) -> u32 {
+        1 + self.shared.bindings.borrow().version()
+    }
+
     /// Files of a table of one day that have about one size become one.
     pub(super) fn begin_compact(&mut self) -> bool {
         let tables = self.shared.tables();
         for (name, table) in tables.iter() {
-            let mut groups: BTreeMap<(i64, u32), Vec<&Arc<FileHandle>>> = BTreeMap::new();
+            let mut groups: BTreeMap<(i64, u32, u32), Vec<&Arc<FileHandle>>> = BTreeMap::new();
             for file in table.files.values().filter(|file| file.entry().facts.rows < COMPACTED_ROWS) {
                 let facts = &file.entry().facts;
                 let (first, last) = (facts.min_time_us.div_euclid(DAY_US), facts.max_time_us.div_euclid(DAY_US));
                 // Files of wrong clocks span days; they stay among themselves.
                 let day = if first == last { first } else { i64::MAX };
-                groups.entry((day, facts.rows.max(1).ilog2() / 2)).or_default().push(file);
+                // Rows of an older decoder must stay older than what was decoded again, whatever they are joined with.
+                let group = (day, facts.rows.max(1).ilog2() / 2, facts.decoder_version);
+                groups.entry(group).or_default().push(file);
             }
-            let Some(files) = groups.into_values().find(|files| files.len() >= COMPACTED_FILES) else { continue };
+            let mut groups = groups.into_iter();
+            let Some(((.., decoder_version), files)) = groups.find(|(_, files)| files.len() >= COMPACTED_FILES) else {
+                continue;
+            };
             let mut rows = 0;
             let fits = |file: &&&Arc<FileHandle>| {
                 rows += file.entry().facts.rows;
@@ -137,7 +149,7 @@ impl Engine {
             record.removes = files.iter().map(|file| (name.clone(), file.entry().name.clone())).collect();
             let (columns, dir) = (table.columns.clone(), table.dir.clone());
             let ranges = ranges.into_iter().map(range).collect();
-            let part = Part { columns, dir, level: 1, runs: Vec::new(), files, ranges };
+            let part = Part { columns, dir, level: 1, runs: Vec::new(), files, ranges, decoder_version };
             self.pending = Some(Pending { record, parts: vec![part] });
             return true;
         }
@@ -147,11 +159,12 @@ impl Engine {
     /// Files whose rows are all too old, and the oldest that do not fit the disk budget.
     pub(super) fn begin_expire(&mut self) -> bool {
         let mut record = ManifestRecord::new(self.manifest.fold().version() + 1, Cause::Expire);
-        let now = self.now();
+        let (now, bindings) = (self.now(), self.shared.bindings.borrow().clone());
         let tables = self.shared.tables();
         let mut kept = Vec::new();
         for (name, table) in tables.iter() {
-            let oldest_us = self.config.retention.get(name).map(|keep| (now - *keep).0.div_euclid(1000));
+            let retention = self.config.retention.get(name).copied().or_else(|| bindings.retention(name));
+            let oldest_us = retention.map(|keep| (now - keep).0.div_euclid(1000));
             for file in table.files.values() {
                 let entry = file.entry();
                 if oldest_us.is_some_and(|oldest| entry.facts.max_time_us < oldest) {
@@ -186,8 +199,8 @@ impl Engine {
         while let Some(part) = self.pending.as_ref().and_then(|pending| pending.parts.last()) {
             self.next_file += 1;
             let name = format!("{:010}-{}.parquet", self.manifest.fold().version() + 1, self.next_file);
-            let (level, ranges) = (part.level, part.ranges.clone());
-            let spec = FileSpec { name, level, decoder_version: DECODER_VERSION, ranges };
+            let (level, ranges, decoder_version) = (part.level, part.ranges.clone(), part.decoder_version);
+            let spec = FileSpec { name, level, decoder_version, ranges };
             let made = self.disk.create_dir_all(&part.dir);
             made.map_err(|source| Error::Io { action: "create", path: part.dir.clone(), source })?;
             let mut writer = FileWriter::create(self.disk.clone(), &part.dir, part.columns.clone(), spec)?;

@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use floodplain_fold::{Fold, Next, Runner, RunnerConfig, Snapshots};
 use floodplain_log::{
     Append, BatchBuilder, Completion, CompletionSink, Compression, Disk, Log, Outcome, Partition, Refusal, Reply,
-    WatermarkSink,
+    WatermarkSink, header,
 };
 use floodplain_types::{Class, Position, Timestamp};
 use std::{
@@ -70,6 +70,16 @@ impl CompletionSink for Wake {
     }
 }
 
+/// A record that is to be appended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) partition: Partition,
+    pub(super) key: &'a [u8],
+    pub(super) value: &'a [u8],
+    /// Its content type is JSON, and said to be.
+    pub(super) is_json: bool,
+}
+
 /// Appends one record with class `all` and waits for its end; returns its position.
 pub(super) fn append(
     log: &dyn Log,
@@ -79,16 +89,35 @@ pub(super) fn append(
     value: &[u8],
     now: Timestamp,
 ) -> Result<Position> {
-    let too_large = || Refusal::TooLarge { bytes: value.len() as u64, max_bytes: log.queue_capacity_bytes() };
-    let mut builder = BatchBuilder::new();
-    builder.push(now.as_millis(), Some(key), Some(value), []).map_err(|_| too_large())?;
-    let batch = builder.finish(Compression::None).ok_or_else(too_large)?;
+    append_unit(log, wake, &[Entry { partition, key, value, is_json: false }], now)
+}
+
+/// Appends records as one unit with class `all` and waits for its end; returns the position of the first one.
+pub(super) fn append_unit(log: &dyn Log, wake: &Arc<Wake>, entries: &[Entry<'_>], now: Timestamp) -> Result<Position> {
+    let bytes = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum::<usize>() as u64;
+    let too_large = || Refusal::TooLarge { bytes, max_bytes: log.queue_capacity_bytes() };
+    // Batches in the order of their first records.
+    let mut builders: Vec<(Partition, BatchBuilder)> = Vec::new();
+    for entry in entries {
+        let known = builders.iter().position(|(partition, _)| *partition == entry.partition);
+        let at = known.unwrap_or_else(|| {
+            builders.push((entry.partition, BatchBuilder::new()));
+            builders.len() - 1
+        });
+        let headers = entry.is_json.then_some((header::CONTENT_TYPE, b"application/json" as &[u8]));
+        let pushed = builders[at].1.push(now.as_millis(), Some(entry.key), Some(entry.value), headers);
+        pushed.map_err(|_| too_large())?;
+    }
+    let mut batches = Vec::with_capacity(builders.len());
+    for (partition, mut builder) in builders {
+        batches.push((partition, builder.finish(Compression::None).ok_or_else(too_large)?));
+    }
     let tag = wake.with(|state| {
         (state.tag, state.outcome) = (state.tag + 1, None);
         state.tag
     });
     let reply = Reply { sink: wake.clone(), tag };
-    log.submit(Append { batches: vec![(partition, batch)], class: Class::All }, Some(reply));
+    log.submit(Append { batches, class: Class::All }, Some(reply));
     loop {
         match wake.with(|state| state.outcome.take()) {
             Some(Outcome::Committed(positions)) => return Ok(positions.first().copied().unwrap_or_default()),

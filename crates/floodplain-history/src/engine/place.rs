@@ -3,9 +3,12 @@
 use super::{Engine, commit};
 use crate::{
     Result,
+    bindings::BUILTIN,
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
-    route::MESSAGES,
+    letters,
+    observe::Observed,
+    route::{MESSAGES, RESERVED, TABLE_BYTES_MAX},
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
     window::Window,
@@ -19,8 +22,6 @@ use floodplain_types::{Position, Timestamp};
 use std::{collections::BTreeMap, sync::Arc};
 use tracing::warn;
 
-/// Longest name of a table.
-const TABLE_BYTES_MAX: usize = 256;
 /// Columns of the table of messages. A payload that is no UTF-8 is in the last one, as base64.
 const TOPIC: &str = "topic";
 const PAYLOAD: &str = "payload";
@@ -32,6 +33,9 @@ pub(super) struct Placing {
     assignment: Assignment,
     text: String,
     changes: BTreeMap<String, Vec<Change>>,
+    /// Rows that were put into buffers, and messages with something that was refused.
+    pub(super) rows: u64,
+    pub(super) failed: u64,
 }
 
 /// A record, and what is known of it.
@@ -41,6 +45,8 @@ struct Found<'a> {
     position: Position,
     message: &'a MessageRef<'a>,
     received: Timestamp,
+    /// It was decoded before.
+    is_again: bool,
 }
 
 /// A row that is ready for a buffer.
@@ -62,6 +68,30 @@ impl Engine {
         record: &Record<'_>,
         position: Position,
     ) -> Result<()> {
+        self.place_record(source, batch, record, position, false, None)
+    }
+
+    /// The same for a record that was decoded before, if it is one of the binding `only`. What is refused writes no letter.
+    pub(super) fn place_again(
+        &mut self,
+        source: usize,
+        batch: &ReadBatch,
+        record: &Record<'_>,
+        position: Position,
+        only: Option<&str>,
+    ) -> Result<()> {
+        self.place_record(source, batch, record, position, true, only)
+    }
+
+    fn place_record(
+        &mut self,
+        source: usize,
+        batch: &ReadBatch,
+        record: &Record<'_>,
+        position: Position,
+        is_again: bool,
+        only: Option<&str>,
+    ) -> Result<()> {
         let message = match MessageRef::parse(record) {
             Ok(message) => message,
             Err(_) => {
@@ -72,7 +102,13 @@ impl Engine {
         };
         let received = Timestamp::from_millis(batch.batch.timestamp_ms(record));
         let received = message.ingest_time_ns.map_or(received, Timestamp);
-        let found = Found { source, position, message: &message, received };
+        let found = Found { source, position, message: &message, received, is_again };
+        if let Some(only) = only {
+            let bindings = self.shared.bindings.borrow();
+            if bindings.target(&message).map_or(BUILTIN, |(binding, _)| binding.name()) != only {
+                return Ok(());
+            }
+        }
         let (mut rows, mut placing) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.placing));
         let placed = self.place_message(found, &mut rows, &mut placing);
         (self.rows, self.placing) = (rows, placing);
@@ -86,8 +122,15 @@ impl Engine {
         placing: &mut Placing,
     ) -> Result<()> {
         let message = found.message;
-        let route = self.route.clone();
-        let target = route.target(message).filter(|target| self.may_have_table(target.table));
+        let (route, bindings) = (self.route.clone(), self.shared.bindings.borrow().clone());
+        let bound = bindings.target(message);
+        let binding = bound.map(|(binding, _)| binding);
+        let counts = binding.map_or(bindings.builtin(), |binding| binding.counts());
+        if !found.is_again {
+            counts.matched();
+        }
+        let target = bound.map(|(_, target)| target).or_else(|| route.target(message));
+        let target = target.filter(|target| self.may_have_table(target.table));
         let Some(target) = target else { return self.place_raw(found, 0, None, placing) };
         let (payload, content_type) = (message.payload, message.content_type);
         let input = Input { payload, content_type, device: target.device, table: target.table };
@@ -118,7 +161,20 @@ impl Engine {
         }
         let refused = decoded.failures().first();
         if let Some(failure) = refused {
-            metrics::counter!("floodplain_history_refused_total").increment(decoded.refused_count());
+            let count = decoded.refused_count();
+            metrics::counter!("floodplain_history_refused_total").increment(count);
+            placing.failed += 1;
+            if !found.is_again {
+                counts.failed();
+            }
+            if let Some(binding) = binding.filter(|binding| binding.is_declared()) {
+                if !found.is_again {
+                    let place = self.letter_place(found);
+                    let letter = letters::refused(place, message, target.device, binding, failure, count);
+                    self.letters.push(letter);
+                }
+                return Ok(());
+            }
             return self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing);
         }
         Ok(())
@@ -128,7 +184,8 @@ impl Engine {
     fn may_have_table(&self, table: &str) -> bool {
         let is_name = !table.is_empty() && table.len() <= TABLE_BYTES_MAX && !table.chars().any(char::is_control);
         let count: usize = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
-        is_name && table != MESSAGES && (count < self.config.tables_max || self.known(table).is_some())
+        let is_reserved = RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
+        is_name && !is_reserved && (count < self.config.tables_max || self.known(table).is_some())
     }
 
     fn known(&self, table: &str) -> Option<&Arc<TableSchema>> {
@@ -183,7 +240,14 @@ impl Engine {
         let (table, device, time) = (row.table(), row.device(), row.time());
         let time = time.or(found.message.event_time_ns.map(Timestamp));
         let ready = Ready { table, device, time, is_alone: assignment.must_append(), row: number };
-        self.buffer(found, &ready, &schema, &cells, assignment.rest());
+        let is_placed = self.buffer(found, &ready, &schema, &cells, assignment.rest());
+        placing.rows += u64::from(is_placed);
+        // What is decoded again is no news.
+        if let Some(observer) = self.config.observer.as_ref().filter(|_| !found.is_again) {
+            let Found { position, message, received, source, .. } = found;
+            let partition = self.sources[source].partition.index;
+            observer.row(&Observed { topic: message.topic, partition, position, number, received, time, row });
+        }
     }
 
     /// Keeps a message as it came, with the reason if it was refused.
@@ -221,11 +285,20 @@ impl Engine {
         let device = String::from_utf8_lossy(message.key);
         let time = message.event_time_ns.map(Timestamp);
         let ready = Ready { table: MESSAGES, device: &device, time, is_alone: true, row };
-        self.buffer(found, &ready, &schema, &cells.collect::<Vec<_>>(), rest);
+        let is_placed = self.buffer(found, &ready, &schema, &cells.collect::<Vec<_>>(), rest);
+        placing.rows += u64::from(is_placed);
         Ok(())
     }
 
-    /// Puts a row into its buffer, unless it is in a file.
+    /// Where the message of a letter is.
+    fn letter_place(&self, found: Found<'_>) -> letters::Place<'_> {
+        let partition = self.sources[found.source].partition;
+        let stream = self.config.inputs.iter().find(|stream| stream.number == partition.stream);
+        let stream = stream.map_or("", |stream| stream.id.stream.as_str());
+        letters::Place { stream, partition: partition.index, position: found.position }
+    }
+
+    /// Puts a row into its buffer, unless it is in a file; whether it was put there.
     fn buffer(
         &self,
         found: Found<'_>,
@@ -233,16 +306,17 @@ impl Engine {
         schema: &TableSchema,
         cells: &[(usize, Cell<'_>)],
         rest: Option<&str>,
-    ) {
+    ) -> bool {
         let source = &self.sources[found.source];
         let received_us = found.received.0.div_euclid(1000);
         let time = ready.time.unwrap_or(found.received);
         let (time_us, time_ns) = (time.0.div_euclid(1000), time.0.rem_euclid(1000) as i16);
         let window = Window::of(time_us, received_us);
-        if found.position < source.flushed_until
+        if !found.is_again
+            && found.position < source.flushed_until
             && self.manifest.fold().is_flushed(ready.table, window, &source.name, found.position)
         {
-            return;
+            return false;
         }
         // Rows that must not be merged are marked by equal times.
         let received_us = if ready.is_alone || ready.time.is_none() { time_us } else { received_us };
@@ -250,10 +324,16 @@ impl Engine {
         let head = RowHead { device, time_us, time_ns, position, row, received_us };
         let placed = self.table(ready.table, schema, |table| {
             let since = self.now();
-            let new = || Buffer { rows: WindowBuffer::new(table.columns.clone(), window), since };
-            table.buffers.entry(window).or_insert_with(new).rows.append(&source.name, &head, cells, rest)
+            let new =
+                || Buffer { rows: WindowBuffer::new(table.columns.clone(), window), since, first: BTreeMap::new() };
+            let buffer = table.buffers.entry(window).or_insert_with(new);
+            if !found.is_again {
+                buffer.first.entry(source.name.clone()).or_insert(position);
+            }
+            buffer.rows.append(&source.name, &head, cells, rest)
         });
-        if placed.is_ok() {
+        let is_placed = placed.is_ok();
+        if is_placed {
             metrics::counter!("floodplain_history_rows_total").increment(1);
         }
         if let Err(error) = placed {
@@ -261,6 +341,7 @@ impl Engine {
             warn!(table = ready.table, partition = %source.name, offset = position.offset, %error, "row was not stored");
             metrics::counter!("floodplain_history_dropped_rows_total").increment(1);
         }
+        is_placed
     }
 
     /// The table with at least the columns of `schema`.

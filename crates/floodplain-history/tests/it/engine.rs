@@ -378,3 +378,27 @@ fn queries_during_flushes_and_compactions_neither_miss_nor_double_a_row() {
     writer.join().unwrap();
     history.stop();
 }
+
+/// Measurements are names of tables, too.
+#[test]
+fn no_payload_makes_a_table_of_the_server() {
+    let world = World::new();
+    let topic = "devices/a/x";
+    let message = MessageRef {
+        topic,
+        payload: b"dlq f=1 1700000000000000000\nRecords f=2 1700000000000000000\nown f=3 1700000000000000000",
+        key: b"a",
+        qos: 1,
+        content_type: Some(floodplain_history::route::LINE_PROTOCOL),
+        ..MessageRef::default()
+    };
+    let mut builder = BatchBuilder::new();
+    message.write(&mut builder, 1_700_000_000_000, std::iter::empty()).unwrap();
+    let batch = builder.finish(Compression::None).unwrap();
+    let partition = world.input.partition_of(b"a");
+    world.log.submit(Append { batches: vec![(partition, batch)], class: Class::All }, None);
+    let mut engine = world.engine().unwrap();
+    run(&mut engine);
+    assert_eq!(engine.handle().tables(), ["messages"], "whole, as it came");
+    assert_eq!(rows(&engine.handle(), "messages").len(), 1);
+}

@@ -1,11 +1,13 @@
 //! History against a model that is too simple to be wrong, and on a disk that loses power.
 #![allow(clippy::unwrap_used)]
 
+mod bindings;
 mod buffers;
 mod engine;
 mod engine_faults;
 mod files;
 mod merging;
 mod model;
+mod observing;
 mod owner;
 mod scans;

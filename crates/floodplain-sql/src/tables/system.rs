@@ -4,12 +4,14 @@ use crate::functions::json_function;
 use datafusion::{
     arrow::{
         array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
-        datatypes::{Field, Schema},
+        datatypes::{DataType, Field, Schema},
     },
     catalog::{MemTable, TableProvider, view::ViewTable},
-    common::Result,
+    common::{JoinType, Result},
     datasource::provider_as_source,
-    logical_expr::{LogicalPlanBuilder, col, ident, lit},
+    functions::expr_fn::concat,
+    functions_aggregate::expr_fn::max,
+    logical_expr::{LogicalPlanBuilder, cast, col, ident, lit},
 };
 use floodplain_history::{TableSummary, filter::TimeRange};
 use floodplain_log::Log;
@@ -80,22 +82,94 @@ fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
 pub(super) fn dlq(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>> {
     let member = |name: &str, function: &str| {
         let function = json_function(function).expect("it is one of ours");
-        function.call(vec![col("payload"), lit(name)]).alias(name)
+        function.call(vec![col("payload"), lit(name)])
     };
-    let text = |name| member(name, "json_get_str");
-    let plan = LogicalPlanBuilder::scan("records", provider_as_source(records), None)?
-        .filter(col("stream").eq(lit("dlq")))?
+    let text = |name| member(name, "json_get_str").alias(name);
+    let int = |name| member(name, "json_get_int").alias(name);
+    let kind = || member("kind", "json_get_str");
+    let scan = || {
+        let records = LogicalPlanBuilder::scan("records", provider_as_source(Arc::clone(&records)), None)?;
+        records.filter(col("stream").eq(lit("dlq")))
+    };
+    // Which letters of decoders were decoded after all, and when for the last time.
+    let replayed = scan()?
+        .filter(kind().eq(lit("replayed")))?
+        .project(vec![
+            col("received"),
+            lit("decode").alias("replayed_kind"),
+            member("stream", "json_get_str").alias("replayed_stream"),
+            member("partition", "json_get_int").alias("replayed_partition"),
+            member("from", "json_get_str").alias("replayed_from"),
+        ])?
+        .aggregate(
+            ["kind", "stream", "partition", "from"].map(|name| col(format!("replayed_{name}"))),
+            vec![max(col("received")).alias("replayed")],
+        )?
+        .build()?;
+    let id = concat(vec![
+        lit("dlq/"),
+        cast(col("records.partition"), DataType::Utf8),
+        lit("/"),
+        cast(col("generation"), DataType::Utf8),
+        lit("/"),
+        cast(col("offset"), DataType::Utf8),
+    ]);
+    let names = [
+        "received",
+        "session",
+        "reason",
+        "stream",
+        "partition",
+        "from",
+        "to",
+        "count",
+        "position",
+        "id",
+        "kind",
+        "stage",
+        "binding",
+        "topic",
+        "device",
+        "byte_position",
+        "line",
+        "decoder",
+        "replayed",
+    ];
+    let mark = ["replayed_kind", "replayed_stream", "replayed_partition", "replayed_from"];
+    let plan = scan()?
+        .filter(kind().is_null().or(kind().eq(lit("decode"))))?
         .project(vec![
             col("received"),
             text("session"),
             text("reason"),
             text("stream"),
-            member("partition", "json_get_int"),
+            int("partition"),
             text("from"),
             text("to"),
-            member("count", "json_get_int"),
+            int("count"),
             ident("position"),
+            id.alias("id"),
+            kind().alias("kind"),
+            text("stage"),
+            text("binding"),
+            text("topic"),
+            text("device"),
+            int("byte_position"),
+            int("line"),
+            text("decoder"),
         ])?
+        // Both sides come from one table, so names need no qualifier.
+        .alias("letters")?
+        .join(
+            replayed,
+            JoinType::Left,
+            (
+                ["kind", "stream", "partition", "from"].map(|name| format!("letters.{name}")).to_vec(),
+                mark.map(str::to_owned).to_vec(),
+            ),
+            None,
+        )?
+        .project(names.map(ident))?
         .build()?;
     Ok(Arc::new(ViewTable::new(plan, None)))
 }

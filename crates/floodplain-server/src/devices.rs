@@ -1,0 +1,28 @@
+//! Which device a topic names, by the bindings of the moment.
+
+use floodplain_broker::seams::{self, DefaultBinding};
+use floodplain_history::{Handle, bindings::Bindings};
+use std::{cell::RefCell, sync::Arc};
+
+thread_local! {
+    /// The bindings that this thread knows: each message asks, and only a change takes the lock of the others.
+    static KNOWN: RefCell<Arc<Bindings>> = RefCell::default();
+}
+
+/// Key of the records of a topic: all messages of a device are in one partition, in one order.
+#[derive(Debug, Clone)]
+pub(crate) struct TopicDevices(pub(crate) Handle);
+
+impl seams::Bindings for TopicDevices {
+    fn device<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        KNOWN.with_borrow_mut(|known| {
+            if !self.0.is_current(known) {
+                *known = self.0.bindings();
+            }
+            match known.device(topic) {
+                Some(device) => device,
+                None => DefaultBinding.device(topic),
+            }
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Bindings of a running server: by command, by HTTP, from the file; dead letters; decoding again.
+
+use crate::{
+    process::{Server, run, stderr, stdout},
+    serve::Mqtt,
+};
+use serde_json::Value;
+use std::path::Path;
+
+/// What a command prints; it must not fail.
+fn floodplain(folder: &Path, server: &Server, args: &[&str]) -> String {
+    let url = format!("http://{}", server.http);
+    let output = run(folder, &[args, &["--url", &url]].concat());
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+/// What a command says when it fails.
+fn refused(folder: &Path, server: &Server, args: &[&str]) -> String {
+    let url = format!("http://{}", server.http);
+    let output = run(folder, &[args, &["--url", &url]].concat());
+    assert!(!output.status.success(), "{args:?}: {}", stdout(&output));
+    stderr(&output)
+}
+
+fn json(folder: &Path, server: &Server, args: &[&str]) -> Value {
+    serde_json::from_str(&floodplain(folder, server, &[args, &["--output", "json"]].concat())).unwrap()
+}
+
+/// The rows of a query as CSV, without the header.
+fn rows(folder: &Path, server: &Server, query: &str) -> Vec<String> {
+    let csv = floodplain(folder, server, &["sql", "--output", "csv", query]);
+    csv.lines().skip(1).map(str::to_owned).collect()
+}
+
+const ROADS: [&str; 14] = [
+    "binding",
+    "set",
+    "roads",
+    "--filter",
+    "roads/+",
+    "--device-level",
+    "2",
+    "--table",
+    "traffic",
+    "--time-field",
+    "timestamp",
+    "--key-column",
+    "n",
+    "--format=json",
+];
+
+fn reading(n: u32) -> String {
+    format!(r#"{{"timestamp": "2015-09-01 11:30:00", "value": {n}.5, "n": {n}}}"#)
+}
+
+#[test]
+fn a_binding_decodes_what_is_published_once_it_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    mqtt.publish("roads/a7", &reading(0));
+    floodplain(folder.path(), &server, &ROADS);
+    for n in 1..=20 {
+        mqtt.publish("roads/a7", &reading(n));
+    }
+    let query = "SELECT count(*), sum(value), count(DISTINCT time), min(device) FROM traffic";
+    assert_eq!(rows(folder.path(), &server, query), ["20,220,1,a7"]);
+    let keys = "SELECT count(*) FROM records WHERE topic = 'roads/a7' AND device = 'a7'";
+    assert_eq!(rows(folder.path(), &server, keys), ["20"], "the record is of the device that the binding finds");
+    let list = json(folder.path(), &server, &["binding", "list"]);
+    assert_eq!((&list[0]["name"], &list[0]["matched"], &list[0]["failed"]), (&"roads".into(), &20.into(), &0.into()));
+    assert_eq!((&list[1]["name"], &list[1]["builtin"]), (&"default".into(), &true.into()));
+    // Killed, and there again.
+    server.signal("KILL");
+    server.wait();
+    let server = Server::start(folder.path());
+    Mqtt::connect(server.mqtt, "gateway").publish("roads/a7", &reading(21));
+    assert_eq!(rows(folder.path(), &server, query), ["21,241.5,1,a7"]);
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM messages"), ["1"]);
+    // What came before it, too, once that is asked for.
+    let job = json(folder.path(), &server, &["replay", "--binding", "roads"]);
+    assert_eq!((&job["state"], &job["rows"], &job["failed"]), (&"done".into(), &22.into(), &0.into()));
+    assert_eq!(rows(folder.path(), &server, query), ["22,242,1,a7"]);
+    floodplain(folder.path(), &server, &["binding", "delete", "roads"]);
+    Mqtt::connect(server.mqtt, "gateway").publish("roads/a7", &reading(22));
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM messages"), ["2"]);
+    let unknown = refused(folder.path(), &server, &["binding", "delete", "roads"]);
+    assert!(unknown.contains("there is no binding \"roads\" (floodplain errors binding_unknown)"), "{unknown}");
+}
+
+#[test]
+fn what_a_declared_decoder_refuses_can_be_counted_and_decoded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    floodplain(folder.path(), &server, &ROADS);
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    mqtt.publish("roads/a7", &reading(1));
+    mqtt.publish("roads/a7", "out of order");
+    mqtt.publish("roads/a8", r#"{"timestamp": "soon", "n": 2}"#);
+    let list = |server: &Server| json(folder.path(), server, &["dlq", "list"]);
+    let letters = list(&server);
+    assert_eq!(letters.as_array().unwrap().len(), 2, "{letters}");
+    let of_stage = |letters: &Value, stage: &str| {
+        letters.as_array().unwrap().iter().find(|letter| letter["stage"] == stage).unwrap().clone()
+    };
+    assert_eq!(of_stage(&letters, "time")["device"], "a8");
+    let first = of_stage(&letters, "decode");
+    assert_eq!((&first["kind"], &first["binding"]), (&"decode".into(), &"roads".into()));
+    assert_eq!((&first["topic"], &first["device"]), (&"roads/a7".into(), &"a7".into()));
+    assert_eq!((&first["payload"], &first["byte_position"]), (&"out of order".into(), &0.into()));
+    assert_eq!(first["replayed"], Value::Null);
+    let count = "SELECT stage, count(*) FROM dlq WHERE binding = 'roads' GROUP BY stage ORDER BY stage";
+    assert_eq!(rows(folder.path(), &server, count), ["decode,1", "time,1"]);
+    server.signal("KILL");
+    server.wait();
+    let server = Server::start(folder.path());
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM traffic"), ["1"]);
+    assert_eq!(list(&server).as_array().unwrap().len(), 2, "no letter twice");
+    let mut pages = Vec::new();
+    let mut after = String::new();
+    for _ in 0..2 {
+        let page: Value =
+            serde_json::from_str(&server.get(&format!("/api/v1/dlq?binding=roads&limit=1{after}")).1).unwrap();
+        assert_eq!(page["counts"].as_array().unwrap().len(), 2);
+        pages.extend(page["entries"].as_array().unwrap().clone());
+        after = page["next"].as_str().map(|next| format!("&after={next}")).unwrap_or_default();
+    }
+    assert_eq!((&Value::Array(pages), after.as_str()), (&letters, ""));
+    // With another decoder one of them is understood.
+    floodplain(
+        folder.path(),
+        &server,
+        &[
+            "binding",
+            "set",
+            "roads",
+            "--filter",
+            "roads/+",
+            "--device-level",
+            "2",
+            "--table",
+            "notes",
+            "--format",
+            "text",
+        ],
+    );
+    let job = json(folder.path(), &server, &["dlq", "replay", first["id"].as_str().unwrap()]);
+    assert_eq!((&job["state"], &job["rows"], &job["failed"]), (&"done".into(), &1.into(), &0.into()));
+    assert_eq!(rows(folder.path(), &server, "SELECT device, value FROM notes"), ["a7,out of order"]);
+    let letters = list(&server);
+    assert!(of_stage(&letters, "time")["replayed"].is_null(), "{letters}");
+    assert!(of_stage(&letters, "decode")["replayed"].is_string(), "{letters}");
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*), count(replayed) FROM dlq"), ["2,1"]);
+}
+
+#[test]
+fn a_test_shows_what_would_become_of_a_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    floodplain(folder.path(), &server, &ROADS);
+    let shown = json(folder.path(), &server, &["binding", "test", "roads/a7", "-m", &reading(7)]);
+    assert_eq!(
+        (&shown["binding"], &shown["device"], &shown["table"]),
+        (&"roads".into(), &"a7".into(), &"traffic".into())
+    );
+    let row = &shown["rows"][0];
+    assert_eq!(row["time"], "2015-09-01T11:30:00Z");
+    let field =
+        |name: &str| row["fields"].as_array().unwrap().iter().find(|field| field["name"] == name).unwrap().clone();
+    assert_eq!((&field("n")["role"], &field("n")["value"]), (&"key".into(), &7.0.into()));
+    assert_eq!((&field("value")["role"], &field("value")["type"]), (&"value".into(), &"Float64".into()));
+    let text = refused(folder.path(), &server, &["binding", "test", "roads/a7", "-m", r#"{"n": x}"#]);
+    assert!(text.contains("refused in stage decode at byte 6: payload is not json"), "{text}");
+    // One that is not set, and the table of messages.
+    let args = ["binding", "test", "a/b", "-m", "1.5", "--filter", "a/+", "--table", "t", "--format", "number"];
+    let shown = json(folder.path(), &server, &args);
+    assert_eq!((&shown["table"], &shown["rows"][0]["fields"][0]["value"]), (&"t".into(), &1.5.into()));
+    let shown = json(folder.path(), &server, &["binding", "test", "x", "-m", "1"]);
+    assert_eq!((&shown["binding"], &shown["table"]), (&"default".into(), &"messages".into()));
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM records WHERE stream = 'telemetry'"), ["0"]);
+}
+
+#[test]
+fn what_is_wrong_or_not_built_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let put = |body: &str| {
+        let length = body.len();
+        let head = format!("Host: {}\r\nContent-Type: application/json\r\nContent-Length: {length}", server.http);
+        server.ask(&format!("PUT /api/v1/bindings/b HTTP/1.0\r\n{head}\r\n\r\n{body}"))
+    };
+    for (body, status, code) in [
+        (r#"{"filter":"a","table":{"name":"t"}}"#, 200, "\"version\":1"),
+        (r#"{"filter":"a","table":{"name":"t"}}"#, 200, "\"version\":1"),
+        (r#"{"filter":"a","table":{"name":"dlq"}}"#, 422, "binding_invalid"),
+        (r#"{"filter":"a","table":{"name":"t"},"decoder":{"format":"struct"}}"#, 422, "missing field `fields`"),
+        (r#"{"filter":"a","table":{"name":"t"},"class":"all"}"#, 501, "not_built"),
+        (r#"{"filter":"a","table":{"name":"t"},"dedup":{"property":"id"}}"#, 501, "not_built"),
+        (r#"{"filter":"a"}"#, 422, "missing field `table`"),
+        ("[]", 422, "binding_invalid"),
+        ("{", 400, "bad_request"),
+    ] {
+        let (found, answer) = put(body);
+        assert!(found == status && answer.contains(code), "{body}: {found} {answer}");
+    }
+    let (status, answer) = server.post("/api/v1/replay", "Content-Type: application/json\r\n", r#"{"from":"soon"}"#);
+    assert!(status == 400 && answer.contains("is no time"), "{answer}");
+}
+
+#[test]
+fn bindings_of_the_file_are_taken_up_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("floodplain.toml");
+    let text = "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ndevice_level = 2\ntable = { name = \"traffic\" }\n\
+                decoder = { format = \"json\" }\nkey_columns = [\"n\"]\n";
+    std::fs::write(&file, text).unwrap();
+    let mut server = Server::start(folder.path());
+    Mqtt::connect(server.mqtt, "gateway").publish("roads/a7", &reading(1));
+    assert_eq!(rows(folder.path(), &server, "SELECT device, n FROM traffic"), ["a7,1"]);
+    let list = json(folder.path(), &server, &["binding", "list"]);
+    assert_eq!(list[0]["source"], "config");
+    let error = refused(folder.path(), &server, &["binding", "delete", "roads"]);
+    assert!(error.contains("binding_read_only"), "{error}");
+    server.signal("TERM");
+    server.wait();
+    std::fs::write(&file, "").unwrap();
+    let server = Server::start(folder.path());
+    Mqtt::connect(server.mqtt, "gateway").publish("roads/a7", &reading(2));
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM messages"), ["1"]);
+    assert_eq!(rows(folder.path(), &server, "SELECT device, n FROM traffic"), ["a7,1"]);
+}
