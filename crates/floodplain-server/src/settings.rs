@@ -231,7 +231,9 @@ impl Settings {
             path: path.to_owned(),
             message: error.to_string(),
         })?;
-        if let Some(toml::Value::Array(bindings)) = table.remove("bindings") {
+        if let Some(toml::Value::Array(bindings)) = table.get_mut("bindings") {
+            let bindings = std::mem::take(bindings);
+            table.remove("bindings");
             self.bindings = bindings.into_iter().map(|value| binding(path, value)).collect::<Result<_, _>>()?;
             let names = self.bindings.iter().map(|binding| binding.name()).collect::<BTreeSet<_>>();
             if names.len() < self.bindings.len() {
