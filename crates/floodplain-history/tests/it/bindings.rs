@@ -163,6 +163,29 @@ fn what_a_declared_decoder_refuses_is_a_letter_and_no_message() {
 }
 
 #[test]
+fn of_lines_only_the_bad_ones_are_a_letter() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    let lines = json!({ "filter": "lines/+", "device_level": 2, "table": { "name": "unused" },
+        "decoder": { "format": "line_protocol", "precision": "s" } });
+    put(&mut engine, "lines", lines).unwrap();
+    world.publish("lines/l1", b"cpu,core=a load=0.5 1700000000\ncpu load=\nmem used=1i 1700000000\nmem used");
+    for _ in 0..2 {
+        let mut engine = world.engine().unwrap();
+        run(&mut engine);
+        let handle = engine.handle();
+        assert_eq!(
+            (values(&handle, "cpu", "load"), values(&handle, "mem", "used")),
+            (vec!["0.5".into()], vec!["1".into()])
+        );
+        assert_eq!((rows(&handle, "cpu")[0]["device"].as_str(), rows(&handle, "messages").len()), ("l1", 0));
+        let found = letters(&world);
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0]["count"], &found[0]["line"], &found[0]["device"]), (&json!(2), &json!(2), &json!("l1")));
+    }
+}
+
+#[test]
 fn rows_of_a_table_by_name_go_when_they_are_as_old_as_its_binding_says() {
     let world = World::new();
     let mut engine = world.engine().unwrap();
