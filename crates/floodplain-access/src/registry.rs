@@ -196,6 +196,22 @@ impl Registry {
     /// # Cancel safety
     /// A dropped call may leave a wrong password uncounted; its result is not known then.
     pub async fn login(&self, user: &str, password: &str, address: IpAddr) -> Result<Caller, Error> {
+        self.check_counted(user, password, address).await.map(|(caller, _)| caller)
+    }
+
+    /// Checks a password, and starts a session of its user; what is returned is for the cookie.
+    ///
+    /// # Errors
+    /// As [`Self::login`]; [`Error::UserUnknown`] if user or password have changed meanwhile.
+    ///
+    /// # Cancel safety
+    /// As [`Self::login`].
+    pub async fn login_session(&self, user: &str, password: &str, address: IpAddr) -> Result<Secret, Error> {
+        let (caller, stored) = self.check_counted(user, password, address).await?;
+        self.insert_session(&caller, Some(&stored)).await
+    }
+
+    async fn check_counted(&self, user: &str, password: &str, address: IpAddr) -> Result<(Caller, String), Error> {
         let checked = self.check_password(user, password, address).await;
         let outcome = match &checked {
             Ok(_) => "accepted",
@@ -207,7 +223,8 @@ impl Registry {
         checked
     }
 
-    async fn check_password(&self, user: &str, password: &str, address: IpAddr) -> Result<Caller, Error> {
+    /// The user, and the hash of the password that was right.
+    async fn check_password(&self, user: &str, password: &str, address: IpAddr) -> Result<(Caller, String), Error> {
         if !self.is_claimed() {
             return Err(Error::SetupNeeded);
         }
@@ -219,7 +236,7 @@ impl Registry {
         if let Some((stored, role)) = &found
             && self.passwords().is_known(&name, stored, password)
         {
-            return Ok(Caller::user(name, *role));
+            return Ok((Caller::user(name, *role), stored.clone()));
         }
         let turn = self.passwords().turn().await?;
         // Others may have failed while this one waited.
@@ -227,10 +244,10 @@ impl Registry {
         let stored = found.as_ref().map(|(stored, _)| stored.as_str());
         let is_right = self.passwords().is_right(turn, &name, stored, password).await?;
         match found {
-            Some((_, role)) if is_right => {
+            Some((stored, role)) if is_right => {
                 self.throttle().succeeded(&name);
                 users::note_login(self, &name).await;
-                Ok(Caller::user(name, role))
+                Ok((Caller::user(name, role), stored))
             }
             _ => {
                 self.throttle().failed(user, address);
@@ -258,12 +275,14 @@ impl Registry {
             .bind(&name)
             .fetch_optional(self.pool())
             .await?;
-        let (Some(name), Some((verifier, role))) = (name, row) else {
-            let verifier = ScramVerifier::made_up(self.inner.scram_key.as_bytes(), user);
+        let (Some(name), Some((verifier, role))) = (&name, row) else {
+            // In whatever case it is written a name has one salt, as one that is known has.
+            let asked = name.as_deref().unwrap_or(user);
+            let verifier = ScramVerifier::made_up(self.inner.scram_key.as_bytes(), asked);
             return Ok(Scram { verifier, caller: None });
         };
         let verifier = ScramVerifier::parse(&verifier).ok_or_else(|| damaged("a SCRAM verifier"))?;
-        Ok(Scram { verifier, caller: Some(Caller::user(name, stored_role(&role)?)) })
+        Ok(Scram { verifier, caller: Some(Caller::user(name.clone(), stored_role(&role)?)) })
     }
 
     /// Counts failed logins, whatever protocol they come by.

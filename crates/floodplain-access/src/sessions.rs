@@ -19,21 +19,27 @@ pub const SESSION_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const SESSIONS_MAX: u32 = 16;
 
 impl Registry {
-    /// Starts a session of a user who has shown a password; what is returned is for the cookie.
+    /// Starts a session of a user whom the setup has made; see [`Self::login_session`] for others.
     ///
     /// # Errors
     /// [`Error::UserUnknown`] if the user is gone meanwhile or `caller` is none, and failures of the database.
     pub async fn start_session(&self, caller: &Caller) -> Result<Secret, Error> {
+        self.insert_session(caller, None).await
+    }
+
+    /// With `password`, only if the user still has the password of that hash: whoever changes it ends all sessions.
+    pub(crate) async fn insert_session(&self, caller: &Caller, password: Option<&str>) -> Result<Secret, Error> {
         let user = caller.user.clone().unwrap_or_default();
         let (session, now) = (Secret::draw("")?, self.now());
         let mut transaction = self.pool().begin().await?;
         let added = sqlx::query(
             "INSERT INTO sessions (hash, user_name, created, last_used)
-             SELECT $1, name, $3, $3 FROM users WHERE name = $2",
+             SELECT $1, name, $3, $3 FROM users WHERE name = $2 AND ($4 IS NULL OR password = $4)",
         )
         .bind(secret::hash(session.reveal()))
         .bind(&user)
         .bind(now.as_millis())
+        .bind(password)
         .execute(&mut *transaction)
         .await?;
         if added.rows_affected() == 0 {
@@ -98,5 +104,33 @@ impl Registry {
     pub async fn end_session(&self, session: &str) -> Result<(), Error> {
         sqlx::query("DELETE FROM sessions WHERE hash = $1").bind(secret::hash(session)).execute(self.pool()).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, Role};
+    use floodplain_types::{ManualClock, Timestamp};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_password_that_changes_during_the_login_starts_no_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+        let registry = Registry::open(&folder.path().join("registry.db"), clock).await.unwrap();
+        let token = registry.setup_token().unwrap();
+        let anna = registry.setup(token.reveal(), "anna", "correct horse battery").await.unwrap();
+        registry.add_user(&anna, "bert", "a password of bert", Role::Editor).await.unwrap();
+        let bert = Caller::user("bert".to_owned(), Role::Editor);
+        let stored: String = sqlx::query_scalar("SELECT password FROM users WHERE name = 'bert'")
+            .fetch_one(registry.pool())
+            .await
+            .unwrap();
+        assert!(registry.insert_session(&bert, Some(&stored)).await.is_ok());
+        let change = Change { role: None, password: Some("another password of his") };
+        registry.change_user(&anna, "bert", change).await.unwrap();
+        let late = registry.insert_session(&bert, Some(&stored)).await;
+        assert!(matches!(late, Err(Error::UserUnknown { .. })), "{late:?}");
     }
 }

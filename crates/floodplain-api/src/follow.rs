@@ -81,6 +81,9 @@ fn encode(event: Event) -> Bytes {
 fn check(api: &Api, filter: &str) -> Result<(), Problem> {
     let limits = api.messages.limits();
     fits(filter, limits.topic_bytes_max, limits.topic_levels_max)?;
+    if filter.starts_with("$share/") {
+        return Err(Problem::of("topic_invalid", "followers share nothing: leave $share/{group}/ out"));
+    }
     validate_filter(filter).map_err(|error| Problem::of("topic_invalid", error.to_string()))
 }
 

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use floodplain_access::{Caller, SESSION_TIME_MAX};
+use floodplain_access::{SESSION_TIME_MAX, Secret};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -52,15 +52,14 @@ async fn me(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Value>
 async fn setup(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Setup { token, user, password } = body::json(&headers, body, api.limits.body_time_max).await?;
     let caller = api.registry.setup(&token, &user, &password).await?;
-    start(&api, &caller).await
+    Ok(with_session(&api.registry.start_session(&caller).await?))
 }
 
 async fn login(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let peer = access::peer(request.extensions());
     let (parts, body) = request.into_parts();
     let Login { user, password } = body::json(&parts.headers, body, api.limits.body_time_max).await?;
-    let caller = api.registry.login(&user, &password, peer).await?;
-    start(&api, &caller).await
+    Ok(with_session(&api.registry.login_session(&user, &password, peer).await?))
 }
 
 async fn logout(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
@@ -70,9 +69,8 @@ async fn logout(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Respo
     Ok(with_cookie("", 0))
 }
 
-async fn start(api: &Api, caller: &Caller) -> Result<Response, Problem> {
-    let session = api.registry.start_session(caller).await?;
-    Ok(with_cookie(session.reveal(), SESSION_TIME_MAX.as_secs()))
+fn with_session(session: &Secret) -> Response {
+    with_cookie(session.reveal(), SESSION_TIME_MAX.as_secs())
 }
 
 /// Scripts do not see it, and no other site's page makes a browser send it.

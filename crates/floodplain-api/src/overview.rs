@@ -194,7 +194,8 @@ impl Sampler {
         let delivered = |meters: &Meters| meters.sum("floodplain_broker_delivered_messages_total");
         let delivered_bytes = |meters: &Meters| meters.sum("floodplain_broker_delivered_bytes_total");
         let rows = |meters: &Meters| meters.sum("floodplain_history_rows_total");
-        let before = self.past.front().map(|(_, meters)| &meters.syncs);
+        // The first minute tells of all syncs since the start.
+        let before = self.past.front().filter(|_| self.past.len() == SYNCS_OF).map(|(_, meters)| &meters.syncs);
         let (p50, p99) = (quantile(&meters.syncs, before, 0.5), quantile(&meters.syncs, before, 0.99));
         let api = &self.api;
         let (node, clock) = (&api.node, api.messages.clock());

@@ -21,8 +21,8 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::Notify;
-use tracing::{debug, warn};
+use tokio::{sync::Notify, time::Instant};
+use tracing::warn;
 
 /// What one turn reads of a partition.
 const READ_BYTES: usize = 256 << 10;
@@ -284,10 +284,19 @@ impl Reader {
                 Ok(false) => return,
                 Err(error) => {
                     warn!(%error, "the end of the log cannot be read, trying again");
-                    if wakes.recv_timeout(BACKOFF).is_ok() {
-                        debug!("woken while backing off");
-                    }
+                    self.rest(wakes);
                 }
+            }
+        }
+    }
+
+    /// Waits, whatever is committed meanwhile.
+    fn rest(&self, wakes: &Receiver<()>) {
+        let until = Instant::now() + BACKOFF;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if wakes.recv_timeout(left).is_err() {
+                return;
             }
         }
     }

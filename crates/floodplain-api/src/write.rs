@@ -19,7 +19,7 @@ use axum::{
 };
 use floodplain_decode::{Decoder, Definition, Failure, Input, Outcome, Role, Row, Rows, Stage, TimeUnit, Value};
 use floodplain_history::route::LINE_PROTOCOL;
-use floodplain_log::MessageRef;
+use floodplain_log::{MAX_UNIT_BYTES, MessageRef};
 use floodplain_types::{Class, DeviceId, validate_topic};
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt::Write as _, io::Read as _, sync::Arc};
@@ -171,6 +171,7 @@ impl Batch {
             bad: decoded.failures().iter().take(BAD_LINES_MAX).map(bad).collect(),
             ..Self::default()
         };
+        let mut bytes = 0;
         // The last message of each topic.
         let mut last: BTreeMap<String, usize> = BTreeMap::new();
         for row in decoded.rows() {
@@ -185,12 +186,20 @@ impl Batch {
             }
             let at = last.get(&topic).copied().filter(|at| batch.messages[*at].lines.len() < MESSAGE_BYTES);
             let at = at.unwrap_or_else(|| {
+                bytes += topic.len() + device.len();
                 let group = Group { topic: topic.clone(), device: device.to_owned(), lines: String::new() };
                 batch.messages.push(group);
                 batch.messages.len() - 1
             });
             last.insert(topic, at);
-            put_line(&mut batch.messages[at].lines, &row, is_tag);
+            let group = &mut batch.messages[at];
+            let before = group.lines.len();
+            put_line(&mut group.lines, &row, is_tag);
+            bytes += group.lines.len() - before;
+            if bytes as u64 > MAX_UNIT_BYTES {
+                let message = format!("what is written at once may have {MAX_UNIT_BYTES} bytes: write fewer lines");
+                return Err(InfluxError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            }
             batch.written += 1;
         }
         Ok(batch)
@@ -256,7 +265,8 @@ fn put_value(out: &mut String, value: &Value<'_>) {
     match value {
         Value::Bool(value) => write!(out, "{value}").expect(NEVER),
         Value::Int(value) => write!(out, "{value}i").expect(NEVER),
-        Value::Float(value) => write!(out, "{value}").expect(NEVER),
+        // With an exponent where that is shorter: 1e308 has 309 digits.
+        Value::Float(value) => write!(out, "{value:?}").expect(NEVER),
         Value::Text(text) => put_text(out, text),
         // A field with the name of a tag, or an integer that only unsigned ones hold, as JSON.
         Value::Rest(json) => match serde_json::from_str(json) {
@@ -311,12 +321,22 @@ mod tests {
             [
                 topic(
                     "devices/d-1/cpu",
-                    "cpu,core=0 load=0.5,n=3i 1700000000000000000\ncpu,core=1 load=1 1700000001000000000\n"
+                    "cpu,core=0 load=0.5,n=3i 1700000000000000000\ncpu,core=1 load=1.0 1700000001000000000\n"
                 ),
-                topic("devices/h/cpu", "cpu,host=h load=2\n"),
+                topic("devices/h/cpu", "cpu,host=h load=2.0\n"),
                 topic("devices/http/mem", "mem free=7i,ok=true,name=\"a \\\"b\\\" \\\\\"\n"),
             ]
         );
+    }
+
+    #[test]
+    fn lines_do_not_grow_beyond_what_is_committed_at_once() {
+        let once = lines("m f=1e308,g=5e-324\n", TimeUnit::Nanoseconds).remove(0).1;
+        assert_eq!(once, "m f=1e308,g=5e-324\n");
+        // Each line is a device of its own, whose topic is as long as the line.
+        let body: String = (0..40_000).map(|n| format!("{:m<200},device={n} f=1\n", "")).collect();
+        let refused = Batch::decode(body.as_bytes(), TimeUnit::Nanoseconds, 1000, 10).unwrap_err();
+        assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE, "{refused:?}");
     }
 
     #[test]

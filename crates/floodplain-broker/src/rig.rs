@@ -167,7 +167,7 @@ impl Rig {
     fn boot(&mut self, adversity: Adversity, seed: u64) {
         // A broker whose first append has no known outcome does not start: only a poisoned log does that.
         let at_start = Adversity { unknown: 0, ..adversity };
-        let log = AdverseLog::start(Arc::new(self.model.clone()), at_start, seed);
+        let log = AdverseLog::new(Arc::new(self.model.clone()), at_start, seed);
         let shared: Arc<dyn Log> = Arc::new(Counting {
             inner: log.clone(),
             bytes: self.bytes_read.clone(),
@@ -180,8 +180,20 @@ impl Rig {
         let disk = Arc::new(self.disk.clone());
         let environment =
             Environment { access, log: shared, disk, data_dir: dir, clock: self.clock.clone(), run: self.run };
-        let broker = Broker::open(self.config.clone(), environment, 2).unwrap();
-        self.workers = vec![broker.worker(0).unwrap(), broker.worker(1).unwrap()];
+        let is_open = AtomicBool::new(false);
+        self.workers = std::thread::scope(|scope| {
+            // Opening waits for the log; from then on it moves with the turns, and seeds replay.
+            scope.spawn(|| {
+                while !is_open.load(Ordering::Acquire) {
+                    log.pump();
+                    std::thread::yield_now();
+                }
+            });
+            let broker = Broker::open(self.config.clone(), environment, 2);
+            let workers = broker.and_then(|broker| Ok(vec![broker.worker(0)?, broker.worker(1)?]));
+            is_open.store(true, Ordering::Release);
+            workers.unwrap()
+        });
         log.set_adversity(adversity);
         self.adverse = Some(log);
     }
@@ -271,14 +283,11 @@ impl Rig {
         std::mem::take(&mut self.clients[client.0].output)
     }
 
-    /// Takes turns until `done`, for about half a minute at most: the log has a thread of its own.
+    /// Takes turns until `done`, but not for ever.
     pub(crate) fn turn_until(&mut self, done: impl Fn(&mut Self) -> bool) {
-        for turn in 0..30_000 {
+        for _ in 0..30_000 {
             if done(self) {
                 return;
-            }
-            if turn > 100 {
-                std::thread::park_timeout(Duration::from_millis(1));
             }
             self.turn();
         }
@@ -295,7 +304,6 @@ impl Rig {
             if !self.is_open(client) {
                 return None;
             }
-            std::thread::park_timeout(Duration::from_millis(1));
             self.advance(Duration::from_millis(if turn > 50 { 1_000 } else { 20 }));
         }
         panic!("neither {len} bytes nor an end");
@@ -333,9 +341,9 @@ impl Rig {
         }
     }
 
-    /// One turn of each worker.
+    /// One turn of the log, then one of each worker.
     pub(crate) fn turn(&mut self) {
-        std::thread::yield_now();
+        self.adverse.as_ref().expect("the rig has booted").pump();
         for at in 0..self.workers.len() {
             self.workers[at].take_mail();
             while self.workers[at].read_letter() {}

@@ -84,9 +84,6 @@ impl History {
                         error!(%error, "history has stopped: no rows are added before the next start");
                         metrics::counter!("floodplain_history_failures_total").increment(1);
                         engine.shared().close_commands();
-                        while !stopping.load(Ordering::Acquire) {
-                            engine.wake().wait(IDLE);
-                        }
                         return;
                     }
                     Err(error) => {
@@ -112,6 +109,12 @@ impl History {
     #[must_use]
     pub const fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Whether rows are still added: not once somebody else has written the manifest, until the next start.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Stops the engine and waits for it. What is in buffers is decoded again at the next start.

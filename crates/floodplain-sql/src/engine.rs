@@ -6,6 +6,7 @@ use crate::{
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
     tables::{Latest, PublicSchema, Tables},
+    turns::TakeTurns,
 };
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
@@ -39,7 +40,7 @@ use std::sync::{
 };
 use tokio::{
     runtime::Runtime,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 
@@ -228,20 +229,8 @@ impl Sql {
         let config = &inner.config;
         let started = Instant::now();
         let deadline = started + config.time_max;
-        if text.len() > config.text_max_bytes {
-            inner.metrics.refused.increment(1);
-            return Err(Error::TooLong { bytes: text.len(), max_bytes: config.text_max_bytes });
-        }
-        let waiting = Waiting(&inner.waiting);
-        if inner.waiting.fetch_add(1, Ordering::Relaxed) >= config.waiting_max {
-            inner.metrics.refused.increment(1);
-            return Err(Error::Busy { running: config.running_max, waiting: config.waiting_max });
-        }
         let time = Error::Time { limit: config.time_max };
-        let turn = tokio::time::timeout_at(deadline, Arc::clone(&inner.running).acquire_owned());
-        let permit = turn.await.map_err(|_| time.clone())?.map_err(|_| Error::Stopping)?;
-        drop(waiting);
-
+        let permit = inner.admit(text, deadline).await?;
         let snapshot = Arc::new(Snapshot::default());
         inner.metrics.running.increment(1);
         let mut account = Account {
@@ -317,9 +306,8 @@ impl Sql {
     pub async fn describe(&self, text: &str) -> Result<Description, Error> {
         let inner = &self.inner;
         let config = &inner.config;
-        if text.len() > config.text_max_bytes {
-            return Err(Error::TooLong { bytes: text.len(), max_bytes: config.text_max_bytes });
-        }
+        let deadline = Instant::now() + config.time_max;
+        let permit = inner.admit(text, deadline).await?;
         let query = Query {
             state: inner.session(&Arc::default()),
             text: text.to_owned(),
@@ -329,6 +317,7 @@ impl Sql {
         };
         let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
         let planned = runtime.spawn(async move {
+            let _permit = permit;
             let plan = query.plan().await?;
             let types = plan.get_parameter_types().map_err(|error| query.error(&error))?;
             let last = types.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok()).max();
@@ -336,8 +325,8 @@ impl Sql {
             let parameters = (1..=last.unwrap_or(0).min(PARAMETERS_MAX)).map(parameter).collect();
             Ok(Description { parameters, schema: Arc::clone(plan.schema().inner()) })
         });
-        let limit = config.time_max;
-        let planned = tokio::time::timeout(limit, planned).await.map_err(|_| Error::Time { limit })?;
+        let planned = tokio::time::timeout_at(deadline, planned).await;
+        let planned = planned.map_err(|_| Error::Time { limit: config.time_max })?;
         planned.unwrap_or_else(|_| Err(Error::Internal { message: "the planner gave no answer".to_owned() }))
     }
 
@@ -384,13 +373,33 @@ fn base(config: &Config) -> DataFusionResult<SessionState> {
     options.sql_parser.dialect = Dialect::PostgreSQL;
     options.sql_parser.collect_spans = true;
     options.execution.time_zone = Some("UTC".to_owned());
-    let mut state =
-        SessionStateBuilder::new().with_config(session).with_runtime_env(runtime).with_default_features().build();
+    let mut state = SessionStateBuilder::new()
+        .with_config(session)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(TakeTurns))
+        .build();
     functions::register(&mut state, config.memory_max_bytes)?;
     Ok(state)
 }
 
 impl Inner {
+    /// Waits for a place among the queries that run, in which `text` may be planned.
+    async fn admit(&self, text: &str, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
+        let config = &self.config;
+        if text.len() > config.text_max_bytes {
+            self.metrics.refused.increment(1);
+            return Err(Error::TooLong { bytes: text.len(), max_bytes: config.text_max_bytes });
+        }
+        let _waiting = Waiting(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= config.waiting_max {
+            self.metrics.refused.increment(1);
+            return Err(Error::Busy { running: config.running_max, waiting: config.waiting_max });
+        }
+        let turn = tokio::time::timeout_at(deadline, Arc::clone(&self.running).acquire_owned());
+        turn.await.map_err(|_| Error::Time { limit: config.time_max })?.map_err(|_| Error::Stopping)
+    }
+
     /// What `base` knows, with the tables as this query sees them, and the present time for `now()`.
     fn session(&self, snapshot: &Arc<Snapshot>) -> SessionState {
         let mut state = self.base.clone();

@@ -14,6 +14,7 @@ mod records;
 mod tables;
 
 mod functions;
+mod turns;
 
 mod encode;
 

@@ -6,9 +6,9 @@
 
 mod churn;
 mod flow;
-mod grid;
+pub(crate) mod grid;
 mod idle;
-mod process;
+pub(crate) mod process;
 
 use crate::numbers;
 use crate::output::{self, Output, OutputArgs, write_table};

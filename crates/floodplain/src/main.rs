@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod bench_ingest;
 mod bench_mqtt;
 mod bindings;
 mod client;
@@ -81,6 +82,8 @@ enum Command {
 enum BenchCommand {
     /// The load shapes of docs/performance.md on any MQTT broker
     Mqtt(bench_mqtt::Args),
+    /// Rows into this program and other databases of time series, and what they cost there
+    Ingest(bench_ingest::Args),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Sql(args) => sql::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Bench(BenchCommand::Mqtt(args)) => bench_mqtt::run(args),
+        Command::Bench(BenchCommand::Ingest(args)) => bench_ingest::run(args),
         Command::Config(command) => settings::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::User(command) => users::run_user(command),

@@ -46,12 +46,17 @@ async fn a_slow_reader_is_told_how_many_it_missed() {
     let server = with_tail(TailLimits { waiting_max: 4, ..TailLimits::default() }).await;
     let mut slow = Events::open(&server, "/api/v1/topics/slow?follow").await;
     slow.follows().await;
+    let mut quick = Events::open(&server, "/api/v1/topics/end?follow").await;
+    quick.follows().await;
     // More than the buffers of two sockets take.
     let payload = "x".repeat(500_000);
     let sent = 60;
     for _ in 0..sent {
         assert_eq!(publish(&server, "slow", &payload).await.status, 200);
     }
+    // The same partition: who hears of the end knows that all before it was given out.
+    assert_eq!(publish(&server, "end", "").await.status, 200);
+    quick.message().await;
     let (mut heard, mut skipped) = (0, 0);
     while heard + skipped < sent {
         let (name, data) = slow.next().await.expect("a stream that goes on");

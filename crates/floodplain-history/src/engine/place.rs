@@ -7,7 +7,7 @@ use crate::{
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
     letters,
-    route::{MESSAGES, TABLE_BYTES_MAX},
+    route::{MESSAGES, RESERVED, TABLE_BYTES_MAX},
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
     window::Window,
@@ -183,7 +183,8 @@ impl Engine {
     fn may_have_table(&self, table: &str) -> bool {
         let is_name = !table.is_empty() && table.len() <= TABLE_BYTES_MAX && !table.chars().any(char::is_control);
         let count: usize = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
-        is_name && table != MESSAGES && (count < self.config.tables_max || self.known(table).is_some())
+        let is_reserved = RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
+        is_name && !is_reserved && (count < self.config.tables_max || self.known(table).is_some())
     }
 
     fn known(&self, table: &str) -> Option<&Arc<TableSchema>> {

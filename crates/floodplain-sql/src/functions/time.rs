@@ -1,13 +1,16 @@
 //! Functions of time series. Each stands for an expression of DataFusion's own and becomes that when a query is planned.
 
 use datafusion::{
-    arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, TimeUnit},
+    arrow::{
+        array::{ArrayRef, UInt64Array},
+        compute::take,
+        datatypes::{DataType, Field, FieldRef, IntervalUnit, TimeUnit},
+    },
     common::{Result, ScalarValue, exec_err, plan_err},
     functions_aggregate::first_last::{first_value_udaf, last_value_udaf},
-    functions_window::nth_value::last_value_udwf,
     logical_expr::{
         Accumulator, AggregateUDFImpl, ColumnarValue, Expr, PartitionEvaluator, ScalarFunctionArgs, ScalarUDFImpl,
-        Signature, Volatility, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowUDFImpl,
+        Signature, Volatility, WindowUDFImpl,
         expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort, WindowFunction},
         function::{
             AccumulatorArgs, AggregateFunctionSimplification, PartitionEvaluatorArgs, WindowFunctionSimplification,
@@ -160,22 +163,32 @@ impl WindowUDFImpl for Locf {
 
     fn simplify(&self) -> Option<WindowFunctionSimplification> {
         Some(Box::new(|function: WindowFunction, _: &SimplifyContext| {
-            let mut function = function;
             if function.params.order_by.is_empty() {
                 return plan_err!("locf needs an order: locf(value) OVER (ORDER BY time)");
             }
-            function.fun = last_value_udwf().into();
-            function.params.null_treatment = Some(NullTreatment::IgnoreNulls);
-            function.params.window_frame = WindowFrame::new_bounds(
-                WindowFrameUnits::Rows,
-                WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
-                WindowFrameBound::CurrentRow,
-            );
             Ok(Expr::from(function))
         }))
     }
 
     fn partition_evaluator(&self, _: PartitionEvaluatorArgs) -> Result<Box<dyn PartitionEvaluator>> {
-        exec_err!("locf needs an order: locf(value) OVER (ORDER BY time)")
+        Ok(Box::new(CarryForward))
+    }
+}
+
+/// One pass over a partition; whatever frame is given, it ends at the row.
+#[derive(Debug)]
+struct CarryForward;
+
+impl PartitionEvaluator for CarryForward {
+    fn evaluate_all(&mut self, values: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+        let values = &values[0];
+        let mut last = None;
+        let indices: UInt64Array = (0..rows)
+            .map(|row| {
+                last = if values.is_null(row) { last } else { Some(row as u64) };
+                last
+            })
+            .collect();
+        Ok(take(values, &indices, None)?)
     }
 }

@@ -209,16 +209,27 @@ fn functions_that_make_much_out_of_little_are_bounded() {
     assert_eq!(lines(&sql, "SELECT repeat(device, 2) FROM records WHERE device = 'motor-1'"), ["motor-1motor-1"]);
 }
 
+/// Joins whose steps are long: of each only one or two fit the pool.
 #[test]
 fn a_dropped_result_ends_its_query() {
     let sql = Fleet::empty().sql_with(Config { running_max: 1, waiting_max: 1, ..Config::default() });
+    let large = "FROM generate_series(1, 3000000) a, generate_series(1, 3000000) b";
+    let loops = format!("SELECT count(*) {large} WHERE a.value + b.value = 7");
+    let cross = format!("SELECT sum(a.value - b.value) {large}");
+    let same = format!("SELECT sum(a.value - b.value) {large} WHERE a.value % 2 = b.value % 2");
     runtime().block_on(async {
-        for _ in 0..3 {
-            drop(sql.query(ENDLESS).await.unwrap());
+        for query in [ENDLESS, &loops, &cross, &same] {
+            for _ in 0..3 {
+                let result = sql.query(query).await.unwrap();
+                // It has begun to compute, as far as one can tell from here.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                drop(result);
+            }
+            // Waits for its turn, which comes only when the others are gone.
+            let one = tokio::time::timeout(Duration::from_secs(20), sql.query("SELECT 1"));
+            let mut one = one.await.unwrap_or_else(|_| panic!("{query} goes on")).unwrap();
+            assert_eq!(one.next().await.unwrap().unwrap().num_rows(), 1);
         }
-        // Waits for its turn, which comes only when the others are gone.
-        let mut result = tokio::time::timeout(Duration::from_secs(20), sql.query("SELECT 1")).await.unwrap().unwrap();
-        assert_eq!(result.next().await.unwrap().unwrap().num_rows(), 1);
     });
 }
 

@@ -57,8 +57,8 @@ impl Broker {
     fn version(self) -> Result<String> {
         let (mut command, flag) = match self {
             Self::Floodplain => (Command::new(std::env::current_exe()?), "--version"),
-            Self::Mosquitto => (Command::new(program("mosquitto")?), "-h"),
-            Self::Nats => (Command::new(program("nats-server")?), "--version"),
+            Self::Mosquitto => (Command::new(program("mosquitto", "mosquitto")?), "-h"),
+            Self::Nats => (Command::new(program("nats-server", "nats-server")?), "--version"),
         };
         let output = command.arg(flag).stdin(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -67,13 +67,11 @@ impl Broker {
 }
 
 /// Finds a program; Debian keeps servers where a user's PATH does not look.
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.with_context(|| {
-        format!("{name} is not installed: apt-get install mosquitto nats-server, or leave it out with --brokers")
-    })
+    found.with_context(|| format!("{name} is not installed: apt-get install {package}, or leave it out"))
 }
 
 /// A broker that runs; killed when dropped.
@@ -90,7 +88,7 @@ impl Drop for Running {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
@@ -112,7 +110,7 @@ fn start(broker: Broker, folder: &Path) -> Result<Running> {
             let port = address.port();
             let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n");
             std::fs::write(&config, text)?;
-            let mut command = Command::new(program("mosquitto")?);
+            let mut command = Command::new(program("mosquitto", "mosquitto")?);
             command.arg("-c").arg(&config);
             command
         }
@@ -126,7 +124,7 @@ fn start(broker: Broker, folder: &Path) -> Result<Running> {
                     store
                 ),
             )?;
-            let mut command = Command::new(program("nats-server")?);
+            let mut command = Command::new(program("nats-server", "nats-server")?);
             command.arg("-c").arg(&config);
             command
         }
@@ -268,7 +266,7 @@ fn row(cell: &Cell) -> Vec<String> {
 }
 
 /// The same table for a page.
-fn markdown(header: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn markdown(header: &[String], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut text = line(header);
     text.push_str(&line(&vec!["---".to_owned(); header.len()]));

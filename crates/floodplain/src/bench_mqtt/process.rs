@@ -11,21 +11,32 @@ pub(super) fn raise_file_limit() -> Result<()> {
         .context("raise the limit of open files")
 }
 
-/// CPU time of all threads of a process so far, user and system, in ticks of usually 10 ms.
-pub(super) fn cpu(pid: u32) -> Result<Duration> {
+/// The fields of proc(5) `stat` from the third on.
+fn stat(pid: u32) -> Result<Vec<String>> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     // The second field is a name in brackets that may hold spaces.
     let (_, rest) = text.rsplit_once(')').with_context(|| format!("{path} has no name"))?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    // proc(5): utime and stime are fields 14 and 15, `rest` starts with field 3.
+    Ok(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Whether a child has ended that nobody has waited for yet.
+pub(crate) fn has_ended(pid: u32) -> Result<bool> {
+    Ok(stat(pid)?.first().is_some_and(|state| state == "Z"))
+}
+
+/// CPU time of all threads of a process so far, user and system, in ticks of usually 10 ms.
+pub(crate) fn cpu(pid: u32) -> Result<Duration> {
+    let fields = stat(pid)?;
+    // utime and stime are fields 14 and 15.
     let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("short line")?.parse()?) };
-    let ticks = ticks(11).and_then(|user| Ok(user + ticks(12)?)).with_context(|| format!("read {path}"))?;
+    let ticks =
+        ticks(11).and_then(|user| Ok(user + ticks(12)?)).with_context(|| format!("read times of process {pid}"))?;
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
 /// Resident memory of a process in KiB.
-pub(super) fn rss_kib(pid: u32) -> Result<u64> {
+pub(crate) fn rss_kib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -168,6 +168,20 @@ fn the_grid_measures_this_program() {
 }
 
 #[test]
+fn ingest_writes_what_it_says_and_counts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let ingest = ["bench", "ingest", "floodplain-lines", "floodplain-json", "--rows", "3000", "--rounds", "1", "--dir"];
+    let report = succeed(floodplain(&ingest).args([dir, "--devices", "7", "--output", "json"])).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    for way in report["ways"].as_array().unwrap() {
+        assert!(way["rounds"][0]["cpu_s_per_million"].as_f64() > Some(0.0), "{report}");
+    }
+    assert_eq!(report["ways"].as_array().unwrap().len(), 2);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it leaves nothing behind");
+}
+
+#[test]
 fn sim_publishes_what_it_says() {
     each(|t| {
         let mut listener = Client::clean(t.mqtt, Version::V5, &t.id("l"))?;

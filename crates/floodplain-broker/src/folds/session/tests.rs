@@ -1,9 +1,11 @@
 use super::*;
 use crate::folds::{
-    DLQ, LostReason, OutboundState, PartitionProgress,
+    DLQ, NEVER_EXPIRES, Outbound, OutboundState, PartitionProgress, Progress, TELEMETRY, Will,
     feed::{Feed, seconds},
 };
 use bytes::Bytes;
+use floodplain_fold::Output;
+use floodplain_log::{Compression, MessageRef};
 use floodplain_types::Topic;
 use proptest::prelude::*;
 
