@@ -248,7 +248,7 @@ export function mock({ claimed = false, empty = false } = {}) {
       }
       case 'GET alerts': return send(200, {
         alerts: alerts.map((alert) => ({
-          ...alert, firing: alert.enabled ? firing(alert).map(({ device, value, time }) => ({ device, since: time, value })) : [], fired_total: 41,
+          ...alert, origin: 'api', firing_count: alert.enabled ? firing(alert).length : 0, firing: alert.enabled ? firing(alert).map(({ device, value, time }) => ({ device, since: time, value })) : [], fired_total: 41,
           last_webhook: alert.webhook ? { time: hour(0.2), status: 200, error: null } : null,
         })),
       });

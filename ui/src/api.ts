@@ -72,7 +72,7 @@ export interface AlertRule {
   minutes: number | null; devices: string | null; webhook: string | null; enabled: boolean;
 }
 export interface Alert extends AlertRule {
-  firing: { device: string; since: string; value: number | null }[]; fired_total: number;
+  origin: 'api' | 'config'; firing_count: number; firing: { device: string; since: string; value: number | null }[]; fired_total: number;
   last_webhook: { time: string; status: number | null; error: string | null } | null;
 }
 export type Paged<Name extends string, T> = Record<Name, T[]> & { next: string | null; total?: number };
@@ -173,8 +173,11 @@ export const api = {
   deviceMessages: (device: string) => call<{ messages: Message[] }>('GET', `devices/${segment(device)}/messages?limit=50`),
   deviceEvents: (device: string) => call<{ events: DeviceEvent[] }>('GET', `devices/${segment(device)}/events?limit=100`),
 
-  topics: (prefix: string, search: string, after: string | null = null) =>
-    call<Paged<'topics', Topic> & { complete: boolean }>('GET', `topics${query({ prefix, search, after, limit: 500 })}`),
+  /** Below `prefix`, which may be the empty topic; without one, the first level. */
+  topics: (prefix: string | null, search: string, after: string | null = null) =>
+    call<Paged<'topics', Topic> & { complete: boolean }>(
+      'GET', `topics${query({ search, after, limit: 500 })}${prefix === null ? '' : `&prefix=${encodeURIComponent(prefix)}`}`,
+    ),
   publish: (topic: string, payload: string, contentType: string, qos: number, retain: boolean) =>
     call<{ position: string }>('POST', `topics/${topicPath(topic)}?qos=${qos}&retain=${retain}`, payload, {
       headers: { 'Content-Type': contentType },

@@ -4,11 +4,13 @@
 //! paho-mqtt. A subscriber with a lasting session listens. The server is killed with -9 in the
 //! middle and started again on its data folder; the publishers repeat what was not acknowledged.
 //! In the end SQL and the subscriber must both have exactly the files: nothing lost, nothing
-//! changed, in order, and twice only what was sent twice.
+//! changed, in order, and twice only what was sent twice; and `psql` must have each line as one row
+//! of the table that a binding makes of them.
 
 mod broker;
 mod compare;
 mod publishers;
+mod table;
 
 use crate::{
     run,
@@ -124,6 +126,7 @@ fn parse(args: &[String]) -> Result<(PathBuf, usize)> {
 fn play(series: &[Series], folder: &Path, kills: usize, tools: &Path) -> Result<()> {
     let total: usize = series.iter().map(|series| series.payloads.len()).sum();
     let mut broker = Broker::start(folder)?;
+    table::bind(&broker)?;
     let mut subscriber = Subscriber::start(broker.mqtt(), folder)?;
     let since = now();
     let mut publishers: Vec<Publisher> = series
@@ -181,7 +184,11 @@ fn play(series: &[Series], folder: &Path, kills: usize, tools: &Path) -> Result<
         differences.len(),
         &differences[..differences.len().min(5)]
     );
-    println!("log, subscriber and files are equal");
+    let in_table = table::compare(&broker, series)?;
+    let (merged, overwritten) = table::merge(&broker, &rows)?;
+    println!("rows of the table by psql        {in_table}, one for each line");
+    println!("without line numbers as keys     {merged} rows, {overwritten} values overwritten");
+    println!("log, subscriber, table by psql and files are equal");
     broker.stop()?;
     Ok(())
 }

@@ -28,11 +28,13 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("psql", "postgresql-client"),
 ];
 
-/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, what drives a browser, and what
+/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, a reader of Arrow, what drives a browser, and what
 /// finds barriers in its pages.
-const PYTHON: [(&str, &str); 5] = [
+const PYTHON: [(&str, &str); 7] = [
     ("paho.mqtt.client", "paho-mqtt==2.1.0"),
     ("psycopg", "psycopg[binary]==3.2.10"),
+    ("sqlalchemy", "SQLAlchemy==2.0.58"),
+    ("pyarrow", "pyarrow==21.0.0"),
     ("influxdb_client", "influxdb-client==1.50.0"),
     ("playwright", "playwright==1.65.2"),
     ("axe_playwright_python", "axe-playwright-python==0.1.8"),
@@ -50,6 +52,9 @@ const KAFKA: [(&str, &str, &str); 3] = [
     ("org.apache.kafka", "kafka-clients", "3.9.1"),
     ("org.slf4j", "slf4j-nop", "1.7.36"),
 ];
+
+/// The driver by which Java asks PostgreSQL.
+const JDBC: [(&str, &str, &str); 1] = [("org.postgresql", "postgresql", "42.7.7")];
 
 /// Where the tools are.
 #[derive(Debug)]
@@ -69,7 +74,8 @@ pub(crate) fn install() -> Result<Tools> {
     let tools = Tools { folder: folder()? };
     debian_packages()?;
     tools.python()?;
-    tools.kafka()?;
+    tools.jars("kafka", &KAFKA)?;
+    tools.jars("jdbc", &JDBC)?;
     println!("tools are in {}", tools.folder.display());
     Ok(tools)
 }
@@ -154,15 +160,15 @@ impl Tools {
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(&missing))
     }
 
-    /// Jars of Apache Kafka and of all that they need, in `kafka/lib`.
-    fn kafka(&self) -> Result<()> {
-        let folder = self.folder.join("kafka");
-        let pom = pom();
+    /// Jars, and those that they need, in `<name>/lib`.
+    fn jars(&self, name: &str, artifacts: &[(&str, &str, &str)]) -> Result<()> {
+        let folder = self.folder.join(name);
+        let pom = pom(artifacts);
         // The pom is written last, so it says that the jars below it are complete.
         if fs::read_to_string(folder.join("pom.xml")).is_ok_and(|old| old == pom) {
             return Ok(());
         }
-        may_download("the jars of Apache Kafka")?;
+        may_download(&format!("jars of {name}"))?;
         let lib = folder.join("lib");
         if lib.exists() {
             fs::remove_dir_all(&lib)?;
@@ -180,8 +186,8 @@ impl Tools {
     }
 }
 
-fn pom() -> String {
-    let dependencies: String = KAFKA
+fn pom(artifacts: &[(&str, &str, &str)]) -> String {
+    let dependencies: String = artifacts
         .iter()
         .map(|(group, artifact, version)| {
             format!(

@@ -23,7 +23,7 @@ pub(crate) const COOKIE: &str = "floodplain_session";
 const OPEN: [&str; 4] = ["/api/v1/me", "/api/v1/setup", "/api/v1/login", "/api/v1/logout"];
 
 /// What is a POST and changes nothing.
-const READS: [&str; 2] = ["/api/v1/sql", "/api/v1/bindings/test"];
+const READS: [&str; 3] = ["/api/v1/sql", "/api/v1/alerts/test", "/api/v1/bindings/test"];
 
 /// The role that a request needs before its handler is asked; `None` is open to strangers: health, and the files of the
 /// console.
@@ -193,6 +193,8 @@ mod tests {
             (Method::HEAD, "/api/v1/anything", Some(Role::Viewer)),
             (Method::GET, "/api/v1/me/", Some(Role::Viewer)),
             (Method::POST, "/api/v1/sql", Some(Role::Viewer)),
+            (Method::POST, "/api/v1/alerts/test", Some(Role::Viewer)),
+            (Method::PUT, "/api/v1/alerts/a", Some(Role::Editor)),
             (Method::POST, "/api/v1/sql/", Some(Role::Editor)),
             (Method::POST, "/write", Some(Role::Editor)),
             (Method::DELETE, "/", Some(Role::Editor)),

@@ -24,6 +24,48 @@ pub fn find(code: &str) -> Option<&'static Code> {
 /// All codes, by name.
 pub static CODES: &[Code] = &[
     Code {
+        code: "alert_from_config",
+        status: 409,
+        title: "the alert is from the configuration",
+        meaning: "The configuration file has an alert of this name, and would bring it back at the next start.",
+        remedy: "Change the file and restart, or take another name.",
+    },
+    Code {
+        code: "alert_invalid",
+        status: 422,
+        title: "the alert makes no sense",
+        meaning: "A member of the alert is missing, or is not as it should be; `detail` says which.",
+        remedy: "Compare it with the guide of alerts.",
+    },
+    Code {
+        code: "alert_unknown",
+        status: 404,
+        title: "there is no such alert",
+        meaning: "No alert has this name.",
+        remedy: "See the list of alerts.",
+    },
+    Code {
+        code: "alerts_behind",
+        status: 503,
+        title: "the log is still being read",
+        meaning: "Who is silent is known once the log was read; it is, the first time that somebody wants to know.",
+        remedy: "Ask again in a moment.",
+    },
+    Code {
+        code: "alerts_failed",
+        status: 500,
+        title: "alerts failed",
+        meaning: "The log of alerts cannot be read, or the server has a fault; its logs say more.",
+        remedy: "Look into the logs of the server.",
+    },
+    Code {
+        code: "alerts_full",
+        status: 409,
+        title: "there are too many alerts",
+        meaning: "There are 256 alerts, which is all there can be.",
+        remedy: "Remove some that nobody needs.",
+    },
+    Code {
         code: "bad_request",
         status: 400,
         title: "the request is malformed",

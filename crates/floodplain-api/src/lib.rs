@@ -10,6 +10,7 @@
 //! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
+//! | `/api/v1/alerts` | rules, who fires, and what a rule would say now |
 //! | `/api/v1/bindings`, `replay`, `dlq` | where messages go, and decoding them again, see `docs/guides/bindings.md` |
 //! | `GET /` | the console |
 //! | `/api/v1/me`, `setup`, `login`, `logout`, `users`, `tokens` | who may come in, see `docs/guides/access.md` |
@@ -33,6 +34,8 @@ mod codes;
 mod origin;
 mod paging;
 mod problem;
+
+mod alerts;
 
 mod login;
 mod tokens;

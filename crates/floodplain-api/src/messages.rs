@@ -209,7 +209,7 @@ fn too_large(detail: &str) -> Problem {
     Problem::of("message_too_large", detail)
 }
 
-fn refused(refusal: &Refusal) -> Problem {
+pub(crate) fn refused(refusal: &Refusal) -> Problem {
     let detail = refusal.to_string();
     match refusal {
         Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused => {

@@ -174,9 +174,10 @@ impl Sampler {
             let history: Option<u64> =
                 api.tables.as_ref().map(|tables| tables.handle.summaries().iter().map(|table| table.bytes).sum());
             let counts = api.messages.tail().index(|index| index.counts());
-            (meters, space, history, counts)
+            let firing = api.alerts.as_ref().map(floodplain_streams::Alerts::firing_count);
+            (meters, space, history, counts, firing)
         };
-        let Ok((meters, space, history, counts)) = tokio::task::spawn_blocking(gather).await else {
+        let Ok((meters, space, history, counts, firing)) = tokio::task::spawn_blocking(gather).await else {
             return Bytes::from_static(b"{}");
         };
         let now = Instant::now();
@@ -237,7 +238,7 @@ impl Sampler {
                 "history_bytes": history,
             },
             "log": { "poisoned": (node.poisoned)() },
-            "alerts_firing": null,
+            "alerts_firing": firing,
         });
         self.past.push_back((now, meters));
         if self.past.len() > SYNCS_OF {

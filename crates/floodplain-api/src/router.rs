@@ -1,7 +1,7 @@
 //! Which path leads where.
 
 use crate::{
-    access, bindings, console, dlq, follow, influx, login,
+    access, alerts, bindings, console, dlq, follow, influx, login,
     messages::Messages,
     origin,
     overview::{self, Node, Overview},
@@ -18,6 +18,7 @@ use axum::{
 };
 use floodplain_access::Registry;
 use floodplain_sql::{Sql, Tables};
+use floodplain_streams::Alerts;
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{fmt, sync::Arc, time::Duration};
@@ -62,6 +63,7 @@ pub struct Api {
     pub sql: Sql,
     pub messages: Messages,
     pub tables: Option<Tables>,
+    pub alerts: Option<Alerts>,
     pub node: Node,
     /// Knows who may come in.
     pub registry: Registry,
@@ -78,13 +80,7 @@ impl fmt::Debug for Api {
 }
 
 /// Parts of `ui/api.md` that are planned, so that the console can say so.
-const NOT_BUILT: [&str; 5] = [
-    "/api/v1/tables/{table}",
-    "/api/v1/devices",
-    "/api/v1/devices/{*device}",
-    "/api/v1/alerts",
-    "/api/v1/alerts/{name}",
-];
+const NOT_BUILT: [&str; 3] = ["/api/v1/tables/{table}", "/api/v1/devices", "/api/v1/devices/{*device}"];
 
 /// Ends answers that have no end of their own.
 #[derive(Debug, Clone)]
@@ -98,6 +94,7 @@ pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
         .merge(login::routes())
         .merge(users::routes())
         .merge(tokens::routes())
+        .merge(alerts::routes())
         .merge(bindings::routes())
         .merge(dlq::routes())
         .route("/api/v1/sql", post(sql::answer))

@@ -25,6 +25,7 @@ struct Request {
 enum Wanted {
     Json,
     Csv,
+    Arrow,
 }
 
 impl From<Wanted> for Format {
@@ -32,6 +33,7 @@ impl From<Wanted> for Format {
         match wanted {
             Wanted::Json => Self::Json,
             Wanted::Csv => Self::Csv,
+            Wanted::Arrow => Self::Arrow,
         }
     }
 }
@@ -74,7 +76,7 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(String, Option<Format>), P
     match media_type.as_str() {
         "application/json" => {
             let request: Request = serde_json::from_slice(body).map_err(|error| {
-                bad(format!("body is not {{\"query\": \"…\", \"format\": \"json\" or \"csv\"}}: {error}"))
+                bad(format!("body is not {{\"query\": \"…\", \"format\": \"json\", \"csv\" or \"arrow\"}}: {error}"))
             })?;
             Ok((request.query, request.format.map(Format::from)))
         }
@@ -98,15 +100,18 @@ fn accepted(headers: &HeaderMap) -> Result<Format, Problem> {
     let format = types.find_map(|media_type| match media_type {
         "" | "*/*" | "application/*" | "application/json" => Some(Format::Json),
         "text/*" | "text/csv" => Some(Format::Csv),
+        "application/vnd.apache.arrow.stream" => Some(Format::Arrow),
         _ => None,
     });
     format.ok_or_else(|| {
-        let detail = format!("{accept} is not written here: accept application/json or text/csv");
+        let detail = format!(
+            "{accept} is not written here: accept application/json, text/csv or application/vnd.apache.arrow.stream"
+        );
         Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "unknown format", detail)
     })
 }
 
-/// `first`, then what `encoder` has still to say. An error in the middle becomes the end of the JSON; CSV breaks off.
+/// `first`, then what `encoder` has still to say. An error in the middle becomes the end of the JSON; CSV and Arrow break off.
 fn chunks(first: Bytes, encoder: Encoder) -> impl futures::Stream<Item = Result<Bytes, floodplain_sql::Error>> {
     futures::stream::unfold((Some(first), Some(encoder)), async |(first, encoder)| {
         if let Some(first) = first {
@@ -139,6 +144,7 @@ mod tests {
             ("text/csv", Some(Format::Csv)),
             ("text/html, text/CSV;q=0.9, application/json;q=0.1", Some(Format::Csv)),
             ("application/json", Some(Format::Json)),
+            ("application/vnd.apache.arrow.stream", Some(Format::Arrow)),
             ("image/png", None),
         ] {
             let mut headers = HeaderMap::new();

@@ -109,7 +109,7 @@ pub(crate) async fn list(
             let after = query.after.as_deref().filter(|after| !after.is_empty());
             match query.search.as_deref().filter(|search| !search.is_empty()) {
                 Some(search) => index.search(search, after, limit),
-                None => index.level(query.prefix.as_deref().filter(|prefix| !prefix.is_empty()), after, limit),
+                None => index.level(query.prefix.as_deref(), after, limit),
             }
         })
     };

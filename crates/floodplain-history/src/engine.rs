@@ -21,6 +21,7 @@ use crate::{
     jobs::Jobs,
     letters,
     manifest::ManifestFold,
+    observe::Observer,
     route::Route,
     schema::columns_of,
     tables::{Shared, Table, folder},
@@ -74,6 +75,8 @@ pub struct EngineConfig {
     pub retention: BTreeMap<String, Duration>,
     /// Bytes of all files; beyond it the oldest are removed.
     pub files_bytes_max: Option<u64>,
+    /// Who else wants each row.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Bindings of the configuration file: they are taken up at the first step, and do not change by themselves.
     pub bindings: Vec<Arc<Binding>>,
 }
@@ -94,6 +97,7 @@ impl EngineConfig {
             tables_max: 256,
             retention: BTreeMap::new(),
             files_bytes_max: None,
+            observer: None,
             bindings: Vec::new(),
         }
     }
@@ -297,6 +301,8 @@ impl Engine {
     /// # Errors
     /// Those of disk and log. Nothing is lost: the next call tries again.
     pub fn step(&mut self) -> Result<bool> {
+        // Rows that are in a file are not decoded again, so what they have caused is durable before that.
+        self.settle()?;
         if self.pending.is_some() {
             self.go_on()?;
             return Ok(true);
@@ -333,6 +339,7 @@ impl Engine {
     /// # Errors
     /// Those of disk and log; what was flushed stays flushed.
     pub fn flush_all(&mut self) -> Result<()> {
+        self.settle()?;
         while self.pending.is_some() {
             self.go_on()?;
         }
@@ -407,6 +414,10 @@ impl Engine {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.config.observer.as_ref().map_or(Ok(()), |observer| observer.settle().map_err(Error::Observer))
     }
 
     fn advance(&mut self, at: usize, next: Position) {

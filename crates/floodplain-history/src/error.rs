@@ -40,6 +40,9 @@ pub enum Error {
     /// A fold of the engine cannot start or go on.
     #[error("fold of history fails")]
     Fold(#[source] Cause),
+    /// Who observes rows cannot keep what they have caused; the engine tries again.
+    #[error("what rows have caused cannot be kept")]
+    Observer(#[source] Cause),
     /// Bindings of the configuration file cannot be taken up.
     #[error("bindings of the configuration file do not fit")]
     Bindings(#[source] crate::bindings::BindingError),

@@ -8,7 +8,8 @@
 //! - [`mod@file`]: one Parquet file. [`manifest`]: which files there are.
 //! - [`snapshot`]: a table at one moment; reading it, and making one file of many.
 //! - [`bindings`] and [`route`]: which table a record is for. [`documents`]: what `state` keeps of a tenant.
-//!   [`letters`]: what was refused. [`jobs`]: what is decoded again. [`engine`]: from the log to files. [`History`]: its thread and its readers.
+//!   [`letters`]: what was refused. [`jobs`]: what is decoded again. [`observe`]: who else wants the rows.
+//!   [`engine`]: from the log to files. [`History`]: its thread and its readers.
 
 pub mod catalog;
 pub mod columns;
@@ -33,6 +34,7 @@ pub mod route;
 
 pub mod engine;
 mod history;
+pub mod observe;
 mod summary;
 mod tables;
 

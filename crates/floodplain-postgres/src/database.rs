@@ -56,11 +56,14 @@ pub struct QueryError {
 /// Plans and runs one read-only statement.
 #[async_trait::async_trait]
 pub trait Database: fmt::Debug + Send + Sync + 'static {
-    /// Plans a statement.
+    /// What clients are told, some of which decide by it what they may ask: `16.6` or `16.6 (name)`.
+    fn server_version(&self) -> String;
+
+    /// Plans a statement. `declared` has the types that the client says its parameters have.
     ///
     /// # Errors
     /// [`QueryError`].
-    async fn describe(&self, text: &str) -> Result<Described, QueryError>;
+    async fn describe(&self, user: &str, text: &str, declared: &[Option<DataType>]) -> Result<Described, QueryError>;
 
     /// Runs a statement.
     ///
@@ -69,5 +72,5 @@ pub trait Database: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// A dropped call ends the query.
-    async fn query(&self, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError>;
+    async fn query(&self, user: &str, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError>;
 }

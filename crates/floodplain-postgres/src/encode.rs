@@ -2,7 +2,7 @@
 
 use crate::QueryError;
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
+    array::{Array, ArrayRef, AsArray, RecordBatch, StringArray},
     compute::{CastOptions, cast_with_options},
     datatypes::{
         DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
@@ -20,7 +20,7 @@ use pgwire::{
     },
     messages::data::DataRow,
 };
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 /// 2000-01-01, from which PostgreSQL counts, in µs and days since 1970.
 const EPOCH_US: i64 = 946_684_800_000_000;
@@ -44,6 +44,16 @@ pub(crate) fn pg_type(data_type: &DataType) -> Type {
     }
 }
 
+/// The type of a parameter that a client declares; `None` for those that are text here.
+pub(crate) fn arrow_type(pg: &Type) -> Option<DataType> {
+    Some(match *pg {
+        Type::TIMESTAMPTZ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        Type::NUMERIC => DataType::Float64,
+        Type::OID => DataType::Int64,
+        _ => Some(plain(pg)).filter(|plain| *plain != DataType::Utf8)?,
+    })
+}
+
 /// What the array becomes before its values are written.
 fn plain(pg: &Type) -> DataType {
     match *pg {
@@ -62,7 +72,7 @@ fn plain(pg: &Type) -> DataType {
 
 /// RowDescription of a schema.
 pub(crate) fn fields(schema: &SchemaRef, format: &Format) -> Vec<FieldInfo> {
-    let field = |(idx, field): (usize, &std::sync::Arc<arrow::datatypes::Field>)| {
+    let field = |(idx, field): (usize, &Arc<arrow::datatypes::Field>)| {
         let pg = pg_type(field.data_type());
         let size = match pg {
             Type::BOOL => 1,
@@ -130,12 +140,49 @@ fn prepare(array: &ArrayRef, pg: &Type) -> Result<ArrayRef, QueryError> {
     {
         return cast_with_options(array, &wanted, &options).map_err(failed);
     }
-    // Lists, structs, intervals and decimals as people read them.
+    if let DataType::List(_) = array.data_type() {
+        let lists = array.as_list::<i32>();
+        let text = |at| (!lists.is_null(at)).then(|| list(&lists.value(at))).transpose();
+        let texts: Result<StringArray, _> = (0..lists.len()).map(text).collect();
+        return Ok(Arc::new(texts?));
+    }
+    // Structs, intervals and decimals as people read them.
     let format = FormatOptions::default();
     let formatter = ArrayFormatter::try_new(array, &format).map_err(failed)?;
     let text = |at| (!array.is_null(at)).then(|| formatter.value(at).try_to_string()).transpose();
-    let texts: Result<arrow::array::StringArray, _> = (0..array.len()).map(text).collect();
-    Ok(std::sync::Arc::new(texts.map_err(failed)?))
+    let texts: Result<StringArray, _> = (0..array.len()).map(text).collect();
+    Ok(Arc::new(texts.map_err(failed)?))
+}
+
+/// `{1,NULL,"a b"}` (PostgreSQL 16, "Array Input and Output Syntax").
+fn list(values: &ArrayRef) -> Result<String, QueryError> {
+    let (pg, is_nested) = (pg_type(values.data_type()), matches!(values.data_type(), DataType::List(_)));
+    let values = prepare(values, &pg)?;
+    let mut out = String::from("{");
+    for at in 0..values.len() {
+        if at > 0 {
+            out.push(',');
+        }
+        if values.is_null(at) {
+            out.push_str("NULL");
+            continue;
+        }
+        let mut value = BytesMut::new();
+        put_text(&mut value, &values, at, &pg)?;
+        let value = String::from_utf8_lossy(&value);
+        let needs_quotes = value.is_empty()
+            || value.eq_ignore_ascii_case("null")
+            || value.contains(|c: char| c.is_whitespace() || matches!(c, '{' | '}' | ',' | '"' | '\\'));
+        if needs_quotes && !is_nested {
+            out.push('"');
+            out.push_str(&value.replace('\\', "\\\\").replace('"', "\\\""));
+            out.push('"');
+        } else {
+            out.push_str(&value);
+        }
+    }
+    out.push('}');
+    Ok(out)
 }
 
 fn put_text(out: &mut BytesMut, array: &ArrayRef, at: usize, pg: &Type) -> Result<(), QueryError> {
@@ -206,4 +253,27 @@ pub(crate) const fn timestamp_us(since_2000: i64) -> i64 {
 
 pub(crate) const fn date_days(since_2000: i32) -> i32 {
     since_2000.saturating_add(EPOCH_DAYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int32Builder, ListBuilder, StringBuilder};
+
+    #[test]
+    fn lists_are_written_as_arrays() {
+        let mut texts = ListBuilder::new(StringBuilder::new());
+        texts.append_value([Some("a b"), None, Some("c\"\\"), Some(""), Some("null"), Some("d")]);
+        texts.append_null();
+        texts.append_value([Option::<&str>::None; 0]);
+        let written = prepare(&(Arc::new(texts.finish()) as ArrayRef), &Type::TEXT).unwrap();
+        let written: Vec<_> = written.as_string::<i32>().iter().collect();
+        assert_eq!(written, [Some(r#"{"a b",NULL,"c\"\\","","null",d}"#), None, Some("{}")]);
+        let mut nested = ListBuilder::new(ListBuilder::new(Int32Builder::new()));
+        nested.values().append_value([Some(1), Some(-2)]);
+        nested.values().append_value([None]);
+        nested.append(true);
+        let written = prepare(&(Arc::new(nested.finish()) as ArrayRef), &Type::TEXT).unwrap();
+        assert_eq!(written.as_string::<i32>().value(0), "{{1,-2},{NULL}}");
+    }
 }

@@ -7,15 +7,13 @@ use crate::{
     parameter,
     session::{self, Session},
 };
-use arrow::{
-    array::{RecordBatch, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
-};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{Sink, StreamExt as _, stream};
 use pgwire::{
     api::{
-        ClientInfo, ClientPortalStore, ConnectionManager, ErrorHandler, NoopHandler, PgWireServerHandlers, Type,
+        ClientInfo, ClientPortalStore, ConnectionManager, ErrorHandler, METADATA_USER, NoopHandler,
+        PgWireServerHandlers, Type,
         auth::{DefaultServerParameterProvider, StartupHandler},
         cancel::{CancelHandler, DefaultCancelHandler},
         copy::CopyHandler,
@@ -29,9 +27,6 @@ use pgwire::{
     messages::PgWireBackendMessage,
 };
 use std::{fmt::Debug, sync::Arc};
-
-/// What clients are told, some of which decide by it what they may ask.
-pub(crate) const SERVER_VERSION: &str = "16.6";
 
 /// Shared by all connections.
 #[derive(Debug)]
@@ -62,30 +57,17 @@ impl From<QueryError> for PgWireError {
     }
 }
 
-fn schema_of(session: Session) -> SchemaRef {
-    let fields = match session {
-        Session::Show(name, _) => vec![Field::new(name, DataType::Utf8, false)],
-        Session::Begin | Session::End(_) | Session::Done(_) => Vec::new(),
-    };
-    Arc::new(Schema::new(fields))
-}
-
-fn answer(session: Session, format: &Format) -> PgWireResult<Response> {
-    Ok(match session {
+fn answer(session: Session) -> Response {
+    match session {
+        Session::Empty => Response::EmptyQuery,
         Session::Begin => Response::TransactionStart(Tag::new("BEGIN")),
         Session::End(tag) => Response::TransactionEnd(Tag::new(tag)),
         Session::Done(tag) => Response::Execution(Tag::new(tag)),
-        Session::Show(_, value) => {
-            let schema = schema_of(session);
-            let fields = Arc::new(fields(&schema, format));
-            let batch = RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(vec![value]))]);
-            let batch = batch.map_err(|error| PgWireError::ApiError(Box::new(error)))?;
-            let rows = encode::rows(&batch, &fields)?;
-            let mut response = QueryResponse::new(fields, stream::iter(rows.into_iter().map(Ok)));
-            response.set_command_tag("SHOW");
-            Response::Query(response)
-        }
-    })
+    }
+}
+
+fn user(client: &impl ClientInfo) -> &str {
+    client.metadata().get(METADATA_USER).map_or("", String::as_str)
 }
 
 impl Handler {
@@ -94,13 +76,14 @@ impl Handler {
     /// Columns have the types that were `described` to the client, if they were.
     async fn run(
         &self,
+        user: &str,
         text: &str,
         parameters: Vec<Value>,
         format: &Format,
         described: Option<&SchemaRef>,
     ) -> PgWireResult<Response> {
         metrics::counter!("floodplain_postgres_queries_total").increment(1);
-        let Rows { schema, batches } = self.0.database.query(text, parameters).await?;
+        let Rows { schema, batches } = self.0.database.query(user, text, parameters).await?;
         if !encode::has_formats(format, schema.fields().len()) {
             let message = "the number of result formats is not that of the columns".to_owned();
             return Err(QueryError { sqlstate: "08P01", message, position: None }.into());
@@ -124,9 +107,9 @@ impl Handler {
 }
 
 /// What clients are told of the server as they come in.
-pub(crate) fn server_parameters() -> DefaultServerParameterProvider {
+pub(crate) fn server_parameters(version: String) -> DefaultServerParameterProvider {
     let mut parameters = DefaultServerParameterProvider::default();
-    parameters.server_version = format!("{SERVER_VERSION} (Floodplain {})", env!("CARGO_PKG_VERSION"));
+    parameters.server_version = version;
     parameters.default_transaction_read_only = true;
     parameters.is_superuser = false;
     parameters
@@ -134,17 +117,16 @@ pub(crate) fn server_parameters() -> DefaultServerParameterProvider {
 
 #[async_trait]
 impl SimpleQueryHandler for Handler {
-    async fn do_query<C>(&self, _: &mut C, query: &str) -> PgWireResult<Vec<Response>>
+    async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let format = Format::UnifiedText;
         match session::statement(query) {
-            Some(session) => Ok(vec![answer(session, &format)?]),
-            None => Ok(vec![self.run(query, Vec::new(), &format, None).await?]),
+            Some(session) => Ok(vec![answer(session)]),
+            None => Ok(vec![self.run(user(client), query, Vec::new(), &Format::UnifiedText, None).await?]),
         }
     }
 }
@@ -153,7 +135,7 @@ impl SimpleQueryHandler for Handler {
 impl QueryParser for Handler {
     type Statement = Prepared;
 
-    async fn parse_sql<C>(&self, _: &C, sql: &str, types: &[Option<Type>]) -> PgWireResult<Option<Prepared>>
+    async fn parse_sql<C>(&self, client: &C, sql: &str, types: &[Option<Type>]) -> PgWireResult<Option<Prepared>>
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
@@ -162,12 +144,13 @@ impl QueryParser for Handler {
             return Ok(Some(Prepared {
                 text,
                 parameters: Vec::new(),
-                schema: schema_of(session),
+                schema: Arc::new(Schema::empty()),
                 session: Some(session),
             }));
         }
-        let Described { parameters, schema } = self.0.database.describe(sql).await?;
         let known = |idx: usize| types.get(idx).cloned().flatten().filter(|given| *given != Type::UNKNOWN);
+        let declared: Vec<_> = (0..types.len()).map(|idx| known(idx).as_ref().and_then(encode::arrow_type)).collect();
+        let Described { parameters, schema } = self.0.database.describe(user(client), sql, &declared).await?;
         let inferred = |found: &Option<DataType>| found.as_ref().map_or(Type::TEXT, pg_type);
         let parameters = parameters.iter().enumerate();
         let parameters = parameters.map(|(idx, found)| known(idx).unwrap_or_else(|| inferred(found))).collect();
@@ -194,7 +177,7 @@ impl ExtendedQueryHandler for Handler {
         Arc::new(self.clone())
     }
 
-    async fn do_query<C>(&self, _: &mut C, portal: &Portal<Prepared>, _max_rows: usize) -> PgWireResult<Response>
+    async fn do_query<C>(&self, client: &mut C, portal: &Portal<Prepared>, _max_rows: usize) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore<Statement = Prepared>,
@@ -204,7 +187,7 @@ impl ExtendedQueryHandler for Handler {
         let statement = &portal.statement.statement;
         let format = &portal.result_column_format;
         if let Some(session) = statement.session {
-            return answer(session, format);
+            return Ok(answer(session));
         }
         let (given, wanted) = (portal.parameters.len(), statement.parameters.len());
         let wrong = |message: String| QueryError { sqlstate: "08P01", message, position: None };
@@ -221,7 +204,7 @@ impl ExtendedQueryHandler for Handler {
             };
             parameters.push(value.map_err(wrong)?);
         }
-        self.run(&statement.text, parameters, format, Some(&statement.schema)).await
+        self.run(user(client), &statement.text, parameters, format, Some(&statement.schema)).await
     }
 }
 

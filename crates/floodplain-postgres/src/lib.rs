@@ -15,6 +15,7 @@ mod login;
 mod serve;
 mod tls;
 
+pub use arrow::datatypes::DataType;
 pub use database::{Database, Described, QueryError, Rows, Value};
 pub use login::{Demand, Login, Refused, ScramVerifier, TrustLoopback};
 pub use serve::{Entrance, serve, serve_at};

@@ -35,7 +35,8 @@ pub async fn serve_at(listener: TcpListener, database: Arc<dyn Database>, entran
     let Entrance { login, tls } = entrance;
     let connections = Arc::new(ConnectionManager::new());
     let certificate = tls.as_ref().map(|tls| &*tls.certificate_pem);
-    let startup = Startup::new(login, server_parameters(), Arc::clone(&connections), certificate);
+    let startup =
+        Startup::new(login, server_parameters(database.server_version()), Arc::clone(&connections), certificate);
     let shared = Shared { database, connections, startup: Arc::new(startup) };
     let handler = Handler(Arc::new(shared));
     let (permits, tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), TaskTracker::new());

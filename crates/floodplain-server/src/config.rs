@@ -7,6 +7,8 @@ use crate::{
 use floodplain_broker::BrokerConfig;
 use floodplain_history::bindings::Binding;
 use floodplain_log::EmbeddedConfig;
+use floodplain_postgres::{Tls, TlsError};
+use floodplain_streams::rule::{Rule, v1};
 use floodplain_types::Class;
 use std::{
     net::SocketAddr,
@@ -17,6 +19,9 @@ use std::{
 
 /// Why a value fits its type.
 const LIMITED: &str = "the limits of its key are narrower";
+
+const CERTIFICATE: &str = "postgres.tls_certificate";
+const KEY: &str = "postgres.tls_key";
 
 /// Every key. The order is that of the guide; `config show` sorts by name.
 pub static KEYS: &[Key] = &[
@@ -54,6 +59,20 @@ pub static KEYS: &[Key] = &[
         limits: None,
         default: "127.0.0.1:5433",
         help: "listener for the PostgreSQL wire; loopback only",
+    },
+    Key {
+        name: CERTIFICATE,
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "certificate chain of the PostgreSQL wire, in PEM, the server's own first; none is no TLS",
+    },
+    Key {
+        name: KEY,
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "private key of that certificate, in PEM",
     },
     Key {
         name: "mqtt.packet_size_max",
@@ -225,6 +244,7 @@ pub struct Config {
     pub mqtt_address: SocketAddr,
     pub http_address: SocketAddr,
     pub postgres_address: SocketAddr,
+    pub postgres_tls: Option<Tls>,
     /// Threads that own connections and partitions, at least 1.
     pub workers: usize,
     /// In `data_dir/log`.
@@ -235,6 +255,8 @@ pub struct Config {
     /// Those of the file.
     pub bindings: Vec<Arc<Binding>>,
     pub sql: floodplain_sql::Config,
+    /// Alerts of the file.
+    pub alerts: Vec<Rule>,
     /// Filter of the logs.
     pub tracing_level: String,
     /// `text` or `json`.
@@ -265,12 +287,14 @@ impl Config {
             bindings: settings.bindings.clone(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
+            alerts: alerts(&settings)?,
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
             data_dir,
             mqtt_address: loopback(&settings, "mqtt.address")?,
             http_address: loopback(&settings, "http.address")?,
             postgres_address: loopback(&settings, "postgres.address")?,
+            postgres_tls: tls(&settings)?,
             tracing_level: settings.get("tracing.level").value.clone(),
             tracing_format: settings.get("tracing.format").value.clone(),
             settings,
@@ -290,6 +314,26 @@ impl Config {
             _ => None,
         })
     }
+}
+
+/// Read here, so that `config check` finds what would keep a server from starting.
+fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {
+    let (certificate, key) = match [CERTIFICATE, KEY].map(|name| settings.path_or_none(name)) {
+        [None, None] => return Ok(None),
+        [Some(certificate), Some(key)] => (certificate, key),
+        [Some(_), None] => return Err(bad(settings.get(KEY), "a path, because postgres.tls_certificate has one")),
+        [None, Some(_)] => return Err(bad(settings.get(CERTIFICATE), "a path, because postgres.tls_key has one")),
+    };
+    let read = |key, path: &Path| {
+        std::fs::read(path).map_err(|source| ConfigError::ReadValue { key, path: path.to_owned(), source })
+    };
+    let tls = Tls::new(&read(CERTIFICATE, &certificate)?, &read(KEY, &key)?);
+    tls.map(Some).map_err(|source| match source {
+        TlsError::Key => ConfigError::Tls { key: KEY, path: key, source },
+        TlsError::Certificate | TlsError::Unusable(_) => {
+            ConfigError::Tls { key: CERTIFICATE, path: certificate, source }
+        }
+    })
 }
 
 fn log(settings: &Settings, data_dir: &Path) -> EmbeddedConfig {
@@ -330,6 +374,27 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
         rows_max: u64::from(settings.count("sql.rows_max")),
         ..floodplain_sql::Config::default()
     }
+}
+
+/// The tables `[[alerts]]` of the file.
+fn alerts(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (index, (value, path)) in settings.tables("alerts").enumerate() {
+        let name = value.get("name").and_then(toml::Value::as_str);
+        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
+        let bad = |reason: String| {
+            let (path, entry) = (path.to_owned(), entry.clone());
+            ConfigError::BadEntry { path, kind: "alert", entry, reason }
+        };
+        let alert: v1::Alert =
+            value.clone().try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
+        let rule = Rule::try_from(alert).map_err(|error| bad(error.to_string()))?;
+        if rules.iter().any(|other| other.name == rule.name) {
+            return Err(bad("another one has this name".to_owned()));
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
 }
 
 /// There is no identity and no policy yet, so nobody but this machine may connect.
@@ -416,6 +481,33 @@ mod tests {
         }
         let queue = KEYS.iter().find(|key| key.name == "log.queue_size").unwrap().limits.unwrap().0;
         assert!(crate::parse_size(queue) >= Some(floodplain_log::MAX_UNIT_BYTES), "an append must fit into the queue");
+    }
+
+    #[test]
+    fn alerts_of_the_file_are_checked() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let hot = "[[alerts]]\nname = \"hot\"\nkind = \"above\"\ntable = \"engine\"\ncolumn = \"oil\"\nvalue = 120\n";
+        let quiet = "[[alerts]]\nname = \"quiet\"\nkind = \"silent\"\nminutes = 5\ndevices = \"truck-*\"\n";
+        let config = load(&format!("{hot}{quiet}[log]\nretention = \"1d\"\n")).unwrap();
+        assert_eq!(config.alerts.iter().map(|rule| &*rule.name).collect::<Vec<_>>(), ["hot", "quiet"]);
+        for (text, says) in [
+            (format!("{hot}{hot}"), "alert \"hot\" of"),
+            (hot.replace("above", "over"), "unknown variant"),
+            (hot.replace("oil", ""), "column has"),
+            (format!("{hot}webhok = \"http://secret\"\n"), "unknown field `webhok`"),
+            (format!("{hot}webhook = \"secret\"\n"), "webhook is a URL"),
+            ("[[alerts]]\nkind = \"silent\"\n".to_owned(), "alert number 1 of"),
+            ("alerts = 1\n".to_owned(), "unknown key"),
+            ("[alerts]\nname = \"x\"\n".to_owned(), "unknown key"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
     }
 
     #[test]

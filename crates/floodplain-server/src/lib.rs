@@ -1,9 +1,10 @@
 //! Composition: reads the configuration, starts the parts in order, stops them in the reverse one.
 //!
-//! Start: logs and metrics, the log's recovery, the registry of users, the folds and the MQTT listener, HTTP, the address
+//! Start: logs and metrics, the log's recovery, the registry of users, alerts, the folds and the MQTT listener, HTTP, the address
 //! of the PostgreSQL wire, the ready file. A listener accepts traffic only when all that it needs
 //! is there. This is the only crate that knows all the others.
 
+mod alerts;
 mod config;
 mod devices;
 mod postgres;

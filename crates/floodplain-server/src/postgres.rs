@@ -1,7 +1,9 @@
 //! SQL and users for the PostgreSQL wire.
 
 use floodplain_access::Registry;
-use floodplain_postgres::{Database, Demand, Described, Login, QueryError, Refused, Rows, ScramVerifier, Value};
+use floodplain_postgres::{
+    DataType, Database, Demand, Described, Login, QueryError, Refused, Rows, ScramVerifier, Value,
+};
 use floodplain_sql::{Error, Parameter, Sql};
 use futures::{StreamExt as _, stream};
 use std::net::SocketAddr;
@@ -44,14 +46,19 @@ pub(crate) struct Queries(pub(crate) Sql);
 
 #[async_trait::async_trait]
 impl Database for Queries {
-    async fn describe(&self, text: &str) -> Result<Described, QueryError> {
-        let description = self.0.describe(text).await.map_err(|error| failed(&error, text))?;
+    fn server_version(&self) -> String {
+        format!("{} (Floodplain {})", floodplain_sql::SERVER_VERSION, env!("CARGO_PKG_VERSION"))
+    }
+
+    async fn describe(&self, user: &str, text: &str, declared: &[Option<DataType>]) -> Result<Described, QueryError> {
+        let description = self.0.for_user(user).describe(text, declared).await;
+        let description = description.map_err(|error| failed(&error, text))?;
         Ok(Described { parameters: description.parameters, schema: description.schema })
     }
 
-    async fn query(&self, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError> {
+    async fn query(&self, user: &str, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError> {
         let parameters = parameters.into_iter().map(parameter).collect();
-        let result = self.0.query_with(text, parameters).await.map_err(|error| failed(&error, text))?;
+        let result = self.0.for_user(user).query_with(text, parameters).await.map_err(|error| failed(&error, text))?;
         let schema = result.schema().clone();
         let batches = stream::unfold(result, |mut result| async {
             let batch = result.next().await?;

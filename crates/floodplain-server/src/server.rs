@@ -1,6 +1,6 @@
 //! The order of start and stop.
 
-use crate::{Config, devices::TopicDevices, postgres, ready, telemetry};
+use crate::{Config, alerts, devices::TopicDevices, postgres, ready, telemetry};
 use floodplain_access::Registry;
 use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
@@ -9,6 +9,7 @@ use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
 use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
 use floodplain_postgres::Entrance;
 use floodplain_sql::{Sql, Tables};
+use floodplain_streams::{Alerts, Service};
 use floodplain_types::{Clock as _, StreamId, StreamName, SystemClock, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
@@ -72,6 +73,8 @@ pub enum StartError {
     Space(#[source] std::io::Error),
     #[error("cannot open the history of tables")]
     History(#[source] floodplain_history::Error),
+    #[error("cannot open alerts")]
+    Alerts(#[source] floodplain_streams::Error),
     #[error("cannot start mqtt")]
     Mqtt(#[from] floodplain_gateway::Error),
     #[error("cannot open the registry of users")]
@@ -99,6 +102,7 @@ pub struct Server {
     stop: CancellationToken,
     registry: Registry,
     history: History,
+    alerts: Service,
     log: Arc<Embedded>,
     signal: CancellationToken,
     runtime: Runtime,
@@ -132,7 +136,8 @@ impl Server {
         let registry_path = config.data_dir.join("registry.db");
         let registry = runtime.block_on(Registry::open(&registry_path, Arc::new(SystemClock)));
         let registry = registry.map_err(StartError::Registry)?;
-        let (history, tables) = open_history(config, log.clone())?;
+        let alerts = open_alerts(config, log.clone())?;
+        let (history, tables) = open_history(config, log.clone(), alerts.alerts())?;
         let devices = TopicDevices(tables.handle.clone());
         let gateway = start_gateway(config, log.clone(), devices.clone())?;
         let messages = start_messages(config, log.clone(), tables.inputs[0].clone(), devices)?;
@@ -148,9 +153,19 @@ impl Server {
         let queries = Arc::new(postgres::Queries(sql.clone()));
         let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
         let limits = Limits::default();
-        let entrance = Entrance { login: Arc::new(postgres::Users(registry.clone())), tls: None };
-        let api =
-            Api { sql, registry: registry.clone(), messages, tables, node, metrics: metrics_handle, readiness, limits };
+        let login = Arc::new(postgres::Users(registry.clone()));
+        let entrance = Entrance { login, tls: config.postgres_tls.clone() };
+        let api = Api {
+            sql,
+            registry: registry.clone(),
+            messages,
+            tables,
+            alerts: Some(alerts.alerts().clone()),
+            node,
+            metrics: metrics_handle,
+            readiness,
+            limits,
+        };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
         tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
@@ -168,6 +183,7 @@ impl Server {
             stop,
             registry,
             history,
+            alerts,
             log,
             signal,
             runtime,
@@ -239,9 +255,10 @@ impl Server {
         if ended.is_err() {
             warn!("http had not ended at its deadline");
         }
-        let (log, history) = (Arc::clone(&self.log), self.history);
+        let (log, history, alerts) = (Arc::clone(&self.log), self.history, self.alerts);
         let closing = self.runtime.spawn_blocking(move || {
             history.stop();
+            alerts.stop();
             log.close();
         });
         let closed = self.runtime.block_on(async { tokio::time::timeout(LOG_DEADLINE, closing).await });
@@ -277,17 +294,27 @@ fn open_log(config: &Config) -> Result<Arc<Embedded>, StartError> {
     Ok(log)
 }
 
+fn open_stream(log: &dyn Log, name: &'static str, partitions: u32) -> Result<Stream, StartError> {
+    let stream = StreamName::new(name).expect("our stream names are valid");
+    let id = StreamId { tenant: TenantId::default_tenant(), stream, generation: 0 };
+    log.open_stream(&id, partitions).map_err(|source| StartError::Stream { stream: name, source })
+}
+
+/// Alerts come before history, which brings them its rows.
+fn open_alerts(config: &Config, log: Arc<dyn Log>) -> Result<Service, StartError> {
+    let open = |name| open_stream(&*log, name, config.broker.partitions);
+    let (telemetry, state, stream) = (open("telemetry")?, open("state")?, open("alerts")?);
+    alerts::start(config, log, telemetry, state, stream).map_err(StartError::Alerts)
+}
+
 /// Tables of what devices publish. What is in memory only is decoded from the log again.
-fn open_history(config: &Config, log: Arc<dyn Log>) -> Result<(History, Tables), StartError> {
-    let open = |name: &'static str, partitions| -> Result<Stream, StartError> {
-        let stream = StreamName::new(name).expect("our stream names are valid");
-        let id = StreamId { tenant: TenantId::default_tenant(), stream, generation: 0 };
-        log.open_stream(&id, partitions).map_err(|source| StartError::Stream { stream: name, source })
-    };
+fn open_history(config: &Config, log: Arc<dyn Log>, alerts: &Alerts) -> Result<(History, Tables), StartError> {
+    let open = |name, partitions| open_stream(&*log, name, partitions);
     let partitions = config.broker.partitions;
     let inputs = vec![open("telemetry", partitions)?];
     let (state, manifest) = (open("state", partitions)?, open("_history", 1)?);
     let mut history = EngineConfig::new(config.data_dir.join("history"), inputs.clone(), state, manifest);
+    history.observer = Some(Arc::new(alerts::Rows(alerts.clone())));
     history.files_bytes_max = Some(match config.history_bytes_max {
         Some(bytes) => bytes,
         None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,

@@ -19,6 +19,8 @@ pub enum Kind {
     Text,
     /// A path; a relative one is taken from the working folder.
     Path,
+    /// As [`Kind::Path`], or `none`.
+    PathOrNone,
     /// An IP address and a port; port 0 takes a free port.
     Address,
     /// A number of bytes with its unit.
@@ -38,6 +40,7 @@ impl Kind {
         match self {
             Self::Text => "text".to_owned(),
             Self::Path => "a path".to_owned(),
+            Self::PathOrNone => "none, or a path".to_owned(),
             Self::Address => "an IP address and a port, such as \"127.0.0.1:1883\"".to_owned(),
             Self::Size => "a size with its unit, such as \"64MiB\"".to_owned(),
             Self::SizeOrAuto => "auto, or a size with its unit, such as \"64MiB\"".to_owned(),
@@ -50,7 +53,7 @@ impl Kind {
     fn accepts(self, value: &str) -> bool {
         match self {
             Self::Text => true,
-            Self::Path => !value.is_empty(),
+            Self::Path | Self::PathOrNone => !value.is_empty(),
             Self::Address => parse_address(value).is_some(),
             Self::Size => units::parse_size(value).is_some(),
             Self::SizeOrAuto => value == "auto" || units::parse_size(value).is_some(),
@@ -68,7 +71,7 @@ impl Kind {
             Self::Size | Self::SizeOrAuto => units::parse_size(value),
             Self::Duration => units::parse_duration(value).and_then(|time| time.as_millis().try_into().ok()),
             Self::Count => value.parse::<u32>().ok().map(u64::from),
-            Self::Text | Self::Path | Self::Address | Self::OneOf(_) => None,
+            Self::Text | Self::Path | Self::PathOrNone | Self::Address | Self::OneOf(_) => None,
         }
     }
 }
@@ -160,7 +163,17 @@ pub enum ConfigError {
     BadBinding { name: String, path: PathBuf, source: BindingError },
     #[error("{key} = \"{value}\" ({origin}) must be {expected}")]
     BadValue { key: &'static str, value: String, origin: Origin, expected: String },
+    /// The value itself is left out: it may be a secret.
+    #[error("{kind} {entry} of {path} is not valid: {reason}")]
+    BadEntry { path: PathBuf, kind: &'static str, entry: String, reason: String },
+    #[error("{key}: cannot read {path}")]
+    ReadValue { key: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{key} cannot be used from {path}")]
+    Tls { key: &'static str, path: PathBuf, source: floodplain_postgres::TlsError },
 }
+
+/// Arrays of tables that the file may have beside the keys; who needs one checks it.
+const TABLES: [&str; 1] = ["alerts"];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -185,6 +198,8 @@ pub struct Sources {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, Setting>,
+    /// By [`TABLES`], each with the file it is from.
+    tables: BTreeMap<&'static str, (Vec<toml::Value>, PathBuf)>,
     /// Of the file: they are lists of tables, and no keys.
     pub(crate) bindings: Vec<Arc<Binding>>,
 }
@@ -195,7 +210,7 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the place and what would be right.
     pub(crate) fn load(keys: &'static [Key], sources: &Sources) -> Result<Self, ConfigError> {
-        let mut settings = Self { values: BTreeMap::new(), bindings: Vec::new() };
+        let mut settings = Self { values: BTreeMap::new(), tables: BTreeMap::new(), bindings: Vec::new() };
         for key in keys {
             settings.set(key, key.default.to_owned(), Origin::Default)?;
         }
@@ -231,6 +246,16 @@ impl Settings {
             path: path.to_owned(),
             message: error.to_string(),
         })?;
+        for name in TABLES {
+            match table.remove(name) {
+                Some(toml::Value::Array(entries)) => {
+                    self.tables.insert(name, (entries, path.to_owned()));
+                }
+                // Anything else is an unknown key.
+                Some(other) => drop(table.insert(name.to_owned(), other)),
+                None => {}
+            }
+        }
         if let Some(toml::Value::Array(bindings)) = table.get_mut("bindings") {
             let bindings = std::mem::take(bindings);
             table.remove("bindings");
@@ -289,6 +314,14 @@ impl Settings {
         self.values.values()
     }
 
+    /// The entries of an array of tables, in order, with the file they are from.
+    pub(crate) fn tables(&self, name: &str) -> impl Iterator<Item = (&toml::Value, &Path)> {
+        self.tables
+            .get(name)
+            .into_iter()
+            .flat_map(|(entries, path)| entries.iter().map(|entry| (entry, path.as_path())))
+    }
+
     /// The value of a key that is in the table of keys.
     pub(crate) fn get(&self, name: &str) -> &Setting {
         self.values.get(name).unwrap_or_else(|| panic!("key {name} is not in the table of keys"))
@@ -309,6 +342,11 @@ impl Settings {
     /// `None` is `auto`.
     pub(crate) fn size_or_auto(&self, name: &str) -> Option<u64> {
         units::parse_size(&self.get(name).value)
+    }
+
+    /// `None` is `none`.
+    pub(crate) fn path_or_none(&self, name: &str) -> Option<PathBuf> {
+        Some(&self.get(name).value).filter(|value| *value != "none").map(PathBuf::from)
     }
 
     pub(crate) fn count(&self, name: &str) -> u32 {

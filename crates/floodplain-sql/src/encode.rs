@@ -1,11 +1,13 @@
-//! Rows as JSON or CSV.
+//! Rows as JSON, CSV or Arrow.
 
+mod arrow;
 mod csv;
 mod json;
 mod value;
 
 use crate::{Error, QueryResult};
 use bytes::Bytes;
+use datafusion::arrow::error::ArrowError;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub enum Format {
     Json,
     /// RFC 4180 with a header line.
     Csv,
+    /// Arrow's IPC stream: schema, batches, end.
+    Arrow,
 }
 
 impl Format {
@@ -23,20 +27,23 @@ impl Format {
         match self {
             Self::Json => "application/json",
             Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
         }
     }
 }
 
-/// How much text is gathered before it is handed on.
+/// How much is gathered before it is handed on.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// The text of a result, chunk by chunk. Dropping it cancels the query.
+/// The bytes of a result, chunk by chunk. Dropping it cancels the query.
 #[derive(Debug)]
 pub struct Encoder {
     result: QueryResult,
     format: Format,
     state: State,
     text: Vec<u8>,
+    /// For [`Format::Arrow`], from the start on.
+    arrow: Option<arrow::Writer>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +55,7 @@ enum State {
 
 impl Encoder {
     pub(crate) fn new(result: QueryResult, format: Format) -> Self {
-        Self { result, format, state: State::Start, text: Vec::new() }
+        Self { result, format, state: State::Start, text: Vec::new(), arrow: None }
     }
 
     /// The next chunk, of about 64 KiB; `None` at the end. A small result is one chunk.
@@ -63,6 +70,13 @@ impl Encoder {
             match self.format {
                 Format::Json => json::start(&mut self.text, self.result.columns()),
                 Format::Csv => csv::start(&mut self.text, self.result.columns()),
+                Format::Arrow => {
+                    let (schema, columns) = (self.result.schema(), self.result.columns());
+                    match arrow::Writer::start(&mut self.text, schema, columns) {
+                        Ok(writer) => self.arrow = Some(writer),
+                        Err(error) => return Some(Err(self.broken(&error))),
+                    }
+                }
             }
             self.state = State::Rows;
         }
@@ -70,13 +84,13 @@ impl Encoder {
             let first = self.result.rows == 0;
             match self.result.next().await {
                 Some(Ok(batch)) => {
-                    let written = match self.format {
-                        Format::Json => json::rows(&mut self.text, self.result.columns(), &batch, first),
-                        Format::Csv => csv::rows(&mut self.text, &batch),
+                    let written = match (&mut self.arrow, self.format) {
+                        (Some(arrow), _) => arrow.rows(&mut self.text, &batch),
+                        (None, Format::Json) => json::rows(&mut self.text, self.result.columns(), &batch, first),
+                        (None, _) => csv::rows(&mut self.text, &batch),
                     };
                     if let Err(error) = written {
-                        self.state = State::Done;
-                        return Some(Err(Error::Internal { message: error.to_string() }));
+                        return Some(Err(self.broken(&error)));
                     }
                 }
                 Some(Err(error)) => {
@@ -87,11 +101,21 @@ impl Encoder {
                     if self.format == Format::Json {
                         json::end(&mut self.text, &self.result, None);
                     }
+                    if let Some(arrow) = &mut self.arrow
+                        && let Err(error) = arrow.end(&mut self.text)
+                    {
+                        return Some(Err(self.broken(&error)));
+                    }
                     self.state = State::Done;
                 }
             }
         }
         if self.text.is_empty() { None } else { Some(Ok(std::mem::take(&mut self.text).into())) }
+    }
+
+    fn broken(&mut self, error: &ArrowError) -> Error {
+        self.state = State::Done;
+        Error::Internal { message: error.to_string() }
     }
 
     /// Whether everything was handed on.
@@ -101,10 +125,11 @@ impl Encoder {
     }
 
     /// The rest of the text after an error in the middle: rows that were not handed on yet and, as JSON, the end of
-    /// the object with `error`, which must be JSON itself. CSV has no place for an error: `None`, break off instead.
+    /// the object with `error`, which must be JSON itself. CSV and Arrow have no place for an error: `None`, break off
+    /// instead.
     #[must_use]
     pub fn fail(mut self, error: &str) -> Option<Bytes> {
-        if self.format == Format::Csv {
+        if self.format != Format::Json {
             return None;
         }
         json::end(&mut self.text, &self.result, Some(error));

@@ -1,18 +1,21 @@
 //! One pool of threads, and how a text becomes a running query on it.
 
 use crate::{
-    Config, Error, QueryResult, functions,
-    parameter::{Description, Parameter},
+    Config, Error, QueryResult,
+    catalog::{self, Catalog},
+    functions,
+    parameter::{self, Description, Parameter},
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
     tables::{Latest, PublicSchema, Tables},
     turns::TakeTurns,
 };
 use datafusion::{
-    arrow::{array::RecordBatch, datatypes::SchemaRef},
-    catalog::{
-        CatalogProvider as _, CatalogProviderList as _, MemoryCatalogProvider, MemoryCatalogProviderList, TableProvider,
+    arrow::{
+        array::RecordBatch,
+        datatypes::{DataType, SchemaRef},
     },
+    catalog::TableProvider,
     common::{DataFusionError, Result as DataFusionResult, ScalarValue, config::Dialect, tree_node::TreeNodeRecursion},
     execution::{
         SessionState, SessionStateBuilder,
@@ -51,9 +54,8 @@ const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 const WORDS_MAX: usize = 2_000;
 /// Parameters of one statement: their number has 16 bits on the PostgreSQL wire.
 const PARAMETERS_MAX: usize = 65_535;
-/// Names of the only catalog and its schema.
-const CATALOG: &str = "floodplain";
-const SCHEMA: &str = "public";
+/// Who asks, as far as a query can tell, if nobody says.
+const USER: &str = "floodplain";
 /// Enough for the deepest expression that [`WORDS_MAX`] allows; memory is used only where it is touched.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -61,6 +63,7 @@ const STACK_BYTES: usize = 32 << 20;
 #[derive(Debug, Clone)]
 pub struct Sql {
     inner: Arc<Inner>,
+    user: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -190,6 +193,7 @@ impl Sql {
             .map_err(|error| Error::Internal { message: format!("cannot start the query pool: {error}") })?;
         let base = base(&config).map_err(|error| Error::from_datafusion(&error, config.memory_max_bytes))?;
         Ok(Self {
+            user: USER.into(),
             inner: Arc::new(Inner {
                 running: Arc::new(Semaphore::new(config.running_max.max(1))),
                 waiting: AtomicUsize::new(0),
@@ -202,6 +206,12 @@ impl Sql {
                 config,
             }),
         })
+    }
+
+    /// The same, for a user: what `current_user` gives.
+    #[must_use]
+    pub fn for_user(&self, user: &str) -> Self {
+        Self { inner: Arc::clone(&self.inner), user: user.into() }
     }
 
     /// Plans one read-only statement and starts it. Its rows come with [`QueryResult::next`].
@@ -240,8 +250,10 @@ impl Sql {
             rows: 0,
             outcome: None,
         };
+        let (state, catalog) = inner.session(&snapshot, &self.user);
         let query = Query {
-            state: inner.session(&snapshot),
+            state,
+            catalog,
             text: text.to_owned(),
             parameters,
             memory_max_bytes: config.memory_max_bytes,
@@ -296,33 +308,37 @@ impl Sql {
         })
     }
 
-    /// Plans a statement without running it: types of its parameters, as far as it tells, and its columns.
+    /// Plans a statement without running it: types of its parameters and its columns. What the statement does not tell
+    /// of a parameter, `declared` does, in order.
     ///
     /// # Errors
     /// As [`Self::query`].
     ///
     /// # Cancel safety
     /// A dropped call plans on to the end, and nothing comes of it.
-    pub async fn describe(&self, text: &str) -> Result<Description, Error> {
+    pub async fn describe(&self, text: &str, declared: &[Option<DataType>]) -> Result<Description, Error> {
         let inner = &self.inner;
         let config = &inner.config;
         let deadline = Instant::now() + config.time_max;
         let permit = inner.admit(text, deadline).await?;
+        let (state, catalog) = inner.session(&Arc::default(), &self.user);
         let query = Query {
-            state: inner.session(&Arc::default()),
+            state,
+            catalog,
             text: text.to_owned(),
             parameters: Vec::new(),
             memory_max_bytes: config.memory_max_bytes,
             rows_max: config.rows_max,
         };
         let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
+        let declared = declared.to_vec();
         let planned = runtime.spawn(async move {
             let _permit = permit;
             let plan = query.plan().await?;
+            let plan = parameter::declare(plan, &declared).map_err(|error| query.error(&error))?;
             let types = plan.get_parameter_types().map_err(|error| query.error(&error))?;
-            let last = types.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok()).max();
             let parameter = |idx: usize| types.get(&format!("${idx}")).cloned().flatten();
-            let parameters = (1..=last.unwrap_or(0).min(PARAMETERS_MAX)).map(parameter).collect();
+            let parameters = (1..=last_parameter(&query.text)).map(parameter).collect();
             Ok(Description { parameters, schema: Arc::clone(plan.schema().inner()) })
         });
         let planned = tokio::time::timeout_at(deadline, planned).await;
@@ -367,8 +383,7 @@ fn base(config: &Config) -> DataFusionResult<SessionState> {
         .build_arc()?;
     let mut session = SessionConfig::new()
         .with_target_partitions(config.threads.max(1))
-        .with_default_catalog_and_schema(CATALOG, SCHEMA)
-        .with_information_schema(true);
+        .with_default_catalog_and_schema(catalog::DATABASE, catalog::PUBLIC);
     let options = session.options_mut();
     options.sql_parser.dialect = Dialect::PostgreSQL;
     options.sql_parser.collect_spans = true;
@@ -380,6 +395,7 @@ fn base(config: &Config) -> DataFusionResult<SessionState> {
         .with_physical_optimizer_rule(Arc::new(TakeTurns))
         .build();
     functions::register(&mut state, config.memory_max_bytes)?;
+    catalog::register_functions(&mut state)?;
     Ok(state)
 }
 
@@ -401,18 +417,16 @@ impl Inner {
     }
 
     /// What `base` knows, with the tables as this query sees them, and the present time for `now()`.
-    fn session(&self, snapshot: &Arc<Snapshot>) -> SessionState {
+    fn session(&self, snapshot: &Arc<Snapshot>, user: &Arc<str>) -> (SessionState, Catalog) {
         let mut state = self.base.clone();
         let schema = PublicSchema::new(Arc::clone(&self.records), Arc::clone(&self.log), self.tables.clone());
         let schema = Arc::new(schema);
         state.register_udtf("latest", Arc::new(Latest::new(Arc::clone(&schema))));
-        let (catalogs, catalog) = (MemoryCatalogProviderList::new(), MemoryCatalogProvider::new());
-        catalog.register_schema(SCHEMA, schema).expect("a catalog in memory takes schemas");
-        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
-        state.register_catalog_list(Arc::new(catalogs));
+        let catalog = Catalog::new(schema, Arc::clone(user));
+        catalog.register(&mut state);
         state.config_mut().set_extension(Arc::clone(snapshot));
         state.mark_start_execution();
-        state
+        (state, catalog)
     }
 }
 
@@ -429,6 +443,7 @@ enum Failed {
 
 struct Query {
     state: SessionState,
+    catalog: Catalog,
     text: String,
     parameters: Vec<Parameter>,
     memory_max_bytes: usize,
@@ -474,7 +489,12 @@ impl Query {
     }
 
     async fn plan(&self) -> Result<LogicalPlan, Error> {
-        let statement = self.statement()?;
+        let mut statement = self.statement()?;
+        let prepared = match &mut statement {
+            Statement::Statement(statement) => self.catalog.prepare(statement).await,
+            _ => Ok(()),
+        };
+        prepared.map_err(|error| self.error(&error))?;
         let plan = self.state.statement_to_plan(statement).await.map_err(|error| self.error(&error))?;
         only_reads(&plan)?;
         if self.parameters.is_empty() {
@@ -516,6 +536,16 @@ fn words(text: &str) -> usize {
         matches!(token, Token::Whitespace(_) | Token::Comma | Token::Number(..) | Token::SingleQuotedString(_))
     };
     tokens.iter().filter(|token| !flat(token)).count()
+}
+
+/// The greatest `n` of `$n`, also where the plan needs no value for it.
+fn last_parameter(text: &str) -> usize {
+    let tokens = Tokenizer::new(&DIALECT, text).tokenize().unwrap_or_default();
+    let numbers = tokens.iter().filter_map(|token| match token {
+        Token::Placeholder(name) => name.strip_prefix('$')?.parse::<usize>().ok(),
+        _ => None,
+    });
+    numbers.max().unwrap_or(0).min(PARAMETERS_MAX)
 }
 
 /// Refuses everything that would change something, also inside EXPLAIN.

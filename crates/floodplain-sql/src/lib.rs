@@ -13,11 +13,14 @@ mod result;
 mod records;
 mod tables;
 
+mod catalog;
+
 mod functions;
 mod turns;
 
 mod encode;
 
+pub use catalog::SERVER_VERSION;
 pub use config::Config;
 pub use encode::{Encoder, Format};
 pub use engine::Sql;

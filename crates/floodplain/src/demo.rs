@@ -3,17 +3,23 @@
 
 use crate::{
     client::now,
-    doctor, numbers, output,
+    doctor,
+    http::Http,
+    numbers, output,
     sim::{Counts, Fleet},
     sql,
 };
 use anyhow::{Context as _, Result, bail};
 use floodplain_server::{Addresses, Config, KEYS, Server, Sources, parse_duration, start_logs};
+use serde_json::json;
 use std::{
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+/// An alert that some motors of every fleet give a reason for.
+const ALERT: &str = "worn-bearing";
 
 /// How often the counts are shown.
 const TURN: Duration = Duration::from_secs(1);
@@ -21,11 +27,12 @@ const TURN: Duration = Duration::from_secs(1);
 const TURNS_PER_QUERY: u64 = 3;
 /// The newest ones: a query of the whole log would take longer each time.
 const RECENT: &str = "SELECT count(*) AS n, count(DISTINCT device) AS devices FROM records \
-                      WHERE stream = 'telemetry' AND received > now() - INTERVAL '10 seconds'";
+                      WHERE stream = 'telemetry' AND topic NOT LIKE 'alerts/%' \
+                      AND received > now() - INTERVAL '10 seconds'";
 /// All of them. A device is in one partition; one that does not start at 0 has lost its oldest to retention.
 const ALL: &str = "SELECT coalesce(sum(n), 0) AS n, coalesce(sum(devices), 0) AS devices, coalesce(max(first), 0) AS first \
                    FROM (SELECT count(*) AS n, count(DISTINCT device) AS devices, min(\"offset\") AS first \
-                   FROM records WHERE stream = 'telemetry' GROUP BY \"partition\")";
+                   FROM records WHERE stream = 'telemetry' AND topic NOT LIKE 'alerts/%' GROUP BY \"partition\")";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -109,6 +116,8 @@ fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
     .start()?;
     let mut screen = Screen::new();
     print_heading(&addresses, data_dir)?;
+    let http = Http::new(&url);
+    let mut firing = set_alert(&http).and_then(|()| firing_for(&http));
     let started = now();
     let mut before = (started, 0);
     let mut answer = Ok(Answer::default());
@@ -119,11 +128,12 @@ fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
         if turn % TURNS_PER_QUERY == 0 {
             // The fleet goes on, whatever a query ends in.
             answer = Answer::ask(&url, RECENT);
+            firing = firing_for(&http);
         }
         let seconds = before.0.elapsed().as_secs_f64();
         let rate = (counts.acked - before.1) as f64 / seconds.max(1e-3);
         before = (now(), counts.acked);
-        screen.show(&lines(&counts, rate, &answer, started))?;
+        screen.show(&lines(&counts, rate, &answer, &firing, started))?;
         if signalled || args.duration.is_some_and(|limit| started.elapsed() >= limit) {
             break;
         }
@@ -146,6 +156,19 @@ fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn set_alert(http: &Http) -> Result<()> {
+    let alert = json!({ "name": ALERT, "kind": "above", "table": "vibration", "column": "vibration_mm_s", "value": 2.1,
+        "devices": "motor-*" });
+    http.ask("PUT", &format!("alerts/{ALERT}"), Some(&alert)).map(drop)
+}
+
+/// For how many devices the alert fires.
+fn firing_for(http: &Http) -> Result<u64> {
+    let answer = http.ask("GET", "alerts", None)?;
+    let alert = answer["alerts"].as_array().and_then(|alerts| alerts.iter().find(|alert| alert["name"] == ALERT));
+    alert.and_then(|alert| alert["firing_count"].as_u64()).context("the alert is gone")
+}
+
 fn print_heading(addresses: &Addresses, data_dir: &Path) -> io::Result<()> {
     let mut out = output::stdout();
     let (mqtt, http) = (addresses.mqtt, addresses.http);
@@ -155,6 +178,7 @@ fn print_heading(addresses: &Addresses, data_dir: &Path) -> io::Result<()> {
     }
     writeln!(out, "Watch it from another terminal:")?;
     writeln!(out, "  mosquitto_sub -p {} -t '#' -v", mqtt.port())?;
+    writeln!(out, "  mosquitto_sub -p {} -t 'alerts/#'", mqtt.port())?;
     writeln!(out, "  floodplain sql --url http://{http} \"SELECT device, topic, payload FROM records LIMIT 5\"")?;
     writeln!(out, "Ctrl-C ends it.\n")
 }
@@ -183,7 +207,13 @@ impl Answer {
     }
 }
 
-fn lines(counts: &Counts, rate: f64, answer: &Result<Answer>, started: Instant) -> Vec<(&'static str, String)> {
+fn lines(
+    counts: &Counts,
+    rate: f64,
+    answer: &Result<Answer>,
+    firing: &Result<u64>,
+    started: Instant,
+) -> Vec<(&'static str, String)> {
     let (p50, p99) = (counts.latency_ms(0.5), counts.latency_ms(0.99));
     vec![
         ("running for", format!("{} s", started.elapsed().as_secs())),
@@ -201,6 +231,13 @@ fn lines(counts: &Counts, rate: f64, answer: &Result<Answer>, started: Instant) 
                     grouped(answer.devices),
                     answer.took.as_millis()
                 ),
+                Err(error) => format!("{error:#}"),
+            },
+        ),
+        (
+            "alert worn-bearing",
+            match firing {
+                Ok(count) => format!("fires for {count} motors"),
                 Err(error) => format!("{error:#}"),
             },
         ),

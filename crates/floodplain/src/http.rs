@@ -55,6 +55,11 @@ impl FromStr for Hidden {
 }
 
 impl ServerArgs {
+    /// Whether the password comes from standard input.
+    pub(crate) fn reads_stdin(&self) -> bool {
+        self.login_password_file.as_deref() == Some(Path::new("-"))
+    }
+
     pub(crate) fn open(&self) -> Result<Http> {
         let url = match &self.url {
             Some(url) => url.trim_end_matches('/').to_owned(),

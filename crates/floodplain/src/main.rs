@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments (`Args`) and a `run` that takes them. Results go to
 //! standard output, logs to standard error; the exit code is 0 for done, 1 for failed, 2 for misuse.
 
+mod alert;
 mod bench_ingest;
 mod bench_mqtt;
 mod bindings;
@@ -59,6 +60,9 @@ enum Command {
     /// List, make and remove API tokens of a running server
     #[command(subcommand)]
     Token(users::TokenCommand),
+    /// List, set and remove alerts of a running server
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
     /// List, set, remove and test bindings: which messages become rows of which table
     #[command(subcommand)]
     Binding(bindings::BindingCommand),
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::User(command) => users::run_user(command),
         Command::Token(command) => users::run_token(command),
+        Command::Alert(command) => alert::run(command),
         Command::Binding(command) => bindings::run_binding(command),
         Command::Replay(args) => bindings::run_replay(args),
         Command::Dlq(command) => bindings::run_dlq(command),

@@ -1,23 +1,30 @@
 //! `floodplain sql`: a query over HTTP, its rows on standard output.
 
+mod interactive;
+mod line;
+mod terminal;
+mod words;
+
 use crate::{
     http::{Http, ServerArgs},
     output::{self, write_table},
 };
 use anyhow::{Context as _, Result, bail};
+use clap::CommandFactory as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt,
-    io::{self, Read, Write},
+    io::{self, IsTerminal as _, Read, Write},
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// One SELECT, EXPLAIN, SHOW or DESCRIBE; `-` reads it from standard input
-    query: String,
+    /// One SELECT, EXPLAIN, SHOW or DESCRIBE; `-` reads it from standard input. Without one, in a terminal, queries are asked
+    /// for: `\?` tells how
+    query: Option<String>,
     /// How to print the rows
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     output: Form,
@@ -37,8 +44,15 @@ enum Form {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let Some(query) = &args.query else {
+        if io::stdin().is_terminal() {
+            return interactive::run(&args.server);
+        }
+        let message = "a query is missing: standard input is no terminal; `-` reads one query from it";
+        crate::Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
+    };
     let http = args.server.open()?;
-    let query = match args.query.as_str() {
+    let query = match query.as_str() {
         "-" => io::read_to_string(io::stdin()).context("cannot read the query from standard input")?,
         query => query.to_owned(),
     };

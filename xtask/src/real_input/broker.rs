@@ -75,6 +75,28 @@ impl Broker {
         }
     }
 
+    /// Runs one of our commands that ask the server.
+    pub(super) fn floodplain(&self, args: &[&str]) -> Result<()> {
+        let url = format!("http://{}", self.addresses[1]);
+        let output = floodplain().args(args).args(["--url", &url]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`floodplain {}` ended with {}: {said}", args.join(" "), output.status);
+        Ok(())
+    }
+
+    /// What `psql` prints of a query: CSV with a header.
+    pub(super) fn psql(&self, query: &str) -> Result<String> {
+        let (host, port) = self.addresses[2].rsplit_once(':').context("an address has a port")?;
+        let output = Command::new("psql")
+            .args(["--no-psqlrc", "--csv", "--host", host, "--port", port, "--username", "anna", "--command", query])
+            .arg("floodplain")
+            .env("PGTZ", "UTC")
+            .output()
+            .context("start psql")?;
+        ensure!(output.status.success(), "psql ended with {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// All records of the test as SQL has them, in the order of the log.
     pub(super) fn rows(&self) -> Result<Vec<LogRow>> {
         let query = "SELECT topic, json_get_int(payload, 'n') AS n, json_get_str(payload, 'timestamp') AS timestamp, \

@@ -90,6 +90,7 @@ impl Server {
             sql: sql.clone(),
             messages,
             tables: None,
+            alerts: None,
             node,
             registry: registry.clone(),
             metrics,

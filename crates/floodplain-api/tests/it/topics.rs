@@ -118,6 +118,14 @@ async fn topics_are_a_tree_and_can_be_searched() {
     let level = answer("?prefix=a/x&limit=1&after=1").await;
     assert_eq!((names(&level), level["next"].is_null()), (vec![r#""a/x/2" 1 0"#.to_owned()], true));
     assert_eq!(names(&answer("?search=x/2").await), [r#""a/x/2" 1 0"#]);
+    // The first level may be empty, and is not the root.
+    assert_eq!(publish(&server, "%2Fhome/kitchen", "6").await.status, 200);
+    let empty = async {
+        while names(&answer("?prefix=").await) != [r#""/home" 1 1"#] {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(crate::events::PATIENCE, empty).await.expect("what is below the empty level");
     // What comes later is counted, too.
     assert_eq!(publish(&server, "b", "5").await.status, 200);
     let counted = async {

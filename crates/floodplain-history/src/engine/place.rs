@@ -7,6 +7,7 @@ use crate::{
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
     letters,
+    observe::Observed,
     route::{MESSAGES, RESERVED, TABLE_BYTES_MAX},
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
@@ -241,6 +242,12 @@ impl Engine {
         let ready = Ready { table, device, time, is_alone: assignment.must_append(), row: number };
         let is_placed = self.buffer(found, &ready, &schema, &cells, assignment.rest());
         placing.rows += u64::from(is_placed);
+        // What is decoded again is no news.
+        if let Some(observer) = self.config.observer.as_ref().filter(|_| !found.is_again) {
+            let Found { position, message, received, source, .. } = found;
+            let partition = self.sources[source].partition.index;
+            observer.row(&Observed { topic: message.topic, partition, position, number, received, time, row });
+        }
     }
 
     /// Keeps a message as it came, with the reason if it was refused.

@@ -8,5 +8,6 @@ mod engine_faults;
 mod files;
 mod merging;
 mod model;
+mod observing;
 mod owner;
 mod scans;

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use std::{path::Path, process::Output};
 use ureq::http::{Request, Response};
 
-const PASSWORD: &str = "a password of anna";
+pub(crate) const PASSWORD: &str = "a password of anna";
 
 /// The link of the last start.
-fn setup_link(server: &Server) -> String {
+pub(crate) fn setup_link(server: &Server) -> String {
     poll("setup link", || {
         let logged = server.logged();
         let (_, rest) = logged.rsplit_once("link=")?;
@@ -18,7 +18,13 @@ fn setup_link(server: &Server) -> String {
     })
 }
 
-fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Response<ureq::Body> {
+pub(crate) fn send(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &Value,
+) -> Response<ureq::Body> {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
     let mut request = Request::builder().method(method).uri(format!("http://{}{path}", server.http));
     for (name, value) in headers {

@@ -1,6 +1,9 @@
 //! Configuration, exit codes, completions, doctor.
 
-use crate::process::{floodplain, run, stderr, stdout};
+use crate::{
+    process::{Server, floodplain, python, run, stderr, stdout},
+    serve::Mqtt,
+};
 use std::path::Path;
 
 /// Value and origin of `log.retention`... of any key, as `config show` prints them.
@@ -180,4 +183,20 @@ fn doctor_measures_the_sync_of_the_data_folder() {
     let failed = findings.iter().any(|finding| finding["verdict"] == "failed");
     assert_eq!(output.status.code(), Some(i32::from(failed)));
     assert_eq!(std::fs::read_dir(folder.path().join("data")).unwrap().count(), 0, "doctor leaves nothing behind");
+}
+
+#[test]
+fn queries_are_asked_for_in_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut mqtt = Mqtt::connect(server.mqtt, "truck-1");
+    for n in 1..=5 {
+        mqtt.publish("devices/truck-1/engine", &format!(r#"{{"rpm": {n}.5}}"#));
+    }
+    let home = folder.path().to_str().unwrap();
+    python("terminal_cases.py", &[env!("CARGO_BIN_EXE_floodplain"), &format!("http://{}", server.http), home]);
+    // Without a terminal there is nobody to ask.
+    let output = run(folder.path(), &["sql"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("a query is missing"), "{}", stderr(&output));
 }

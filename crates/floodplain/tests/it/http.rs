@@ -160,6 +160,17 @@ fn the_client_of_influxdb_writes() {
 }
 
 #[test]
+fn pyarrow_reads_results() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("floodplain.toml"), "sql.rows_max = 30000\n").unwrap();
+    let server = Server::start(folder.path());
+    for (n, lamp) in [(1, r#","lamp":false"#), (2, r#","lamp":true"#), (3, "")] {
+        publish(&server, "devices/truck-1/engine", &format!(r#"{{"ts":"2026-01-01T00:00:0{n}Z","rpm":{n}.5{lamp}}}"#));
+    }
+    python("arrow_cases.py", &[&format!("http://{}", server.http)]);
+}
+
+#[test]
 fn the_overview_and_the_tables_say_what_happened() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
@@ -203,7 +214,7 @@ fn the_overview_and_the_tables_say_what_happened() {
     {
         assert!(columns.iter().any(|found| found == column), "{column}: {columns:?}");
     }
-    for path in ["/api/v1/devices", "/api/v1/alerts"] {
+    for path in ["/api/v1/devices", "/api/v1/bindings"] {
         let (status, body) = server.get(path);
         assert!(status == 501 && body.contains("not_built"), "{path}: {status} {body}");
     }

@@ -6,6 +6,7 @@ mod postgres;
 mod process;
 
 mod access;
+mod alerts;
 mod bindings;
 mod cli;
 mod console;

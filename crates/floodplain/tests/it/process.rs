@@ -127,14 +127,29 @@ impl Server {
     }
 }
 
-/// A script of ours in `tests/it`, run by the Python of the test tools; what it prints.
-pub(crate) fn python(script: &str, args: &[&str]) -> String {
+/// Where `cargo xtask tools` has put what is not of the system.
+pub(crate) fn tools() -> PathBuf {
     let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools"));
-    let python = tools.or_else(home).map(|tools| tools.join("venv/bin/python"));
-    let python = python.filter(|python| python.is_file()).expect("python is missing: run cargo xtask tools");
+    tools.or_else(home).expect("HOME or FLOODPLAIN_TEST_TOOLS is set")
+}
+
+/// A script of ours in `tests/it`, run by the Python of the test tools; what it prints.
+pub(crate) fn python(script: &str, args: &[&str]) -> String {
+    let python = tools().join("venv/bin/python");
+    assert!(python.is_file(), "python is missing: run cargo xtask tools");
+    script_output(Command::new("timeout").arg("240").arg(python), script, args)
+}
+
+/// A class of ours in `tests/it`, run by Java with the jars in `<jars>/lib` of the test tools; what it prints.
+pub(crate) fn java(script: &str, jars: &str, args: &[&str]) -> String {
+    let class_path = tools().join(jars).join("lib/*");
+    script_output(Command::new("timeout").args(["240", "java", "-cp"]).arg(class_path), script, args)
+}
+
+fn script_output(command: &mut Command, script: &str, args: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(script);
-    let output = Command::new("timeout").arg("240").arg(python).arg(script).args(args).output().unwrap();
+    let output = command.arg(script).args(args).output().unwrap();
     assert!(output.status.success(), "{}\n{}\n{}", output.status, stdout(&output), stderr(&output));
     stdout(&output)
 }

@@ -1,0 +1,141 @@
+"""What Grafana's PostgreSQL data source sends, as its sources and the documentation of its macros have it."""
+
+import datetime
+import sys
+
+import psycopg
+
+SEARCH_PATH = """
+          quote_ident(table_schema) IN (
+          SELECT
+            CASE WHEN trim(s[i]) = '"$user"' THEN user ELSE trim(s[i]) END
+          FROM
+            generate_series(
+              array_lower(string_to_array(current_setting('search_path'),','),1),
+              array_upper(string_to_array(current_setting('search_path'),','),1)
+            ) as i,
+            string_to_array(current_setting('search_path'),',') s
+          )"""
+SYSTEM = """('information_schema', 'pg_catalog', '_timescaledb_cache', '_timescaledb_catalog', '_timescaledb_internal',
+    '_timescaledb_config', 'timescaledb_information', 'timescaledb_experimental')"""
+TABLES = [("dlq",), ("engine",), ("records",), ("streams",), ("tables",)]
+COLUMNS = [
+    ("device", "text"),
+    ("gear", "text"),
+    ("lamp", "boolean"),
+    ("rpm", "double precision"),
+    ("time", "timestamp with time zone"),
+]
+
+
+def minute(n, second=0):
+    return datetime.datetime(2026, 1, 1, 0, n, second, tzinfo=datetime.timezone.utc)
+
+
+RANGE = "time BETWEEN '2026-01-01T00:00:02Z' AND '2026-01-01T00:00:59.999Z'"
+QUERIES = {
+    "health check": ("-- ping", None),
+    "server version": ("SELECT current_setting('server_version_num')::int/100 as version", [(1600,)]),
+    "TimescaleDB": ("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'", []),
+    "schemas": (
+        f'SELECT schema_name AS "name" FROM information_schema.schemata WHERE schema_name NOT IN {SYSTEM} ORDER BY schema_name',
+        [("public",)],
+    ),
+    "tables of a schema": (
+        """SELECT quote_ident(table_name) AS "table" FROM information_schema.tables
+           WHERE quote_ident(table_schema) = 'public' ORDER BY 1""",
+        TABLES,
+    ),
+    "tables": (
+        f"""SELECT
+    CASE WHEN {SEARCH_PATH}
+      THEN quote_ident(table_name)
+      ELSE quote_ident(table_schema) || '.' || quote_ident(table_name)
+    END AS "table"
+    FROM information_schema.tables
+    WHERE quote_ident(table_schema) NOT IN {SYSTEM}
+    ORDER BY CASE WHEN {SEARCH_PATH} THEN 0 ELSE 1 END, 1""",
+        TABLES,
+    ),
+    "tables, before version 9.3 of Grafana": (
+        f"""select quote_ident(table_name) as "table" from information_schema.tables
+    where quote_ident(table_schema) not in {SYSTEM}
+      and table_type = 'BASE TABLE' and {SEARCH_PATH} order by 1""",
+        TABLES[1:],
+    ),
+    "columns": (
+        f"""SELECT quote_ident(column_name) AS "column", data_type AS "type"
+    FROM information_schema.columns
+    WHERE
+      CASE WHEN array_length(parse_ident('engine'),1) = 2
+        THEN quote_ident(table_schema) = (parse_ident('engine'))[1]
+          AND quote_ident(table_name) = (parse_ident('engine'))[2]
+        ELSE quote_ident(table_name) = 'engine'
+          AND {SEARCH_PATH}
+      END""",
+        COLUMNS,
+    ),
+    "columns of a table with its schema": (
+        f"""SELECT quote_ident(column_name) AS "column", data_type AS "type"
+    FROM information_schema.columns
+    WHERE
+      CASE WHEN array_length(parse_ident('public.engine'),1) = 2
+        THEN quote_ident(table_schema) = (parse_ident('public.engine'))[1]
+          AND quote_ident(table_name) = (parse_ident('public.engine'))[2]
+        ELSE quote_ident(table_name) = 'public.engine'
+          AND {SEARCH_PATH}
+      END""",
+        COLUMNS,
+    ),
+    "$__timeFilter": (f"SELECT time, rpm FROM engine WHERE {RANGE} AND device = 'truck-0' ORDER BY 1",
+                      [(minute(0, 2), 2.5), (minute(0, 4), 4.5)]),
+    "$__time, and the format of a time series": (
+        f'SELECT time AS "time", device AS metric, rpm FROM engine WHERE {RANGE} AND rpm > 4.6 ORDER BY time',
+        [(minute(0, 5), "truck-1", 5.5)],
+    ),
+    "$__timeGroup": (
+        f"""SELECT floor(extract(epoch from time)/60)*60 AS "time", avg(rpm) FROM engine
+            WHERE {RANGE} GROUP BY 1 ORDER BY 1""",
+        [(1767225600.0, 4.0)],
+    ),
+    "$__timeGroup with TimescaleDB": (
+        f"""SELECT time_bucket('60.000s',time) AS "time", avg(rpm) FROM engine WHERE {RANGE} GROUP BY 1 ORDER BY 1""",
+        [(minute(0), 4.0)],
+    ),
+    "$__timeEpoch": (
+        'SELECT extract(epoch from time) as "time", rpm FROM engine WHERE rpm < 2 ORDER BY 1', [(1767225601.0, 1.5)]),
+    "$__timeFrom and $__timeTo": (
+        "SELECT count(*) FROM engine WHERE time >= '2026-01-01T00:00:02Z' AND time < '2026-01-01T00:00:04Z'", [(2,)]),
+    "$__unixEpochFilter": (
+        "SELECT count(*) FROM engine WHERE extract(epoch from time) >= 1767225602 AND extract(epoch from time) <= 1767225603",
+        [(2,)],
+    ),
+    "$__unixEpochGroup": (
+        'SELECT floor((extract(epoch from time))/2)*2 AS "time", count(*) FROM engine GROUP BY 1 ORDER BY 1',
+        [(1767225600.0, 1), (1767225602.0, 2), (1767225604.0, 2)],
+    ),
+    "date_trunc": (
+        f"""SELECT date_trunc('minute', time) AS "time", max(rpm) FROM engine WHERE {RANGE} GROUP BY 1""",
+        [(minute(0), 5.5)],
+    ),
+    "a variable": (
+        "SELECT DISTINCT device::text AS \"__text\" FROM engine WHERE device::text IN ('truck-0','truck-1') ORDER BY 1 LIMIT 100",
+        [("truck-0",), ("truck-1",)],
+    ),
+}
+
+with psycopg.connect(sys.argv[1], autocommit=True) as db:
+    for name, (query, expected) in QUERIES.items():
+        for prepare in (False, True):
+            try:
+                cursor = db.execute(query, prepare=prepare)
+            except psycopg.Error as error:
+                raise AssertionError(f"{name}: {error}") from error
+            if expected is None:
+                assert cursor.description is None, name
+                continue
+            rows = cursor.fetchall()
+            if "columns" in name:
+                rows = sorted(row for row in rows if not row[0].startswith(("_", '"_')))
+            assert rows == expected, (name, rows)
+print("all good")
