@@ -330,6 +330,31 @@ impl Registry {
         self.inner.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether this caller could still come in: the user is there, the token is there and has not expired, or there is
+    /// still no user at all. For what goes on long after it was let in.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub async fn knows(&self, caller: &Caller) -> Result<bool, Error> {
+        let found: i64 = match (&caller.user, &caller.token) {
+            (Some(user), _) => {
+                sqlx::query_scalar("SELECT count(*) FROM users WHERE name = $1")
+                    .bind(user)
+                    .fetch_one(self.pool())
+                    .await?
+            }
+            (None, Some(token)) => {
+                sqlx::query_scalar("SELECT count(*) FROM tokens WHERE id = $1 AND (expires IS NULL OR expires > $2)")
+                    .bind(token)
+                    .bind(self.now().as_millis())
+                    .fetch_one(self.pool())
+                    .await?
+            }
+            (None, None) => return Ok(!self.is_claimed()),
+        };
+        Ok(found > 0)
+    }
+
     /// Counts failed logins, whatever protocol they come by.
     #[must_use]
     pub fn throttle(&self) -> &Throttle {
