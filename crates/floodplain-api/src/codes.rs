@@ -287,7 +287,7 @@ pub static CODES: &[Code] = &[
         status: 406,
         title: "unknown format",
         meaning: "The Accept header names only formats that are not written here.",
-        remedy: "Accept application/json or text/csv.",
+        remedy: "Accept application/json, text/csv or, for SQL, application/vnd.apache.arrow.stream.",
     },
     Code {
         code: "not_built",

@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use floodplain_access::Caller;
+use floodplain_history::bindings::BUILTIN;
 use floodplain_log::{Disk, Partition};
 use floodplain_types::{Class, Position, Timestamp};
 use serde::Deserialize;
@@ -140,7 +141,9 @@ pub(crate) async fn tables(State(api): State<Arc<Api>>) -> Result<Response, Prob
         return Err(Problem::of("not_built", detail));
     };
     let time = |us: i64| rfc3339(Timestamp(us.saturating_mul(1000)));
+    let bindings = tables.handle.bindings();
     let table = |table: floodplain_history::TableSummary| {
+        let binding = bindings.of_table(&table.table);
         let columns = table.columns.into_iter();
         let columns =
             columns.map(|column| json!({ "name": column.name, "type": column.data_type, "role": column.role }));
@@ -153,8 +156,8 @@ pub(crate) async fn tables(State(api): State<Arc<Api>>) -> Result<Response, Prob
             "from": table.times.map(|times| time(times.min_us)),
             "to": table.times.map(|times| time(times.max_us)),
             "overwritten_values": table.overwritten_values,
-            "retention": null,
-            "binding": "default",
+            "retention": binding.map_or(Value::Null, |binding| binding.to_json()["retention"].take()),
+            "binding": binding.map_or(BUILTIN, |binding| binding.name()),
         })
     };
     let tables: Vec<Value> = tables.handle.summaries().into_iter().map(table).collect();
@@ -231,7 +234,10 @@ impl Sampler {
             "rows_per_second": rate(rows),
             "messages_total": whole(received(&meters)),
             "dropped_total": whole(meters.sum("floodplain_broker_dropped_messages_total")),
-            "dlq_total": whole(meters.sum("floodplain_broker_undelivered_messages_total")),
+            "dlq_total": whole(
+                meters.sum("floodplain_broker_undelivered_messages_total")
+                    + meters.sum("floodplain_history_dead_letters_total"),
+            ),
             "sync": { "p50_ms": p50.map(|seconds| seconds * 1e3), "p99_ms": p99.map(|seconds| seconds * 1e3) },
             "decode_lag_ms": lag.as_millis() as u64,
             "disk": {

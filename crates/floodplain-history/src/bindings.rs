@@ -342,10 +342,16 @@ impl Bindings {
         self.list.iter().find_map(|binding| Some((&**binding, binding.target(message.topic, message.key)?)))
     }
 
-    /// How old rows of a table may become, by the bindings that name it: the longest counts.
+    /// The binding that names a table; of several the one whose rows may become the oldest.
+    #[must_use]
+    pub fn of_table(&self, table: &str) -> Option<&Arc<Binding>> {
+        let is_of = |binding: &&Arc<Binding>| matches!(&binding.wire.table, v1::Table::Name(name) if name == table);
+        self.list.iter().filter(is_of).max_by_key(|binding| binding.retention.unwrap_or_default())
+    }
+
+    /// How old rows of a table may become.
     pub(crate) fn retention(&self, table: &str) -> Option<Duration> {
-        let is_of = |binding: &&Arc<Binding>| binding.wire.table == v1::Table::Name(table.to_owned());
-        self.list.iter().filter(is_of).filter_map(|binding| binding.retention).max()
+        self.of_table(table).and_then(|binding| binding.retention)
     }
 
     /// The next document, with `binding` new or instead of the one of its name. The same if nothing changes.

@@ -374,8 +374,10 @@ impl Engine {
         for _ in 0..self.sources.len() {
             let at = self.turn % self.sources.len();
             self.turn = at + 1;
-            let Source { partition, position: from, ref name, .. } = self.sources[at];
-            if from >= self.log.watermark(partition) {
+            let Source { partition, position: from, ref name, seen_until, .. } = self.sources[at];
+            // What comes after a change was asked for at the start must not be decoded by the bindings of before.
+            let until = if let Some(Change::Bindings(..)) = self.change { Some(seen_until) } else { None };
+            if from >= self.log.watermark(partition) || until.is_some_and(|until| from >= until) {
                 continue;
             }
             let read = match self.log.read(partition, from, READ_BYTES) {
@@ -398,14 +400,15 @@ impl Engine {
                 };
                 for record in records.iter().map_while(Result::ok) {
                     let position = batch.position(&record);
-                    if position >= self.sources[at].position {
+                    if position >= self.sources[at].position && until.is_none_or(|until| position < until) {
                         self.place(at, batch, &record, position)?;
                         // What fails later does not place this record again.
                         self.sources[at].position = position.next();
                     }
                 }
             }
-            let next = self.sources[at].position.max(read.next);
+            let next = until.map_or(read.next, |until| read.next.min(until));
+            let next = self.sources[at].position.max(next);
             self.append_letters()?;
             self.advance(at, next);
             return Ok(true);

@@ -171,7 +171,7 @@ impl Server {
             limits,
         };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
-        tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
+        tasks.spawn(floodplain_postgres::serve(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
         drop(guard);
 

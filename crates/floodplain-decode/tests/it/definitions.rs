@@ -11,6 +11,7 @@ fn toml_and_json_say_the_same() {
             r#"{"decoder":"json","time":{"field":"at","unit":"ms"},"keys":["s"],"rows":"r","lists":["l"],"types":{"n":"int64"}}"#,
         ),
         ("decoder = \"number\"\ncolumn = \"temp\"", r#"{"decoder":"number","column":"temp"}"#),
+        ("decoder = \"text\"\ncolumn = \"note\"", r#"{"decoder":"text","column":"note"}"#),
         ("decoder = \"cbor\"", r#"{"decoder":"cbor"}"#),
         (
             "decoder = \"line-protocol\"\nprecision = \"s\"\ndevice_tag = \"host\"\nattributes = [\"fleet\"]",

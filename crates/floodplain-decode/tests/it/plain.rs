@@ -33,6 +33,16 @@ fn numbers_and_booleans() {
 }
 
 #[test]
+fn declared_texts_are_a_column_as_they_are() {
+    let text = r#"{"decoder":"text","column":"note"}"#;
+    for payload in ["on", " 20 °C\n", "", "{\"a\": 1}", "12"] {
+        check(text, payload, &[&format!("note={payload:?}")]);
+    }
+    check(r#"{"decoder":"text"}"#, "on", &["value=\"on\""]);
+    check(text, b"1\xFF", &["! decode 1: payload is not utf-8"]);
+}
+
+#[test]
 fn undeclared_texts_are_a_column_and_all_else_is_kept() {
     let auto = r#"{"decoder":"auto"}"#;
     for (payload, expected) in [

@@ -163,6 +163,48 @@ fn what_a_declared_decoder_refuses_is_a_letter_and_no_message() {
 }
 
 #[test]
+fn of_lines_only_the_bad_ones_are_a_letter() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    let lines = json!({ "filter": "lines/+", "device_level": 2, "table": { "name": "unused" },
+        "decoder": { "format": "line_protocol", "precision": "s" } });
+    put(&mut engine, "lines", lines).unwrap();
+    world.publish("lines/l1", b"cpu,core=a load=0.5 1700000000\ncpu load=\nmem used=1i 1700000000\nmem used");
+    for _ in 0..2 {
+        let mut engine = world.engine().unwrap();
+        run(&mut engine);
+        let handle = engine.handle();
+        assert_eq!(
+            (values(&handle, "cpu", "load"), values(&handle, "mem", "used")),
+            (vec!["0.5".into()], vec!["1".into()])
+        );
+        assert_eq!((rows(&handle, "cpu")[0]["device"].as_str(), rows(&handle, "messages").len()), ("l1", 0));
+        let found = letters(&world);
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0]["count"], &found[0]["line"], &found[0]["device"]), (&json!(2), &json!(2), &json!("l1")));
+    }
+}
+
+#[test]
+fn rows_of_a_table_by_name_go_when_they_are_as_old_as_its_binding_says() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    let mut kept = json_to("plant");
+    kept["retention"] = json!("1h");
+    put(&mut engine, "plants", kept).unwrap();
+    world.publish("plants/p1/temp", br#"{"ts": 1700000000, "v": 1}"#);
+    run(&mut engine);
+    engine.flush_all().unwrap();
+    world.clock.advance(Duration::from_secs(3000));
+    run(&mut engine);
+    assert_eq!(rows(&engine.handle(), "plant").len(), 1);
+    world.clock.advance(Duration::from_secs(3000));
+    run(&mut engine);
+    assert_eq!(rows(&engine.handle(), "plant").len(), 0);
+    assert_eq!(engine.handle().bindings().of_table("plant").unwrap().name(), "plants");
+}
+
+#[test]
 fn what_nothing_declares_is_no_letter() {
     let world = World::new();
     let mut engine = world.engine().unwrap();
@@ -188,10 +230,9 @@ fn the_bindings_of_the_configuration_are_taken_up_behind_what_was_decoded() {
     let binding = Binding::declare("plants", json_to("plant"), Origin::Config).unwrap();
     world.config.bindings = vec![Arc::new(binding)];
     let mut engine = world.engine().unwrap();
-    run(&mut engine);
-    assert_eq!(engine.handle().bindings().list().len(), 1);
     world.publish("plants/p1/temp", br#"{"v": 3}"#);
     run(&mut engine);
+    assert_eq!(engine.handle().bindings().list().len(), 1);
     assert_eq!(values(&engine.handle(), "plant", "v"), ["3"]);
     assert_eq!(rows(&engine.handle(), "messages").len(), 2);
     let read_only = BindingError::ReadOnly { name: "plants".to_owned(), origin: Origin::Config };
@@ -245,6 +286,26 @@ fn a_range_of_time_is_a_range_of_time() {
     put(&mut engine, "plants", json_to("plant")).unwrap();
     replay(&mut engine, Replay::Range { binding: None, from: Some(times[2]), to: Some(times[4]) }).unwrap();
     assert_eq!(values(&engine.handle(), "plant", "v"), ["2", "3"]);
+}
+
+#[test]
+fn a_replay_goes_on_while_messages_come() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    for n in 0..20 {
+        world.publish("plants/p1/temp", format!(r#"{{"v": {n}}}"#).as_bytes());
+    }
+    run(&mut engine);
+    put(&mut engine, "plants", json_to("plant")).unwrap();
+    begin_replay(&engine.handle());
+    let mut steps = 0;
+    while !engine.handle().jobs().list().iter().any(|job| job.state == JobState::Done) {
+        world.publish("plants/p2/temp", br#"{"v": -1}"#);
+        engine.step().unwrap();
+        steps += 1;
+        assert!(steps < 100, "live messages keep it from its end");
+    }
+    assert_eq!(rows(&engine.handle(), "plant").iter().filter(|row| row["device"] == "p1").count(), 20);
 }
 
 #[test]

@@ -1,11 +1,19 @@
 //! Bindings of a running server: by command, by HTTP, from the file; dead letters; decoding again.
 
 use crate::{
-    process::{Server, run, stderr, stdout},
+    process::{Server, poll, run, stderr, stdout},
     serve::Mqtt,
 };
 use serde_json::Value;
-use std::path::Path;
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 /// What a command prints; it must not fail.
 fn floodplain(folder: &Path, server: &Server, args: &[&str]) -> String {
@@ -229,4 +237,70 @@ fn bindings_of_the_file_are_taken_up_at_the_start() {
     Mqtt::connect(server.mqtt, "gateway").publish("roads/a7", &reading(2));
     assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM messages"), ["1"]);
     assert_eq!(rows(folder.path(), &server, "SELECT device, n FROM traffic"), ["a7,1"]);
+}
+
+/// Publishes readings from `next` on, which counts what was acknowledged, until the server is gone.
+fn publish_until_it_dies(server: SocketAddr, next: &AtomicU32) {
+    loop {
+        let body = reading(next.load(Ordering::SeqCst));
+        let publish = || -> std::io::Result<bool> {
+            let mut stream = TcpStream::connect(server)?;
+            let (host, length) = (server, body.len());
+            write!(
+                stream,
+                "POST /api/v1/topics/roads/a7 HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\n\r\n{body}"
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer.split(' ').nth(1) == Some("200"))
+        };
+        if !publish().unwrap_or(false) {
+            return;
+        }
+        next.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_while_its_bindings_change_has_each_message_in_one_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let next = Arc::new(AtomicU32::new(0));
+    for life in 0..5_u32 {
+        let mut server = Server::start(folder.path());
+        let (http, counter) = (server.http, next.clone());
+        let publisher = std::thread::spawn(move || publish_until_it_dies(http, &counter));
+        let url = format!("http://{http}");
+        let some_more = || {
+            let before = next.load(Ordering::SeqCst);
+            poll("more messages", || (next.load(Ordering::SeqCst) > before + 1).then_some(()));
+        };
+        for change in 0..=life + 1 {
+            some_more();
+            let table = format!("t{}", change % 2);
+            let args = ["binding", "set", "roads", "--filter", "roads/+", "--device-level", "2", "--table", &table];
+            let args = [&args[..], &["--key-column", "n", "--format", "json", "--url", &url]].concat();
+            let output = run(folder.path(), &args);
+            assert!(output.status.success(), "{}", stderr(&output));
+            some_more();
+        }
+        server.signal("KILL");
+        server.wait();
+        // The one that was under way may be there, and is not sent again.
+        publisher.join().unwrap();
+        next.fetch_add(1, Ordering::SeqCst);
+    }
+    let server = Server::start(folder.path());
+    let all =
+        "SELECT n FROM t0 UNION ALL SELECT n FROM t1 UNION ALL SELECT json_get_float(payload, 'n') AS n FROM messages";
+    let twice = format!("SELECT count(*) FROM (SELECT n FROM ({all}) GROUP BY n HAVING count(*) > 1)");
+    assert_eq!(rows(folder.path(), &server, &twice), ["0"]);
+    let missing = format!(
+        "SELECT count(*) FROM (SELECT DISTINCT json_get_float(payload, 'n') AS sent FROM records WHERE topic = 'roads/a7') \
+         WHERE sent NOT IN (SELECT n FROM ({all}))"
+    );
+    assert_eq!(rows(folder.path(), &server, &missing), ["0"]);
+    let count: u32 = rows(folder.path(), &server, &format!("SELECT count(*) FROM ({all})"))[0].parse().unwrap();
+    let next = next.load(Ordering::SeqCst);
+    assert!((next - 5..=next).contains(&count) && count > 20, "{count} of {next}");
 }

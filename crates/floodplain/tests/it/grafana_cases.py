@@ -18,7 +18,7 @@ SEARCH_PATH = """
           )"""
 SYSTEM = """('information_schema', 'pg_catalog', '_timescaledb_cache', '_timescaledb_catalog', '_timescaledb_internal',
     '_timescaledb_config', 'timescaledb_information', 'timescaledb_experimental')"""
-TABLES = [(name,) for name in "devices dlq engine events records sessions streams tables".split()]
+TABLES = [("dlq",), ("engine",), ("records",), ("streams",), ("tables",)]
 COLUMNS = [
     ("device", "text"),
     ("gear", "text"),
@@ -61,7 +61,7 @@ QUERIES = {
         f"""select quote_ident(table_name) as "table" from information_schema.tables
     where quote_ident(table_schema) not in {SYSTEM}
       and table_type = 'BASE TABLE' and {SEARCH_PATH} order by 1""",
-        [table for table in TABLES if table[0] not in ("devices", "dlq", "events", "sessions")],
+        TABLES[1:],
     ),
     "columns": (
         f"""SELECT quote_ident(column_name) AS "column", data_type AS "type"
@@ -135,6 +135,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as db:
                 assert cursor.description is None, name
                 continue
             rows = cursor.fetchall()
+            if "tables" in name:  # the server may have more of its own
+                rows = [row for row in rows if row in expected]
             if "columns" in name:
                 rows = sorted(row for row in rows if not row[0].startswith(("_", '"_')))
             assert rows == expected, (name, rows)
