@@ -55,6 +55,7 @@ pub(super) fn events(records: Arc<dyn TableProvider>, fleet: Arc<dyn Fleet>) -> 
 /// What a dead letter says, as far as it is told here: `docs/formats/dlq.md`.
 #[derive(Deserialize)]
 struct Letter {
+    kind: Option<String>,
     reason: Option<String>,
     count: Option<u64>,
     topic: Option<String>,
@@ -136,9 +137,12 @@ impl ScalarUDFImpl for Happenings {
 /// What a record of the dead-letter stream says, for people.
 #[must_use]
 pub fn letter_text(payload: &[u8]) -> String {
-    let Ok(Letter { reason, count, topic }) = serde_json::from_slice(payload) else {
+    let Ok(Letter { kind, reason, count, topic }) = serde_json::from_slice(payload) else {
         return "the letter cannot be read".to_owned();
     };
+    if kind.as_deref() == Some("replayed") {
+        return "a message that was refused has been decoded after all".to_owned();
+    }
     let mut detail = reason.unwrap_or_else(|| "no reason is given".to_owned());
     if let Some(topic) = topic {
         detail.push_str(&format!(", topic {topic}"));
@@ -149,4 +153,25 @@ pub fn letter_text(payload: &[u8]) -> String {
         Some(count) => detail.push_str(&format!(", {count} messages")),
     }
     detail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_of_all_kinds_are_told() {
+        for (letter, told) in [
+            (
+                r#"{"session":"a","reason":"expired","stream":"telemetry","partition":3,"count":3}"#,
+                "expired, 3 messages",
+            ),
+            (r#"{"kind":"decode","reason":"not JSON","topic":"a/b"}"#, "not JSON, topic a/b"),
+            (r#"{"kind":"replayed","job":"r-1"}"#, "a message that was refused has been decoded after all"),
+            ("{}", "no reason is given"),
+            ("[", "the letter cannot be read"),
+        ] {
+            assert_eq!(letter_text(letter.as_bytes()), told, "{letter}");
+        }
+    }
 }
