@@ -23,8 +23,8 @@ export interface DeviceRow {
 }
 export interface Latest { table: string; columns: { name: string; type: string; time: string; value: unknown }[] }
 export interface Session {
-  client_id: string; lasting: boolean; expiry_seconds: number;
-  subscriptions: { filter: string; qos: number }[]; waiting: number;
+  client_id: string; lasting: boolean; expiry_seconds: number | null;
+  subscriptions: { filter: string; qos: number }[]; subscriptions_count?: number; waiting: number | null;
 }
 export interface Device extends DeviceRow { latest: Latest[]; session: Session | null }
 export interface DeviceEvent { time: string; kind: string; detail: string }

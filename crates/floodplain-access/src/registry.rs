@@ -21,7 +21,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,7 @@ struct Inner {
     throttle: Throttle,
     /// Whether a user exists. Once one does, one always does.
     claimed: AtomicBool,
+    epoch: AtomicU64,
     /// In memory only: it is of no use after this process.
     setup: Mutex<Option<Secret>>,
     /// See [`ScramVerifier::made_up`].
@@ -126,6 +127,7 @@ impl Registry {
             passwords: Passwords::new().await?,
             throttle: Throttle::default(),
             claimed: AtomicBool::new(users > 0),
+            epoch: AtomicU64::new(0),
             setup: Mutex::new(setup),
             scram_key,
         };
@@ -250,11 +252,15 @@ impl Registry {
                 Ok((Caller::user(name, role), stored))
             }
             _ => {
-                self.throttle().failed(user, address);
-                warn!(user = %name, %address, "a login failed");
+                self.note_failure(user, address);
                 Err(Error::LoginFailed)
             }
         }
+    }
+
+    fn note_failure(&self, user: &str, address: IpAddr) {
+        self.throttle().failed(user, address);
+        warn!(user = %user_name(user).unwrap_or_default(), %address, "a login failed");
     }
 
     async fn password_of(&self, name: &str) -> Result<Option<(String, Role)>, Error> {
@@ -265,7 +271,8 @@ impl Registry {
         row.map(|(password, role)| Ok((password, stored_role(&role)?))).transpose()
     }
 
-    /// What to check the proof of a PostgreSQL client against (RFC 5802). Ask [`Self::throttle`] before, and tell it after.
+    /// What to check the proof of a PostgreSQL client against (RFC 5802). Ask [`Self::may_prove`] before, and tell
+    /// [`Self::proven`] after.
     ///
     /// # Errors
     /// Failures of the database.
@@ -283,6 +290,69 @@ impl Registry {
         };
         let verifier = ScramVerifier::parse(&verifier).ok_or_else(|| damaged("a SCRAM verifier"))?;
         Ok(Scram { verifier, caller: Some(Caller::user(name.clone(), stored_role(&role)?)) })
+    }
+
+    /// Whether a proof of `user` from `address` may be checked now. Ask when the client comes and again when its proof is
+    /// there: others may have failed meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::SlowDown`].
+    pub fn may_prove(&self, user: &str, address: IpAddr) -> Result<(), Error> {
+        self.throttle().check(user, address).map_err(|retry_after| {
+            count("password", "throttled");
+            Error::SlowDown { retry_after }
+        })
+    }
+
+    /// Takes note of a proof that was right or wrong, as [`Self::login`] does of a password.
+    ///
+    /// # Cancel safety
+    /// A failure counts before the first await.
+    pub async fn proven(&self, user: &str, address: IpAddr, is_right: bool) {
+        if is_right {
+            count("password", "accepted");
+            let name = user_name(user).unwrap_or_default();
+            self.throttle().succeeded(&name);
+            users::note_login(self, &name).await;
+        } else {
+            count("password", "refused");
+            self.note_failure(user, address);
+        }
+    }
+
+    /// Changes with each change of who may come in by which password, before it is reported as done.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn next_epoch(&self) {
+        self.inner.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether this caller could still come in: the user is there, the token is there and has not expired, or there is
+    /// still no user at all. For what goes on long after it was let in.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub async fn knows(&self, caller: &Caller) -> Result<bool, Error> {
+        let found: i64 = match (&caller.user, &caller.token) {
+            (Some(user), _) => {
+                sqlx::query_scalar("SELECT count(*) FROM users WHERE name = $1")
+                    .bind(user)
+                    .fetch_one(self.pool())
+                    .await?
+            }
+            (None, Some(token)) => {
+                sqlx::query_scalar("SELECT count(*) FROM tokens WHERE id = $1 AND (expires IS NULL OR expires > $2)")
+                    .bind(token)
+                    .bind(self.now().as_millis())
+                    .fetch_one(self.pool())
+                    .await?
+            }
+            (None, None) => return Ok(!self.is_claimed()),
+        };
+        Ok(found > 0)
     }
 
     /// Counts failed logins, whatever protocol they come by.
@@ -311,6 +381,7 @@ impl Registry {
     fn claim(&self) {
         self.inner.claimed.store(true, Ordering::Release);
         *self.setup_secret() = None;
+        self.next_epoch();
     }
 
     fn setup_secret(&self) -> MutexGuard<'_, Option<Secret>> {

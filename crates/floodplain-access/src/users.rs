@@ -1,6 +1,11 @@
 //! Users: listed, added, changed, removed.
 
-use crate::{Caller, Error, Page, Registry, Role, name::user_name, password, registry::stored_role};
+use crate::{
+    Caller, Error, Page, Registry, Role,
+    name::user_name,
+    password::{self, Kept},
+    registry::stored_role,
+};
 use floodplain_types::Timestamp;
 use tracing::{debug, info};
 
@@ -92,15 +97,24 @@ impl Registry {
             Some(password) => Some(self.passwords().keep(password::accept(&name, password)?).await?),
             None => None,
         };
+        let (registry, role, logged_name) = (self.clone(), change.role, name.clone());
+        // In a task: the epoch must follow a commit, whatever becomes of the caller.
+        let write = async move { registry.write_change(name, role, kept).await };
+        tokio::spawn(write).await.map_err(|_| Error::Busy)??;
+        let role = change.role.map(Role::as_str);
+        info!(%by, user = %logged_name, role, password = change.password.is_some(), "a user was changed");
+        Ok(())
+    }
+
+    async fn write_change(&self, name: String, role: Option<Role>, kept: Option<Kept>) -> Result<(), Error> {
         // It starts with a write, so that what it reads stays true until the commit.
         let mut transaction = self.pool().begin().await?;
-        let role = change.role.map(Role::as_str);
         let changed = sqlx::query(
             "UPDATE users SET role = coalesce($2, role) WHERE name = $1 AND (role <> 'admin'
              OR coalesce($2, role) = 'admin' OR (SELECT count(*) FROM users WHERE role = 'admin') > 1)",
         )
         .bind(&name)
-        .bind(role)
+        .bind(role.map(Role::as_str))
         .execute(&mut *transaction)
         .await?;
         if changed.rows_affected() == 0 {
@@ -116,9 +130,10 @@ impl Registry {
                 .await?;
             sqlx::query("DELETE FROM sessions WHERE user_name = $1").bind(&name).execute(&mut *transaction).await?;
         }
-        transaction.commit().await?;
-        info!(%by, user = %name, role, password = change.password.is_some(), "a user was changed");
-        Ok(())
+        let committed = transaction.commit().await;
+        // Whatever became of it.
+        self.next_epoch();
+        Ok(committed?)
     }
 
     /// Removes a user with the user's sessions. API tokens that the user made stay.
@@ -127,13 +142,20 @@ impl Registry {
     /// [`Error::UserUnknown`], [`Error::LastAdmin`] and failures of the database.
     pub async fn remove_user(&self, by: &Caller, user: &str) -> Result<(), Error> {
         let name = user_name(user).map_err(|_| Error::UserUnknown { user: user.to_owned() })?;
-        let removed = sqlx::query(
-            "DELETE FROM users WHERE name = $1
-             AND (role <> 'admin' OR (SELECT count(*) FROM users WHERE role = 'admin') > 1)",
-        )
-        .bind(&name)
-        .execute(self.pool())
-        .await?;
+        let (registry, key) = (self.clone(), name.clone());
+        // In a task: as in `change_user`.
+        let removed = tokio::spawn(async move {
+            let removed = sqlx::query(
+                "DELETE FROM users WHERE name = $1
+                 AND (role <> 'admin' OR (SELECT count(*) FROM users WHERE role = 'admin') > 1)",
+            )
+            .bind(key)
+            .execute(registry.pool())
+            .await;
+            registry.next_epoch();
+            removed
+        });
+        let removed = removed.await.map_err(|_| Error::Busy)??;
         if removed.rows_affected() == 0 {
             return Err(self.why_not(name).await?);
         }

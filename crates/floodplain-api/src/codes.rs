@@ -129,6 +129,13 @@ pub static CODES: &[Code] = &[
         remedy: "Send ASCII.",
     },
     Code {
+        code: "device_unknown",
+        status: 404,
+        title: "there is no such device",
+        meaning: "No message of the device is in the log, and no client of that name was here within the last week.",
+        remedy: "`GET /api/v1/devices?search=` finds devices by a part of their names.",
+    },
+    Code {
         code: "disk_full",
         status: 503,
         title: "the disk is full",
@@ -280,7 +287,7 @@ pub static CODES: &[Code] = &[
         status: 406,
         title: "unknown format",
         meaning: "The Accept header names only formats that are not written here.",
-        remedy: "Accept application/json or text/csv.",
+        remedy: "Accept application/json, text/csv or, for SQL, application/vnd.apache.arrow.stream.",
     },
     Code {
         code: "not_built",
@@ -512,6 +519,13 @@ pub static CODES: &[Code] = &[
         title: "the request is not valid",
         meaning: "The topic name or filter is not as MQTT wants it, or beyond the limits.",
         remedy: "Percent-encode what a URL does not take; names have no wildcards.",
+    },
+    Code {
+        code: "unanswered",
+        status: 503,
+        title: "the server cannot tell yet",
+        meaning: "After a start the log is still being read, or the threads of MQTT did not answer in time.",
+        remedy: "Try again in a moment.",
     },
     Code {
         code: "unsupported_media_type",

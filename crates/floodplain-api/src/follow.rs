@@ -1,7 +1,9 @@
 //! `GET /api/v1/topics/{filter}?follow` and `GET /api/v1/subscribe`: messages as they are committed.
 
 use crate::{
+    messages::Messages,
     problem::Problem,
+    retained::{self, Retained, RetainedSource},
     router::{Api, Stop},
     tail::{Event, Follower},
     topics::fits,
@@ -17,15 +19,25 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
+use floodplain_access::{Caller, Registry};
+use floodplain_sql::Unanswered;
 use floodplain_types::validate_filter;
 use serde::Deserialize;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 /// How often a stream says something, so that a dead client is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Bytes of one message from a WebSocket client: a list of filters.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Retained messages of which a follower knows that it has had them, should they come once more; beyond that they do.
+const SENT_MAX: usize = 4096;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,10 +45,94 @@ pub(crate) struct FollowQuery {
     follow: Option<String>,
 }
 
-/// Server-sent events: `message` with one `MESSAGE`, `skipped` with how many the reader was too slow for.
+/// Whether whoever follows something may still do so: users and tokens can be removed meanwhile.
+pub(crate) struct Right {
+    registry: Registry,
+    caller: Caller,
+    checks: Interval,
+}
+
+impl Right {
+    pub(crate) fn new(api: &Api, caller: Caller) -> Self {
+        let every = api.limits.caller_check_every;
+        let mut checks = tokio::time::interval_at(Instant::now() + every, every);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { registry: api.registry.clone(), caller, checks }
+    }
+
+    /// Waits until it is to be checked again.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn due(&mut self) {
+        self.checks.tick().await;
+    }
+
+    /// A registry that does not answer takes nobody's right away.
+    pub(crate) async fn holds(&self) -> bool {
+        let known = self.registry.knows(&self.caller).await;
+        known.inspect_err(|error| tracing::warn!(%error, "it is not known who may follow")).unwrap_or(true)
+    }
+}
+
+/// Retained messages that a follower gets before what is committed from now on.
+struct Before {
+    messages: Messages,
+    source: Option<Arc<dyn RetainedSource>>,
+    /// Filters whose retained messages are due, and behind which topic.
+    due: VecDeque<(String, Option<String>)>,
+    ready: VecDeque<Retained>,
+    /// Places of those that may come once more as they were committed.
+    sent: HashSet<String>,
+}
+
+impl Before {
+    fn new(api: &Api, filters: impl IntoIterator<Item = String>) -> Self {
+        let due = filters.into_iter().map(|filter| (filter, None)).collect();
+        let (messages, source) = (api.messages.clone(), api.retained.clone());
+        Self { messages, source, due, ready: VecDeque::new(), sent: HashSet::new() }
+    }
+
+    fn is_due(&self) -> bool {
+        !self.due.is_empty() || !self.ready.is_empty()
+    }
+
+    /// The next one as JSON; `None` if there are no more.
+    async fn next(&mut self, follower: &Follower) -> Result<Option<String>, Unanswered> {
+        loop {
+            while let Some(retained) = self.ready.pop_front() {
+                let Some((partition, position, json)) = retained::to_json(&self.messages, &retained) else { continue };
+                if follower.is_new(partition, position) && self.sent.len() < SENT_MAX {
+                    self.sent.extend(place_of(&json).map(str::to_owned));
+                }
+                return Ok(Some(json));
+            }
+            let (Some(source), Some((filter, after))) = (&self.source, self.due.pop_front()) else { return Ok(None) };
+            let page = source.page(&filter, after.as_deref()).await?;
+            self.ready = page.messages.into();
+            if let Some(next) = page.next {
+                self.due.push_front((filter, Some(next)));
+            }
+        }
+    }
+
+    /// Whether this message, as JSON, was sent as a retained one.
+    fn has_sent(&mut self, json: &str) -> bool {
+        !self.sent.is_empty() && place_of(json).is_some_and(|place| self.sent.remove(place))
+    }
+}
+
+/// The position of a `MESSAGE`, which is its first member.
+fn place_of(json: &str) -> Option<&str> {
+    Some(json.strip_prefix(r#"{"position":""#)?.split_once('"')?.0)
+}
+
+/// Server-sent events: `message` with one `MESSAGE`, retained ones first; `skipped` with how many the reader was too slow
+/// for.
 pub(crate) async fn events(
     State(api): State<Arc<Api>>,
     Extension(Stop(stop)): Extension<Stop>,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<FollowQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -47,19 +143,56 @@ pub(crate) async fn events(
         return Err(Problem::of("follow_missing", detail));
     }
     check(&api, &filter)?;
-    let follower = follow(&api, vec![filter])?;
-    let next = move |(follower, stop): (Follower, CancellationToken)| async move {
-        let chunk = tokio::select! {
-            () = stop.cancelled() => return None,
-            event = follower.next() => encode(event),
-            () = tokio::time::sleep(HEARTBEAT) => Bytes::from_static(b": still here\n\n"),
-        };
-        Some((Ok::<_, Infallible>(chunk), (follower, stop)))
-    };
+    let follower = follow(&api, vec![filter.clone()])?;
+    let stream = Stream { follower, stop, right: Right::new(&api, caller), before: Before::new(&api, [filter]) };
     // The first bytes go out at once: who has them hears everything from then on.
     let first = futures::stream::iter([Ok(Bytes::from_static(b": follows\n\n"))]);
-    let events = futures::stream::unfold((follower, stop), next);
+    let events = futures::stream::unfold(stream, Stream::next);
     Ok(event_stream(Body::from_stream(futures::StreamExt::chain(first, events))))
+}
+
+struct Stream {
+    follower: Follower,
+    stop: CancellationToken,
+    right: Right,
+    before: Before,
+}
+
+impl Stream {
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        if self.before.is_due() {
+            match self.before.next(&self.follower).await {
+                Ok(Some(json)) => return Some((Ok(encode(Event::Message(json.into()))), self)),
+                Ok(None) => {}
+                Err(error) => {
+                    // Whoever comes again gets them; to go on without them would look as if there were none.
+                    tracing::warn!(%error, "a follower gets no retained messages");
+                    return None;
+                }
+            }
+        }
+        loop {
+            let chunk = tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = self.right.due() => {
+                    if !self.right.holds().await {
+                        return None;
+                    }
+                    continue;
+                }
+                event = self.follower.next() => {
+                    if let Event::Message(json) = &event
+                        && self.before.has_sent(json)
+                    {
+                        continue;
+                    }
+                    encode(event)
+                }
+                () = tokio::time::sleep(HEARTBEAT) => Bytes::from_static(b": still here\n\n"),
+            };
+            return Some((Ok(chunk), self));
+        }
+    }
 }
 
 /// An answer of server-sent events (WHATWG HTML §9.2).
@@ -106,28 +239,51 @@ enum Request {
 pub(crate) async fn subscribe(
     State(api): State<Arc<Api>>,
     Extension(Stop(stop)): Extension<Stop>,
+    Extension(caller): Extension<Caller>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let upgrade = upgrade.map_err(|error| Problem::of("websocket_needed", error.body_text()))?;
     let follower = follow(&api, Vec::new())?;
     let upgrade = upgrade.max_message_size(REQUEST_BYTES_MAX).max_frame_size(REQUEST_BYTES_MAX);
-    Ok(upgrade.on_upgrade(move |socket| serve(api, follower, socket, stop)))
+    let right = Right::new(&api, caller);
+    Ok(upgrade.on_upgrade(move |socket| serve(api, follower, right, socket, stop)))
 }
 
-async fn serve(api: Arc<Api>, follower: Follower, mut socket: WebSocket, stop: CancellationToken) {
+async fn serve(api: Arc<Api>, follower: Follower, mut right: Right, mut socket: WebSocket, stop: CancellationToken) {
+    let mut before = Before::new(&api, []);
     loop {
+        if before.is_due() && !stop.is_cancelled() {
+            let text = match before.next(&follower).await {
+                Ok(Some(json)) => format!("{{\"message\":{json}}}"),
+                Ok(None) => continue,
+                Err(error) => format!("{{\"error\":{}}}", Problem::from(error).to_json()),
+            };
+            if socket.send(Message::Text(text.into())).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let answer = tokio::select! {
             () = stop.cancelled() => {
                 let frame = CloseFrame { code: close_code::AWAY, reason: "the server is stopping".into() };
                 drop(socket.send(Message::Close(Some(frame))).await);
                 return;
             }
+            () = right.due() => {
+                if right.holds().await {
+                    continue;
+                }
+                let reason = "the user or token was removed".into();
+                drop(socket.send(Message::Close(Some(CloseFrame { code: close_code::POLICY, reason }))).await);
+                return;
+            }
             event = follower.next() => match event {
+                Event::Message(json) if before.has_sent(&json) => continue,
                 Event::Message(json) => format!("{{\"message\":{json}}}"),
                 Event::Skipped(count) => format!("{{\"skipped\":{{\"count\":{count}}}}}"),
             },
             asked = socket.recv() => match asked {
-                Some(Ok(Message::Text(text))) => match change(&api, &follower, &text) {
+                Some(Ok(Message::Text(text))) => match change(&api, &follower, &mut before, &text) {
                     Ok(answer) => answer,
                     Err(problem) => format!("{{\"error\":{}}}", problem.to_json()),
                 },
@@ -152,7 +308,7 @@ async fn serve(api: Arc<Api>, follower: Follower, mut socket: WebSocket, stop: C
 }
 
 /// All filters of a request, or none.
-fn change(api: &Api, follower: &Follower, text: &str) -> Result<String, Problem> {
+fn change(api: &Api, follower: &Follower, before: &mut Before, text: &str) -> Result<String, Problem> {
     let request = serde_json::from_str(text).map_err(|error| Problem::of("request_invalid", error.to_string()))?;
     match request {
         Request::Subscribe(filters) => {
@@ -160,6 +316,7 @@ fn change(api: &Api, follower: &Follower, text: &str) -> Result<String, Problem>
             let max = api.messages.limits().tail.filters_max;
             follower.filters(|followed| {
                 let mut next = followed.clone();
+                let new: Vec<_> = filters.iter().filter(|filter| !followed.contains(filter)).cloned().collect();
                 next.extend(filters);
                 next.sort_unstable();
                 next.dedup();
@@ -167,6 +324,7 @@ fn change(api: &Api, follower: &Follower, text: &str) -> Result<String, Problem>
                     return Err(Problem::of("filters_full", format!("{} filters, the limit is {max}", next.len())));
                 }
                 *followed = next;
+                before.due.extend(new.into_iter().map(|filter| (filter, None)));
                 Ok(serde_json::json!({ "subscribed": followed }).to_string())
             })
         }

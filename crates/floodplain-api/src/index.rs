@@ -2,7 +2,8 @@
 
 use crate::paging::rfc3339;
 use floodplain_log::MessageRef;
-use floodplain_types::Timestamp;
+use floodplain_sql::Traffic;
+use floodplain_types::{Position, Timestamp};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,17 +14,19 @@ use std::{
 const TOPICS_MAX: usize = 100_000;
 /// Bytes of the names of all topics and devices.
 const NAME_BYTES_MAX: usize = 32 << 20;
-/// Devices that are counted.
+/// Devices that are counted; messages of more are counted together, by a metric.
 const DEVICES_MAX: usize = 1_000_000;
 
 /// Counts what the log held when the index was first asked for, and all since.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     topics: BTreeMap<Box<str>, Entry>,
-    devices: BTreeSet<Box<str>>,
+    devices: BTreeMap<Box<str>, Traffic>,
     name_bytes: usize,
     unlisted: u64,
     is_complete: bool,
+    /// By partition: all before is counted, but for what is past while that is being read.
+    read: Vec<Position>,
 }
 
 #[derive(Debug, Default)]
@@ -67,9 +70,17 @@ impl Index {
     /// Counts a message. Messages come in any order of time.
     pub(crate) fn add(&mut self, message: &MessageRef<'_>, received: Timestamp) {
         let device = std::str::from_utf8(message.key).unwrap_or_default();
-        if !self.devices.contains(device) && self.devices.len() < DEVICES_MAX && self.has_room(device) {
+        if !self.devices.contains_key(device) && self.devices.len() < DEVICES_MAX && self.has_room(device) {
             self.name_bytes += device.len();
-            self.devices.insert(device.into());
+            self.devices.insert(device.into(), Traffic { first: received, last: received, ..Traffic::default() });
+        }
+        match self.devices.get_mut(device) {
+            Some(traffic) => {
+                traffic.messages += 1;
+                traffic.bytes += message.payload.len() as u64;
+                (traffic.first, traffic.last) = (traffic.first.min(received), traffic.last.max(received));
+            }
+            None => metrics::counter!("floodplain_http_uncounted_device_messages_total").increment(1),
         }
         if !self.topics.contains_key(message.topic) {
             if self.topics.len() >= TOPICS_MAX || !self.has_room(message.topic) {
@@ -95,6 +106,28 @@ impl Index {
 
     fn has_room(&self, name: &str) -> bool {
         self.name_bytes + name.len() <= NAME_BYTES_MAX
+    }
+
+    /// All up to these positions, by partition, has been counted.
+    pub(crate) fn read_to(&mut self, read: &[Position]) {
+        self.read.clear();
+        self.read.extend_from_slice(read);
+    }
+
+    /// Whether all before these positions, by partition, has been counted.
+    pub(crate) fn has_read(&self, to: &[Position]) -> bool {
+        self.is_complete && self.read.len() == to.len() && self.read.iter().zip(to).all(|(read, to)| read >= to)
+    }
+
+    /// The first `limit` devices behind `after`, by name.
+    pub(crate) fn devices_after(&self, after: Option<&str>, limit: usize) -> Vec<(String, Traffic)> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let found = self.devices.range::<str, _>(range).take(limit);
+        found.map(|(device, traffic)| (device.to_string(), *traffic)).collect()
+    }
+
+    pub(crate) fn device(&self, device: &str) -> Option<Traffic> {
+        self.devices.get(device).copied()
     }
 
     /// The past has been read.

@@ -8,6 +8,7 @@
 //! | `GET /api/v1/topics/{filter}?follow` | messages as they are committed: server-sent events |
 //! | `GET /api/v1/subscribe` | the same by WebSocket |
 //! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
+//! | `GET /api/v1/devices` | which devices there are, and below it what is known of one |
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
 //! | `/api/v1/alerts` | rules, who fires, and what a rule would say now |
@@ -41,7 +42,10 @@ mod login;
 mod tokens;
 mod users;
 
+mod devices;
 mod messages;
+mod recent;
+mod retained;
 mod sql;
 mod topics;
 
@@ -61,6 +65,7 @@ mod write;
 pub use codes::{CODES, Code, find as find_code};
 pub use messages::{DeviceOf, MessageLimits, Messages};
 pub use overview::Node;
+pub use retained::{Retained, RetainedPage, RetainedSource};
 pub use router::{Api, Limits, Readiness};
 pub use serve::serve;
 pub use tail::TailLimits;

@@ -7,6 +7,7 @@ use crate::{
 };
 use axum::http::{HeaderMap, header};
 use floodplain_log::{Append, Batch, BatchBuilder, Compression, Log, MessageRef, Outcome, Refusal, Stream};
+use floodplain_sql::{Traffic, Unanswered};
 use floodplain_types::{Class, Clock, DeviceId};
 use metrics::Counter;
 use std::{fmt, io, sync::Arc, time::Duration};
@@ -16,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(crate) const PUBLISHER: &str = "http";
 /// Bytes of bodies that all requests hold together; who comes when it is full is refused.
 const BODY_BYTES_MAX: usize = 64 << 20;
+/// How long a question about devices waits until all messages are counted.
+const COUNT_TIME_MAX: Duration = Duration::from_secs(5);
 /// One permit of the body budget.
 const PERMIT_BYTES: usize = 1 << 10;
 
@@ -109,8 +112,44 @@ impl Messages {
         &self.0.limits
     }
 
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.0.stream
+    }
+
     pub(crate) fn tail(&self) -> &Tail {
         &self.0.tail
+    }
+
+    /// Of the first `limit` devices behind `after`, by name, what the log holds of each: all that is committed now, and
+    /// at most a million devices.
+    ///
+    /// # Errors
+    /// [`Unanswered`] while the past of the log is still being read.
+    ///
+    /// # Cancel safety
+    /// Only asks.
+    pub async fn devices(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, Traffic)>, Unanswered> {
+        self.counted().await?;
+        Ok(self.tail().index(|index| index.devices_after(after, limit)))
+    }
+
+    /// What the log holds of one device.
+    ///
+    /// # Errors
+    /// As [`Self::devices`].
+    ///
+    /// # Cancel safety
+    /// Only asks.
+    pub async fn traffic(&self, device: &str) -> Result<Option<Traffic>, Unanswered> {
+        self.counted().await?;
+        Ok(self.tail().index(|index| index.device(device)))
+    }
+
+    async fn counted(&self) -> Result<(), Unanswered> {
+        if self.tail().caught_up(COUNT_TIME_MAX).await {
+            return Ok(());
+        }
+        Err(Unanswered("what the log holds is still being counted: try again in a moment".to_owned()))
     }
 
     pub(crate) fn log(&self) -> &Arc<dyn Log> {

@@ -4,7 +4,7 @@
 //! the process. What is not known is `null`.
 
 use crate::{
-    follow::event_stream,
+    follow::{Right, event_stream},
     paging::rfc3339,
     problem::Problem,
     router::{Api, Stop},
@@ -16,6 +16,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
+use floodplain_access::Caller;
 use floodplain_history::bindings::BUILTIN;
 use floodplain_log::{Disk, Partition};
 use floodplain_types::{Class, Position, Timestamp};
@@ -103,6 +104,7 @@ pub(crate) async fn get(
     State(api): State<Arc<Api>>,
     Extension(overview): Extension<Overview>,
     Extension(Stop(stop)): Extension<Stop>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<FollowQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
@@ -112,16 +114,24 @@ pub(crate) async fn get(
         return Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response());
     }
     samples.mark_changed();
-    let next = |(mut samples, stop): (watch::Receiver<Bytes>, CancellationToken)| async move {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            changed = samples.changed() => changed.ok()?,
+    let next = |(mut samples, stop, mut right): (watch::Receiver<Bytes>, CancellationToken, Right)| async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = right.due() => if !right.holds().await {
+                    return None;
+                },
+                changed = samples.changed() => {
+                    changed.ok()?;
+                    break;
+                }
+            }
         }
         let sample = samples.borrow_and_update().clone();
         let event = Bytes::from([b"data: ", &sample[..], b"\n\n"].concat());
-        Some((Ok::<_, Infallible>(event), (samples, stop)))
+        Some((Ok::<_, Infallible>(event), (samples, stop, right)))
     };
-    Ok(event_stream(Body::from_stream(futures::stream::unfold((samples, stop), next))))
+    Ok(event_stream(Body::from_stream(futures::stream::unfold((samples, stop, Right::new(&api, caller)), next))))
 }
 
 /// `GET /api/v1/tables`.
@@ -215,10 +225,10 @@ impl Sampler {
             "workers": node.workers,
             "ack": { "class": node.ack_class.as_str(), "says": says },
             "connections": whole(meters.sum("floodplain_broker_connections_count")),
-            "sessions": null,
+            "sessions": whole(meters.sum("floodplain_broker_sessions_count")),
             "devices": counts.map(|(_, devices)| devices),
             "topics": counts.map(|(topics, _)| topics),
-            "subscriptions": null,
+            "subscriptions": whole(meters.sum("floodplain_broker_subscriptions_count")),
             "in": { "messages_per_second": rate(received), "bytes_per_second": rate(received_bytes) },
             "out": { "messages_per_second": rate(delivered), "bytes_per_second": rate(delivered_bytes) },
             "rows_per_second": rate(rows),

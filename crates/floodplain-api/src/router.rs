@@ -1,11 +1,12 @@
 //! Which path leads where.
 
 use crate::{
-    access, alerts, bindings, console, dlq, follow, influx, login,
+    access, alerts, bindings, console, devices, dlq, follow, influx, login,
     messages::Messages,
     origin,
     overview::{self, Node, Overview},
     problem::Problem,
+    retained::RetainedSource,
     sql, tokens, topics, users, write,
 };
 use axum::{
@@ -17,7 +18,7 @@ use axum::{
     routing::{any, get, post},
 };
 use floodplain_access::Registry;
-use floodplain_sql::{Sql, Tables};
+use floodplain_sql::{Fleet, Sql, Tables};
 use floodplain_streams::Alerts;
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -48,12 +49,20 @@ pub struct Limits {
     pub body_time_max: Duration,
     /// How long a client may take nothing of its answer; then the connection ends, and its query.
     pub stall_time_max: Duration,
+    /// How often it is looked whether somebody who follows something may still do so.
+    pub caller_check_every: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let time = Duration::from_secs(30);
-        Self { connections_max: 512, head_time_max: time, body_time_max: time, stall_time_max: time }
+        Self {
+            connections_max: 512,
+            head_time_max: time,
+            body_time_max: time,
+            stall_time_max: time,
+            caller_check_every: Duration::from_secs(5),
+        }
     }
 }
 
@@ -63,6 +72,10 @@ pub struct Api {
     pub sql: Sql,
     pub messages: Messages,
     pub tables: Option<Tables>,
+    /// Knows devices and their sessions.
+    pub fleet: Option<Arc<dyn Fleet>>,
+    /// Knows what is retained; without it followers begin with what is committed.
+    pub retained: Option<Arc<dyn RetainedSource>>,
     pub alerts: Option<Alerts>,
     pub node: Node,
     /// Knows who may come in.
@@ -80,7 +93,7 @@ impl fmt::Debug for Api {
 }
 
 /// Parts of `ui/api.md` that are planned, so that the console can say so.
-const NOT_BUILT: [&str; 3] = ["/api/v1/tables/{table}", "/api/v1/devices", "/api/v1/devices/{*device}"];
+const NOT_BUILT: [&str; 1] = ["/api/v1/tables/{table}"];
 
 /// Ends answers that have no end of their own.
 #[derive(Debug, Clone)]
@@ -94,6 +107,7 @@ pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
         .merge(login::routes())
         .merge(users::routes())
         .merge(tokens::routes())
+        .merge(devices::routes())
         .merge(alerts::routes())
         .merge(bindings::routes())
         .merge(dlq::routes())

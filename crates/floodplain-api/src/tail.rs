@@ -71,6 +71,8 @@ struct Shared {
     followers: Mutex<Vec<Arc<Shelf>>>,
     index: Mutex<Index>,
     index_wanted: AtomicBool,
+    /// Rung when the index has got further.
+    indexed: Notify,
     stop: AtomicBool,
     followers_meter: Gauge,
     skipped_meter: Counter,
@@ -114,6 +116,7 @@ impl Tail {
             followers: Mutex::default(),
             index: Mutex::default(),
             index_wanted: AtomicBool::new(false),
+            indexed: Notify::new(),
             stop: AtomicBool::new(false),
             followers_meter: metrics::gauge!("floodplain_http_followers_count"),
             skipped_meter: metrics::counter!("floodplain_http_skipped_messages_total"),
@@ -151,6 +154,26 @@ impl Tail {
         Some(Follower { shelf, shared: self.shared.clone() })
     }
 
+    /// Waits until the index holds all that is committed now; false if that takes longer than `limit`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn caught_up(&self, limit: Duration) -> bool {
+        let Shared { log, stream, indexed, .. } = &*self.shared;
+        let ends: Vec<_> = (0..stream.partitions).map(|index| log.watermark(stream.partition(index))).collect();
+        let caught_up = async {
+            loop {
+                let mut more = std::pin::pin!(indexed.notified());
+                more.as_mut().enable();
+                if self.index(|index| index.has_read(&ends)) {
+                    return;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(limit, caught_up).await.is_ok()
+    }
+
     /// Asks the index of topics, which begins to read the log at the first call. Blocks for a moment.
     pub(crate) fn index<T>(&self, ask: impl FnOnce(&Index) -> T) -> T {
         if !self.shared.index_wanted.swap(true, Ordering::Relaxed) {
@@ -177,6 +200,11 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
+    /// Whether a message at this place may still come.
+    pub(crate) fn is_new(&self, partition: u32, position: Position) -> bool {
+        self.shelf.from.get(partition as usize).is_some_and(|from| position >= *from)
+    }
+
     /// Changes what is followed; the rest of what waits is still given.
     pub(crate) fn filters<T>(&self, change: impl FnOnce(&mut Vec<String>) -> T) -> T {
         change(&mut lock(&self.shelf.filters))
@@ -277,7 +305,11 @@ impl Reader {
 
     fn run(mut self, wakes: &Receiver<()>) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            match self.step() {
+            let step = self.step();
+            if self.indexes {
+                self.shared.indexed.notify_waiters();
+            }
+            match step {
                 Ok(true) => {}
                 // Ends when nobody can wake it any more.
                 Ok(false) if wakes.recv().is_ok() => {}
@@ -339,6 +371,9 @@ impl Reader {
                     Err(error) => failed = Some(error),
                 }
             }
+        }
+        if indexes {
+            lock(&shared.index).read_to(&live);
         }
         self.live = Some(live);
         if let Some(error) = failed {

@@ -72,6 +72,7 @@ fn sessions(count: u32) {
         let open = Open {
             run: RunId(1),
             protocol_level: 5,
+            takes_over: false,
             clean_start: false,
             session_expiry_s: NEVER_EXPIRES,
             keep_alive_s: 60,

@@ -5,6 +5,7 @@ use crate::{
     folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold, WaitingIndex},
     mailbox::{Mail, Mailbox},
     owner::{DataPartition, Owner, RequestPartition},
+    roster::Roster,
     router::Routes,
     seams::Access,
     worker::Shared,
@@ -174,6 +175,12 @@ impl Broker {
             Outcome::Refused(refusal) => Err(StartError::Log(refusal.to_string())),
             Outcome::Unknown => Err(StartError::Log("the outcome of an append is unknown".to_owned())),
         }
+    }
+
+    /// What asks the workers about their clients.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster::new(Arc::clone(&self.shared))
     }
 
     /// Tells all workers to stop: clients are told and disconnected, and what they have said is

@@ -109,6 +109,7 @@ impl Worker {
     fn close_session(&mut self, conn: ConnId, farewell: Farewell) {
         let Some(session) = self.leave(conn) else { return };
         let Farewell { reason, fires_will, expiry_s } = farewell;
+        let fires_will = fires_will && session.has_will;
         let (client, partition) = (session.client.clone(), session.partition);
         let Some(epoch) = session.epoch else {
             self.closing.insert(conn, Unsaid { client, partition, reason, fires_will });

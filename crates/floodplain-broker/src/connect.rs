@@ -45,6 +45,13 @@ fn refusal(denied: Denied) -> ConnackCode {
     }
 }
 
+/// Whether this is an id as the server gives it to a client that has none (`Worker::assign_id`).
+#[must_use]
+pub fn is_assigned_id(client: &str) -> bool {
+    let digits = client.strip_prefix("fp-").unwrap_or_default();
+    digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// What came of a CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Greeted {
@@ -169,6 +176,7 @@ impl Worker {
             encoder,
             epoch: None,
             expiry_s,
+            has_will: connect.will.is_some(),
             assigned: is_assigned,
             keep_alive_told: (keep_alive != connect.keep_alive_secs).then_some(keep_alive),
             expiry_told: (expiry_s != asked && version == Version::V5).then_some(expiry_s),
@@ -184,9 +192,11 @@ impl Worker {
             came_live: std::collections::HashSet::new(),
         });
         let is_lasting = session.is_lasting();
+        let mut takes_over = false;
 
         // The old connection's last words go before the new one's first.
         if let Some(old) = self.clients.insert(client.clone(), conn) {
+            takes_over = true;
             self.metrics.takeovers.increment(1);
             self.send_disconnect(old, DisconnectCode::SessionTakenOver, None);
             self.close_taken_over(old);
@@ -209,6 +219,7 @@ impl Worker {
 
         let open = Event::Open(Box::new(folds::Open {
             run: self.shared.run,
+            takes_over,
             protocol_level: match (version, connect.level3) {
                 (Version::V5, _) => 5,
                 (Version::V311, false) => 4,

@@ -103,7 +103,7 @@ impl Worker {
     pub(crate) fn index_question(&mut self, question: Question) {
         let is_of = |only: Option<u32>, partition: u32| only.is_none_or(|only| only == partition);
         match question {
-            Question::Retained { .. } => {}
+            Question::Retained { .. } | Question::Clients(_) | Question::RetainedOutside(_) => {}
             Question::Waiting { .. } => {
                 self.owner.asked.push(question);
                 self.owner.dirty = true;

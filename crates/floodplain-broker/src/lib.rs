@@ -27,6 +27,7 @@ mod publish;
 mod retained;
 #[cfg(test)]
 mod rig;
+mod roster;
 mod router;
 pub mod seams;
 mod session;
@@ -37,8 +38,10 @@ mod wheel;
 
 pub use broker::{Broker, Environment, StartError};
 pub use config::BrokerConfig;
+pub use connect::is_assigned_id;
 pub use jobs::Job;
 pub use mailbox::Mailbox;
+pub use roster::{ClientState, Roster, SessionState};
 pub use worker::{CloseKind, Effect, Handoff, Shared, Worker};
 
 /// A connection of one worker. The slot is used again, the pair is not.

@@ -6,6 +6,8 @@ use metrics::{Counter, Gauge, counter, gauge};
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
+    pub(crate) sessions: Gauge,
+    pub(crate) subscriptions: Gauge,
     pub(crate) received: [Counter; 3],
     pub(crate) delivered: [Counter; 3],
     /// Payloads.
@@ -55,6 +57,8 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         Self {
             connections: gauge!("floodplain_broker_connections_count"),
+            sessions: gauge!("floodplain_broker_sessions_count"),
+            subscriptions: gauge!("floodplain_broker_subscriptions_count"),
             received: by_qos("floodplain_broker_received_messages_total"),
             delivered: by_qos("floodplain_broker_delivered_messages_total"),
             received_bytes: counter!("floodplain_broker_received_bytes_total"),

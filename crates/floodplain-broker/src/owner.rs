@@ -54,6 +54,10 @@ pub(crate) enum Question {
     Told,
     /// A session has ended: what still waits for it?
     Left(Estate),
+    /// What is known of clients, asked from outside.
+    Clients(crate::roster::Asked),
+    /// What is retained, asked from outside.
+    RetainedOutside(crate::roster::AskedRetained),
     /// Messages of a filter in a partition were given up: who needed them?
     Lost { partition: u32, lost: Lost },
 }
@@ -147,6 +151,8 @@ pub(crate) struct Owner {
     pub(crate) data: Vec<DataPartition>,
     pub(crate) requests: Vec<RequestPartition>,
     barriers: VecDeque<Barrier>,
+    /// Questions from outside that wait until their partitions are folded; bounded by who asks.
+    pub(crate) outside: Vec<crate::roster::AskedRetained>,
     /// Sessions that want to know what waits for them.
     pub(crate) asked: Vec<Question>,
     /// Sessions that have ended, and what our partitions hold for them.
@@ -170,6 +176,8 @@ pub(crate) struct Owner {
     sent_away: BTreeMap<u32, Position>,
     /// When the sessions of this worker were last asked what they still need.
     pub(crate) scanned_at: Timestamp,
+    /// Sessions and subscriptions that the gauges hold of this worker.
+    counted: (usize, usize),
 }
 
 impl Owner {
@@ -178,6 +186,7 @@ impl Owner {
             data,
             requests,
             barriers: VecDeque::new(),
+            outside: Vec::new(),
             asked: Vec::new(),
             searches: VecDeque::new(),
             told: 0,
@@ -191,6 +200,7 @@ impl Owner {
             has_last_snapshots: false,
             sent_away: BTreeMap::new(),
             scanned_at: Timestamp(0),
+            counted: (0, 0),
         }
     }
 
@@ -344,6 +354,7 @@ impl Worker {
             self.post_committed(worker);
         }
         self.lift_barriers();
+        self.answer_outside();
         self.answer_waiting();
         self.search_estates();
         // Folding may have appended: events of sessions, records of the dead-letter stream.
@@ -535,6 +546,8 @@ impl Worker {
     pub(crate) fn question(&mut self, question: Question) {
         let question = match question {
             Question::Retained { .. } => question,
+            Question::Clients(asked) => return self.clients_question(asked),
+            Question::RetainedOutside(asked) => return self.retained_outside(asked),
             other => return self.index_question(other),
         };
         self.submit();
@@ -621,11 +634,22 @@ impl Worker {
             self.write_dead_letters();
         }
         self.scan_sessions();
+        self.count_sessions();
         // What a lost wake-up or a retry has left is found here.
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);
         self.owner.dirty = true;
         self.snapshot_folds(self.shared.config.snapshot_bytes, SNAPSHOT_TICK_BYTES);
+    }
+
+    /// Says how many sessions and subscriptions there are; all workers add to the same gauges.
+    pub(crate) fn count_sessions(&mut self) {
+        let sessions = self.owner.requests.iter().map(|requests| requests.sessions.fold().len()).sum();
+        let subscriptions = self.router.len();
+        let (sessions_before, subscriptions_before) =
+            std::mem::replace(&mut self.owner.counted, (sessions, subscriptions));
+        self.metrics.sessions.increment(sessions as f64 - sessions_before as f64);
+        self.metrics.subscriptions.increment(subscriptions as f64 - subscriptions_before as f64);
     }
 
     /// Appends what sessions did not get to `dlq`.

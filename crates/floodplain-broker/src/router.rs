@@ -58,6 +58,8 @@ struct Cached {
 pub(crate) struct Router {
     worker: u8,
     trie: Trie<Entry>,
+    /// Subscriptions in the tree.
+    count: usize,
     epoch: u64,
     cache: HashMap<Box<str>, Cached>,
     cached_matches: usize,
@@ -66,7 +68,15 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn new(worker: u8) -> Self {
-        Self { worker, trie: Trie::default(), epoch: 1, cache: HashMap::new(), cached_matches: 0, scratch: Vec::new() }
+        Self {
+            worker,
+            trie: Trie::default(),
+            count: 0,
+            epoch: 1,
+            cache: HashMap::new(),
+            cached_matches: 0,
+            scratch: Vec::new(),
+        }
     }
 
     /// Subscribes a connection, replacing its subscription to the same filter [MQTT-3.8.4-3].
@@ -81,9 +91,15 @@ impl Router {
                     entries.reserve_exact(1);
                 }
                 entries.push(Entry { slot, wanted });
+                self.count += 1;
                 routes.add(filter, self.worker);
             }
         }
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.count
     }
 
     /// Ends a connection's subscription to exactly this filter [MQTT-3.10.4-1].
@@ -91,6 +107,7 @@ impl Router {
         let Some(entries) = self.trie.get_mut(filter) else { return };
         let Some(i) = entries.iter().position(|entry| entry.slot == slot) else { return };
         entries.swap_remove(i);
+        self.count -= 1;
         self.epoch += 1;
         if entries.is_empty() {
             self.trie.prune(filter);

@@ -370,6 +370,7 @@ pub(crate) struct Session {
     pub(crate) epoch: Option<Position>,
     /// Seconds it outlives its connection.
     pub(crate) expiry_s: u32,
+    pub(crate) has_will: bool,
     /// The client's id was chosen by us and must be told.
     pub(crate) assigned: bool,
     pub(crate) keep_alive_told: Option<u16>,

@@ -7,7 +7,7 @@ use crate::{
     metrics::Metrics,
     thread::{Inbox, Thread},
 };
-use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
+use floodplain_broker::{Broker, BrokerConfig, Environment, Roster, seams::Access};
 use floodplain_log::{Disk, Log};
 use floodplain_types::Clock;
 use std::{
@@ -96,6 +96,12 @@ impl Gateway {
     #[must_use]
     pub const fn mqtt_address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What asks the broker about its clients.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        self.broker.roster()
     }
 
     /// Stops in order and blocks until it is done, at most about ten seconds: no more accepts,

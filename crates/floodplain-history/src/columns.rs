@@ -44,6 +44,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// As people know it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "Boolean",
+            Self::Int => "Int64",
+            Self::Float => "Float64",
+            Self::Text => "Utf8",
+        }
+    }
+
     /// The type of its values in memory.
     #[must_use]
     pub const fn data_type(self) -> DataType {
@@ -376,7 +386,7 @@ impl<'a> KeyArray<'a> {
 }
 
 /// A number that is ordered like `value`.
-fn ordered(value: f64) -> i64 {
+pub(crate) fn ordered(value: f64) -> i64 {
     let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
     let bits = value.to_bits() as i64;
     bits ^ (((bits >> 63) as u64) >> 1) as i64

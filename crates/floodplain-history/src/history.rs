@@ -124,6 +124,7 @@ impl History {
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::Release);
+        self.handle.shared.indexer.stop();
         self.wake.wake();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             error!("thread of history has panicked");
@@ -140,6 +141,10 @@ impl Drop for History {
 impl Handle {
     pub(crate) const fn new(shared: Arc<Shared>, log: Arc<dyn Log>) -> Self {
         Self { shared, log }
+    }
+
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Names of all tables.

@@ -34,6 +34,7 @@ pub mod route;
 
 pub mod engine;
 mod history;
+pub mod latest;
 pub mod observe;
 mod summary;
 mod tables;

@@ -1,7 +1,7 @@
 //! What there is of a table, for people.
 
 use crate::{
-    columns::{Columns, DEVICE, FIRST, Kind, TIME},
+    columns::{Columns, DEVICE, FIRST, TIME},
     filter::TimeRange,
     tables::Table,
 };
@@ -63,12 +63,7 @@ fn columns(columns: &Columns) -> Vec<ColumnSummary> {
     debug_assert_eq!(leading.len(), FIRST);
     let own = columns.own().iter().map(|column| ColumnSummary {
         name: column.name.clone(),
-        data_type: match column.kind {
-            Kind::Bool => "Boolean",
-            Kind::Int => "Int64",
-            Kind::Float => "Float64",
-            Kind::Text => "Utf8",
-        },
+        data_type: column.kind.name(),
         role: if column.is_key { "key" } else { "value" },
     });
     let rest = &fields[columns.rest()];

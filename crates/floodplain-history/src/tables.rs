@@ -8,6 +8,8 @@ use crate::{
     engine::Wake,
     file::FileEntry,
     jobs::{Jobs, Replay},
+    latest,
+    latest::indexer::Indexer,
     run::Run,
     snapshot::{FileHandle, TableSnapshot},
     window::Window,
@@ -35,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) decoded: watch::Sender<BTreeMap<Partition, Position>>,
     /// Before which position all rows of a partition are in files.
     pub(crate) replay_from: watch::Sender<BTreeMap<Partition, Position>>,
+    /// Who makes indexes of latest values.
+    pub(crate) indexer: Indexer,
     /// Those that decode what comes now.
     pub(crate) bindings: watch::Sender<Arc<Bindings>>,
     /// Of `bindings`.
@@ -63,6 +67,7 @@ pub(crate) struct Table {
     pub(crate) flushing: Vec<Run>,
     pub(crate) files: BTreeMap<String, Arc<FileHandle>>,
     pub(crate) dir: PathBuf,
+    pub(crate) latest: latest::State,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl Shared {
             tables: Mutex::default(),
             decoded: watch::Sender::default(),
             replay_from: watch::Sender::default(),
+            indexer: Indexer::default(),
             bindings: watch::Sender::default(),
             bindings_version: AtomicU32::new(0),
             jobs: watch::Sender::default(),
@@ -127,7 +133,14 @@ impl Shared {
 
 impl Table {
     pub(crate) fn new(columns: Arc<Columns>, dir: PathBuf) -> Self {
-        Self { columns, buffers: BTreeMap::new(), flushing: Vec::new(), files: BTreeMap::new(), dir }
+        Self {
+            columns,
+            buffers: BTreeMap::new(),
+            flushing: Vec::new(),
+            files: BTreeMap::new(),
+            dir,
+            latest: latest::State::default(),
+        }
     }
 
     /// Goes over to a later schema.
@@ -135,6 +148,7 @@ impl Table {
         for buffer in self.buffers.values_mut() {
             buffer.rows.set_columns(columns.clone())?;
         }
+        self.latest.columns_changed(&self.columns, columns);
         self.columns = columns.clone();
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! One socket from its first byte to its last.
 
-use crate::{Tls, login::fatal};
-use futures::{SinkExt as _, StreamExt as _};
+use crate::{Tls, frame};
+use futures::SinkExt as _;
 use pgwire::{
     api::{ClientInfo as _, ErrorHandler as _, PgWireConnectionState, PgWireServerHandlers},
-    error::ErrorInfo,
+    error::{ErrorInfo, PgWireError},
     messages::{PgWireBackendMessage, PgWireFrontendMessage},
     tokio::server::{MaybeTls, negotiate_tls, process_error, process_message},
 };
@@ -40,22 +40,20 @@ pub(crate) async fn serve<H: PgWireServerHandlers>(
     }
     let mut socket = socket;
     loop {
-        let has_begun = !matches!(
-            socket.state(),
-            PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress
-        );
+        let has_begun = frame::has_begun(&socket);
         let message = match has_begun {
-            true => socket.next().await,
-            false => timeout_at(deadline, socket.next()).await.map_err(|_| late())?,
+            true => frame::next(&mut socket).await,
+            false => timeout_at(deadline, frame::next(&mut socket)).await.map_err(|_| late())?,
         };
         let message = match message {
-            None => return Ok(()),
-            Some(Ok(PgWireFrontendMessage::Terminate(_))) => return Ok(()),
-            Some(Ok(message)) => message,
-            Some(Err(error)) => {
-                // Where the next message begins is not known: the client is told, and that is the end.
-                let info = ErrorInfo::from(fatal("08P01", error.to_string()));
-                return socket.send(PgWireBackendMessage::ErrorResponse(info.into())).await;
+            Ok(None | Some(PgWireFrontendMessage::Terminate(_))) => return Ok(()),
+            Ok(Some(message)) => message,
+            Err(PgWireError::IoError(error)) => return Err(error),
+            Err(error) => {
+                let info = ErrorInfo::from(error);
+                tracing::debug!(peer = %socket.socket_addr(), error = info.message, "postgres client sent no message");
+                let sent = socket.send(PgWireBackendMessage::ErrorResponse(info.into()));
+                return timeout_at(Instant::now() + login_time_max, sent).await.unwrap_or(Ok(()));
             }
         };
         let is_cancel = matches!(message, PgWireFrontendMessage::CancelRequest(_));

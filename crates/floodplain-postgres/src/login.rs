@@ -1,5 +1,6 @@
 //! Who may come in: nobody is asked, or SCRAM-SHA-256 (RFC 5802, RFC 7677).
 
+use crate::frame;
 use async_trait::async_trait;
 use futures::Sink;
 use pgwire::{
@@ -26,7 +27,10 @@ use pgwire::{
 use std::{
     fmt::{self, Debug},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// What RFC 5803 stores of a password.
@@ -69,32 +73,26 @@ pub struct Refused {
 /// Knows the users.
 #[async_trait]
 pub trait Login: Debug + Send + Sync + 'static {
+    /// Whether `user` may try to come in from `peer`, for example not after too many failures. Asked when a client comes
+    /// and again when its proof is there: others may have failed meanwhile.
+    ///
+    /// # Errors
+    /// [`Refused`], which ends the connection.
+    fn allowed(&self, user: &str, peer: SocketAddr) -> Result<(), Refused>;
+
     /// What `user` must show who comes from `peer`.
     ///
     /// # Errors
     /// [`Refused`], which ends the connection.
     async fn demand(&self, user: &str, peer: SocketAddr) -> Result<Demand, Refused>;
 
-    /// Is told once how the attempt of a client ended that was asked for a proof. Clients that go away without giving one
-    /// have learnt nothing and are not reported.
-    fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool);
-}
+    /// Is told once how the attempt of a client ended that was asked for a proof; a failure must count before the first
+    /// await. Clients that go away without giving one have learnt nothing and are not reported.
+    async fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool);
 
-/// As long as there are no users: all who are on this machine, and nobody else.
-#[derive(Debug, Clone, Copy)]
-pub struct TrustLoopback;
-
-#[async_trait]
-impl Login for TrustLoopback {
-    async fn demand(&self, _: &str, peer: SocketAddr) -> Result<Demand, Refused> {
-        if peer.ip().to_canonical().is_loopback() {
-            return Ok(Demand::Trust);
-        }
-        let message = "there are no users yet: only clients on the server's machine may come in".to_owned();
-        Err(Refused { sqlstate: "28000", message })
-    }
-
-    fn ended(&self, _: &str, _: SocketAddr, _: bool) {}
+    /// Changes at the latest when a change of what [`Self::demand`] says is reported as done. Asked with each statement: a
+    /// client to whom something else is demanded than it has shown is sent away.
+    fn epoch(&self) -> u64;
 }
 
 /// Answers messages until a client is in.
@@ -126,6 +124,36 @@ impl<P: ServerParameterProvider> Startup<P> {
         });
         Self { driver: AuthDriver::new(parameters).with_connection_manager(connections), login, bound }
     }
+
+    /// Whether a client that is in would still come in by what it has shown.
+    ///
+    /// # Errors
+    /// Ends the connection: SQLSTATE 57P01, or why users cannot be asked.
+    pub(crate) async fn still(&self, client: &(impl ClientInfo + Sync)) -> PgWireResult<()> {
+        let gone = || fatal("57P01", "the user or its password has changed: log in again".to_owned());
+        let shown = client.session_extensions().get::<Shown>().ok_or_else(gone)?;
+        let epoch = self.login.epoch();
+        if shown.epoch.load(Ordering::Relaxed) == epoch {
+            return Ok(());
+        }
+        let user = client.metadata().get(METADATA_USER).map_or("", String::as_str);
+        if self.login.demand(user, client.socket_addr()).await.map_err(refuse)? != shown.demand {
+            return Err(gone());
+        }
+        shown.epoch.store(epoch, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// By what a client has come in, and when that was known to be enough.
+struct Shown {
+    demand: Demand,
+    epoch: AtomicU64,
+}
+
+fn refuse(refused: Refused) -> PgWireError {
+    count("refused");
+    fatal(refused.sqlstate, refused.message)
 }
 
 #[async_trait]
@@ -143,10 +171,11 @@ impl<P: ServerParameterProvider> StartupHandler for Startup<P> {
                 let user = client.metadata().get(METADATA_USER).filter(|user| !user.is_empty());
                 let user = user.cloned().ok_or(PgWireError::UserNameRequired)?;
                 let peer = client.socket_addr();
-                let demand = self.login.demand(&user, peer).await.map_err(|refused| {
-                    count("refused");
-                    fatal(refused.sqlstate, refused.message)
-                })?;
+                // Before what it is the epoch of: a change in between is noticed with the first statement.
+                let epoch = self.login.epoch().into();
+                self.login.allowed(&user, peer).map_err(refuse)?;
+                let demand = self.login.demand(&user, peer).await.map_err(refuse)?;
+                client.session_extensions().insert(Shown { demand: demand.clone(), epoch });
                 let scram = self.bound.clone().filter(|_| client.is_secure());
                 let attempt = Attempt { login: Arc::clone(&self.login), user, peer, scram, step: Step::Begin(demand) };
                 self.driver.begin_authentication(client, Box::new(attempt)).await?
@@ -210,6 +239,11 @@ impl AuthMechanism for Attempt {
     ) -> PgWireResult<AuthState> {
         match std::mem::replace(&mut self.step, Step::Over) {
             Step::ClientFirst(verifier) => {
+                if let PasswordMessageFamily::Raw(body) = &message
+                    && !frame::fits_sasl_initial(body)
+                {
+                    return Err(fatal("08P01", "invalid message format".to_owned()));
+                }
                 let first = message.into_sasl_initial_response()?;
                 let is_bound = first.auth_method == SCRAM_SHA_256_PLUS_METHOD && self.scram.is_some();
                 let data = first.data.unwrap_or_default();
@@ -231,8 +265,9 @@ impl AuthMechanism for Attempt {
             }
             Step::ClientFinal(waiting) => {
                 let proof = message.into_sasl_response()?;
+                self.login.allowed(&self.user, self.peer).map_err(refuse)?;
                 let checked = waiting.on_client_final_message(&proof.data);
-                self.login.ended(&self.user, self.peer, checked.is_ok());
+                self.login.ended(&self.user, self.peer, checked.is_ok()).await;
                 count(if checked.is_ok() { "proven" } else { "failed" });
                 let server_final = checked.map_err(|error| match error {
                     // The name in the proof is not used (PostgreSQL, "SCRAM-SHA-256 Authentication").
@@ -254,21 +289,11 @@ fn count(outcome: &'static str) {
 }
 
 /// An error that ends the connection.
-pub(crate) fn fatal(sqlstate: &str, message: String) -> PgWireError {
+pub(crate) fn fatal(sqlstate: &'static str, message: String) -> PgWireError {
+    count_error(sqlstate);
     PgWireError::UserError(Box::new(ErrorInfo::new("FATAL".to_owned(), sqlstate.to_owned(), message)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn without_users_only_this_machine_comes_in() {
-        for (peer, is_in) in
-            [("127.0.0.1:5", true), ("[::1]:5", true), ("[::ffff:127.0.0.1]:5", true), ("192.0.2.1:5", false)]
-        {
-            let demand = TrustLoopback.demand("anna", peer.parse().unwrap()).await;
-            assert_eq!(demand.is_ok_and(|demand| demand == Demand::Trust), is_in, "{peer}");
-        }
-    }
+pub(crate) fn count_error(sqlstate: &'static str) {
+    metrics::counter!("floodplain_postgres_errors_total", "sqlstate" => sqlstate).increment(1);
 }

@@ -1,13 +1,18 @@
 //! The listener.
 
 use crate::{
-    Database, Login, Tls, TrustLoopback, connection,
+    Database, Login, Tls, connection,
     handler::{Handler, Shared, server_parameters},
-    login::Startup,
+    login::{Startup, count_error},
 };
+use futures::FutureExt as _;
+use metrics::Gauge;
 use pgwire::api::ConnectionManager;
-use std::{sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Clients at a time; the rest wait in the listener's queue.
@@ -24,14 +29,8 @@ pub struct Entrance {
     pub tls: Option<Tls>,
 }
 
-/// Serves clients of this machine until `stop`, without TLS and passwords, then ends all connections.
-pub async fn serve(listener: TcpListener, database: Arc<dyn Database>, stop: CancellationToken) {
-    let entrance = Entrance { login: Arc::new(TrustLoopback), tls: None };
-    serve_at(listener, database, entrance, stop).await;
-}
-
 /// Serves clients that `entrance` lets in until `stop`, then ends all connections.
-pub async fn serve_at(listener: TcpListener, database: Arc<dyn Database>, entrance: Entrance, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, database: Arc<dyn Database>, entrance: Entrance, stop: CancellationToken) {
     let Entrance { login, tls } = entrance;
     let connections = Arc::new(ConnectionManager::new());
     let certificate = tls.as_ref().map(|tls| &*tls.certificate_pem);
@@ -49,19 +48,23 @@ pub async fn serve_at(listener: TcpListener, database: Arc<dyn Database>, entran
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (handler, tls, stop, gauge) = (handler.clone(), tls.clone(), stop.clone(), gauge.clone());
+                let (handler, tls, stop) = (handler.clone(), tls.clone(), stop.clone());
+                let open = Open::new(&gauge, permit);
                 tasks.spawn(async move {
-                    gauge.increment(1.0);
+                    let _open = open;
+                    let served = connection::serve(stream, tls.as_ref(), handler, LOGIN_TIME_MAX);
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        ended = connection::serve(stream, tls.as_ref(), handler, LOGIN_TIME_MAX) => {
-                            if let Err(error) = ended {
-                                tracing::debug!(%peer, %error, "postgres client went away");
+                        // A defect that one client finds is no other's affair.
+                        ended = AssertUnwindSafe(served).catch_unwind() => match ended {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => tracing::debug!(%peer, %error, "postgres client went away"),
+                            Err(_) => {
+                                count_error("XX000");
+                                tracing::error!(%peer, "serving a postgres client panicked; its connection is closed");
                             }
                         }
                     }
-                    gauge.decrement(1.0);
-                    drop(permit);
                 });
             }
             Err(error) => {
@@ -74,3 +77,22 @@ pub async fn serve_at(listener: TcpListener, database: Arc<dyn Database>, entran
     tasks.close();
     tasks.wait().await;
 }
+
+/// A connection counts until this is dropped.
+struct Open(Gauge, #[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+
+impl Open {
+    fn new(gauge: &Gauge, permit: OwnedSemaphorePermit) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone(), permit)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 mod alerts;
 mod config;
 mod devices;
+mod fleet;
 mod postgres;
 mod ready;
 mod server;

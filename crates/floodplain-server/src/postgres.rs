@@ -14,30 +14,33 @@ pub(crate) struct Users(pub(crate) Registry);
 
 #[async_trait::async_trait]
 impl Login for Users {
-    async fn demand(&self, user: &str, peer: SocketAddr) -> Result<Demand, Refused> {
+    fn allowed(&self, user: &str, peer: SocketAddr) -> Result<(), Refused> {
+        if !self.0.is_claimed() {
+            return Ok(());
+        }
+        let slow = |error: floodplain_access::Error| Refused { sqlstate: "28000", message: error.to_string() };
+        self.0.may_prove(user, peer.ip()).map_err(slow)
+    }
+
+    async fn demand(&self, user: &str, _: SocketAddr) -> Result<Demand, Refused> {
         if !self.0.is_claimed() {
             // The listener is on loopback, so who reaches it is on this machine.
             return Ok(Demand::Trust);
         }
-        let refused = |sqlstate, message| Refused { sqlstate, message };
-        self.0.throttle().check(user, peer.ip()).map_err(|wait| {
-            refused("28000", format!("too many failed logins: try again in {} seconds", wait.as_secs()))
-        })?;
         let scram = self.0.scram(user).await.map_err(|error| {
             tracing::error!(%error, "the registry cannot be asked");
-            refused("58000", "users cannot be looked up now".to_owned())
+            Refused { sqlstate: "58000", message: "users cannot be looked up now".to_owned() }
         })?;
         let floodplain_access::ScramVerifier { salt, iterations, stored_key, server_key } = scram.verifier;
-        let salt = salt.to_vec();
         Ok(Demand::Scram(ScramVerifier { salt, iterations, stored_key, server_key }))
     }
 
-    fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool) {
-        if succeeded {
-            self.0.throttle().succeeded(user);
-        } else {
-            self.0.throttle().failed(user, peer.ip());
-        }
+    async fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool) {
+        self.0.proven(user, peer.ip(), succeeded).await;
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.epoch()
     }
 }
 

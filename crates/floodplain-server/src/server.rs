@@ -1,6 +1,6 @@
 //! The order of start and stop.
 
-use crate::{Config, alerts, devices::TopicDevices, postgres, ready, telemetry};
+use crate::{Config, alerts, devices::TopicDevices, fleet::Known, postgres, ready, telemetry};
 use floodplain_access::Registry;
 use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
@@ -141,7 +141,9 @@ impl Server {
         let devices = TopicDevices(tables.handle.clone());
         let gateway = start_gateway(config, log.clone(), devices.clone())?;
         let messages = start_messages(config, log.clone(), tables.inputs[0].clone(), devices)?;
-        let sql = Sql::with_tables(log.clone(), Some(tables.clone()), config.sql.clone()).map_err(StartError::Sql)?;
+        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone()));
+        let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
+        let sql = sql.map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
         let (http, http_listener) = listen("http", config.http_address, http_socket)?;
@@ -160,6 +162,8 @@ impl Server {
             registry: registry.clone(),
             messages,
             tables,
+            fleet: Some(fleet.clone()),
+            retained: Some(fleet),
             alerts: Some(alerts.alerts().clone()),
             node,
             metrics: metrics_handle,
@@ -167,7 +171,7 @@ impl Server {
             limits,
         };
         let http_task = runtime.spawn(floodplain_api::serve(http_listener, api, http_stop.clone()));
-        tasks.spawn(floodplain_postgres::serve_at(postgres_listener, queries, entrance, stop.clone()));
+        tasks.spawn(floodplain_postgres::serve(postgres_listener, queries, entrance, stop.clone()));
         tasks.spawn(upkeep(metrics, stop.clone()));
         drop(guard);
 

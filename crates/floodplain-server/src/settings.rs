@@ -173,7 +173,7 @@ pub enum ConfigError {
 }
 
 /// Arrays of tables that the file may have beside the keys; who needs one checks it.
-const TABLES: [&str; 1] = ["alerts"];
+const TABLES: [&str; 2] = ["alerts", "bindings"];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -256,9 +256,7 @@ impl Settings {
                 None => {}
             }
         }
-        if let Some(toml::Value::Array(bindings)) = table.get_mut("bindings") {
-            let bindings = std::mem::take(bindings);
-            table.remove("bindings");
+        if let Some((bindings, _)) = self.tables.remove("bindings") {
             self.bindings = bindings.into_iter().map(|value| binding(path, value)).collect::<Result<_, _>>()?;
             let names = self.bindings.iter().map(|binding| binding.name()).collect::<BTreeSet<_>>();
             if names.len() < self.bindings.len() {

@@ -1,7 +1,7 @@
 //! One pool of threads, and how a text becomes a running query on it.
 
 use crate::{
-    Config, Error, QueryResult,
+    Config, Error, Fleet, QueryResult,
     catalog::{self, Catalog},
     functions,
     parameter::{self, Description, Parameter},
@@ -74,6 +74,7 @@ struct Inner {
     log: Arc<dyn Log>,
     records: Arc<dyn TableProvider>,
     tables: Option<Tables>,
+    fleet: Option<Arc<dyn Fleet>>,
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
     metrics: Arc<Metrics>,
@@ -181,6 +182,19 @@ impl Sql {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_tables(log: Arc<dyn Log>, tables: Option<Tables>, config: Config) -> Result<Self, Error> {
+        Self::with_fleet(log, tables, None, config)
+    }
+
+    /// The same, with tables of clients and devices, which `fleet` knows.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_fleet(
+        log: Arc<dyn Log>,
+        tables: Option<Tables>,
+        fleet: Option<Arc<dyn Fleet>>,
+        config: Config,
+    ) -> Result<Self, Error> {
         let niceness = i32::from(config.niceness);
         let pool = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
@@ -203,6 +217,7 @@ impl Sql {
                 records: Arc::new(RecordsTable::new(Arc::clone(&log), config.tenant.clone())),
                 log,
                 tables,
+                fleet,
                 config,
             }),
         })
@@ -419,7 +434,12 @@ impl Inner {
     /// What `base` knows, with the tables as this query sees them, and the present time for `now()`.
     fn session(&self, snapshot: &Arc<Snapshot>, user: &Arc<str>) -> (SessionState, Catalog) {
         let mut state = self.base.clone();
-        let schema = PublicSchema::new(Arc::clone(&self.records), Arc::clone(&self.log), self.tables.clone());
+        let schema = PublicSchema::new(
+            Arc::clone(&self.records),
+            Arc::clone(&self.log),
+            self.tables.clone(),
+            self.fleet.clone(),
+        );
         let schema = Arc::new(schema);
         state.register_udtf("latest", Arc::new(Latest::new(Arc::clone(&schema))));
         let catalog = Catalog::new(schema, Arc::clone(user));

@@ -7,6 +7,7 @@
 mod config;
 mod engine;
 mod error;
+mod fleet;
 mod parameter;
 mod result;
 
@@ -25,6 +26,7 @@ pub use config::Config;
 pub use encode::{Encoder, Format};
 pub use engine::Sql;
 pub use error::{Error, Location};
+pub use fleet::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
 pub use parameter::{Description, Parameter};
 pub use result::{Column, QueryResult, Stats};
-pub use tables::Tables;
+pub use tables::{Tables, letter_text};

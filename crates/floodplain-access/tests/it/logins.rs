@@ -4,6 +4,8 @@ use crate::rig::{ALL, HERE, PASSWORD, Rig};
 use floodplain_access::{Caller, Change, Error, Role, TOKEN_PREFIX};
 use std::net::IpAddr;
 
+const PASSWORD_OF_BERT: &str = "a password of bert";
+
 #[tokio::test]
 async fn the_setup_link_works_once() {
     let mut rig = Rig::new().await;
@@ -157,6 +159,47 @@ async fn scram_has_the_same_users() {
     assert_eq!(rig.registry.scram("NoBody").await.unwrap().verifier, nobody.verifier, "as one that is known");
     assert_eq!(rig.registry.scram("anna").await.unwrap().verifier, after.verifier);
     assert!(rig.registry.scram("no\0body").await.unwrap().caller.is_none());
+}
+
+#[tokio::test]
+async fn a_proof_counts_as_a_password_does() {
+    let (rig, _) = Rig::claimed().await;
+    rig.clock.advance(std::time::Duration::from_secs(5));
+    rig.registry.proven("Anna", HERE, true).await;
+    let noted = &rig.registry.users(ALL).await.unwrap()[0];
+    assert_eq!(noted.last_login.unwrap().since(noted.created).as_secs(), 5);
+    // All that came before the first of them was checked are allowed, but not all are checked.
+    let mut checked = 0;
+    for _ in 0..256 {
+        assert!(checked <= 5, "of {checked} wrong proofs all were checked");
+        if rig.registry.may_prove("anna", HERE).is_ok() {
+            rig.registry.proven("anna", HERE, false).await;
+            checked += 1;
+        }
+    }
+    let slow = rig.registry.login("anna", PASSWORD, HERE).await;
+    assert!(matches!(slow, Err(Error::SlowDown { .. })), "{slow:?}");
+}
+
+#[tokio::test]
+async fn the_epoch_changes_with_who_may_come_in() {
+    let rig = Rig::new().await;
+    let mut before = rig.registry.epoch();
+    let mut has_changed = |registry: &floodplain_access::Registry| {
+        let now = registry.epoch();
+        std::mem::replace(&mut before, now) != now
+    };
+    let token = rig.registry.setup_token().unwrap();
+    let anna = rig.registry.setup(token.reveal(), "anna", PASSWORD).await.unwrap();
+    assert!(has_changed(&rig.registry));
+    rig.registry.add_user(&anna, "bert", PASSWORD_OF_BERT, Role::Viewer).await.unwrap();
+    rig.registry.login("bert", PASSWORD_OF_BERT, HERE).await.unwrap();
+    assert!(!has_changed(&rig.registry));
+    let change = Change { password: Some("another password"), role: None };
+    rig.registry.change_user(&anna, "bert", change).await.unwrap();
+    assert!(has_changed(&rig.registry));
+    rig.registry.remove_user(&anna, "bert").await.unwrap();
+    assert!(has_changed(&rig.registry));
 }
 
 #[tokio::test]

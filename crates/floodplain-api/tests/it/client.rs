@@ -90,6 +90,8 @@ impl Server {
             sql: sql.clone(),
             messages,
             tables: None,
+            fleet: None,
+            retained: None,
             alerts: None,
             node,
             registry: registry.clone(),

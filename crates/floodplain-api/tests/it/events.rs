@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,8 +17,16 @@ pub(crate) struct Events {
 impl Events {
     /// Asks for `path` and waits until the server has begun.
     pub(crate) async fn open(server: &Server, path: &str) -> Self {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
+        Self::open_with(server, path, "").await
+    }
+
+    /// With headers that end in CR LF each.
+    pub(crate) async fn open_with(server: &Server, path: &str, headers: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Else a system that is generous takes all that a slow reader does not.
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        let mut stream = socket.connect(server.address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", server.address);
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut events = Self { reader: BufReader::new(stream) };
         assert!(events.line().await.unwrap().starts_with("HTTP/1.1 200"));

@@ -5,6 +5,7 @@ use crate::{
     events::{Events, PATIENCE},
     topics::publish,
 };
+use floodplain_access::Role;
 use floodplain_api::{Limits, MessageLimits, TailLimits};
 use floodplain_sql::Config;
 use std::time::Duration;
@@ -103,4 +104,39 @@ async fn streams_end_when_the_server_stops() {
     // Sooner than answers that have to be cut off.
     tokio::time::timeout(Duration::from_secs(4), server.running).await.expect("stops in time").unwrap();
     assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn streams_end_when_who_follows_may_not_any_more() {
+    let limits = Limits { caller_check_every: Duration::from_millis(10), ..Limits::default() };
+    let server = Server::limited(Config::default(), limits).await;
+    let follow = "/api/v1/topics/a?follow";
+    // The connection ends with its answer.
+    let close = "Connection: close\r\n";
+    let mut nobody = Events::open_with(&server, follow, close).await;
+    let mut sampled = Events::open_with(&server, "/api/v1/overview?follow", close).await;
+    nobody.follows().await;
+    let setup = server.registry.setup_token().unwrap();
+    let anna = server.registry.setup(setup.reveal(), "anna", "correct horse battery").await.unwrap();
+    assert_eq!(nobody.next().await, None, "from the first user on, nobody is nobody");
+    while sampled.next().await.is_some() {}
+
+    let (token, secret) = server.registry.add_token(&anna, "t", Role::Viewer, None).await.unwrap();
+    let header = format!("{close}Authorization: Bearer {}\r\n", secret.reveal());
+    let mut with_token = Events::open_with(&server, follow, &header).await;
+    with_token.follows().await;
+    let mut kept = Events::open_with(&server, follow, &header).await;
+    kept.follows().await;
+    // Somebody who may is not disturbed.
+    let editor = server.registry.add_token(&anna, "e", Role::Editor, None).await.unwrap().1;
+    let headers = format!("Authorization: Bearer {}\r\n", editor.reveal());
+    for n in 0..20 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let answer = server.request("POST", "/api/v1/topics/a", &headers, &n.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(with_token.message().await.1, n.to_string());
+    }
+    server.registry.remove_token(&anna, &token.id).await.unwrap();
+    while with_token.next().await.is_some() {}
+    while kept.next().await.is_some() {}
 }

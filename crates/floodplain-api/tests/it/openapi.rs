@@ -15,6 +15,7 @@ fn routes() -> BTreeSet<String> {
         include_str!("../../src/login.rs"),
         include_str!("../../src/users.rs"),
         include_str!("../../src/tokens.rs"),
+        include_str!("../../src/devices.rs"),
         include_str!("../../src/alerts.rs"),
         include_str!("../../src/bindings.rs"),
         include_str!("../../src/dlq.rs"),

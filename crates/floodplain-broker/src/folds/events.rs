@@ -67,6 +67,8 @@ pub struct Open {
     pub run: RunId,
     /// Protocol level of CONNECT: 3 (MQIsdp), 4 (3.1.1) or 5.
     pub protocol_level: u8,
+    /// The client was connected, and that connection ends with this. For people: the fold sees it by itself.
+    pub takes_over: bool,
     /// Drop what is stored (Clean Start, or clean session in 3.1.1).
     pub clean_start: bool,
     /// How long the session lives without a connection, in seconds: 0 ends it with the
@@ -158,7 +160,7 @@ pub enum OutboundState {
 pub struct Close {
     pub epoch: Position,
     pub reason: CloseReason,
-    /// Whether the will is to be sent (after its delay), or is void: only DISCONNECT 0x00, and any
+    /// Whether there is a will that is to be sent (after its delay): only DISCONNECT 0x00, and any
     /// DISCONNECT of 3.1.1, make it void [MQTT-3.14.4-3; 3:3.14.4-3].
     pub fires_will: bool,
     /// The new Session Expiry Interval of DISCONNECT. Not from zero (MQTT 5.0 §3.14.2.2.2).
@@ -269,12 +271,13 @@ pub(crate) mod v1 {
     const CLOSE_LETTERS: u8 = 13;
     const LOST: u8 = 14;
     const BURIED: u8 = 15;
+    const OPEN_TAKEOVER: u8 = 16;
 
     pub(crate) fn encode(event: &Event) -> Vec<u8> {
         let mut out = vec![VERSION];
         match event {
             Event::Open(open) => {
-                out.put_byte(OPEN);
+                out.put_byte(if open.takes_over { OPEN_TAKEOVER } else { OPEN });
                 put_open(&mut out, open);
             }
             Event::Subscribe { epoch, subscriptions, start } => {
@@ -349,7 +352,7 @@ pub(crate) mod v1 {
             _ => Parts::Plain,
         };
         let event = match kind {
-            OPEN => Event::Open(Box::new(take_open(&mut get)?)),
+            OPEN | OPEN_TAKEOVER => Event::Open(Box::new(take_open(&mut get, kind == OPEN_TAKEOVER)?)),
             SUBSCRIBE => Event::Subscribe {
                 epoch: get.position()?,
                 subscriptions: get.list(take_subscription)?,
@@ -382,8 +385,9 @@ pub(crate) mod v1 {
         out.put_option(open.will.as_ref(), put_will);
     }
 
-    fn take_open(get: &mut Get<'_>) -> Result<Open, WireError> {
+    fn take_open(get: &mut Get<'_>, takes_over: bool) -> Result<Open, WireError> {
         Ok(Open {
+            takes_over,
             run: RunId(get.u64()?),
             protocol_level: get.byte()?,
             clean_start: get.bool()?,

@@ -5,6 +5,7 @@
 //! workers have to know at once (a session has ended, a filter is wanted) is left for them as
 //! [`Change`]s, which are no part of a fold's state.
 
+mod describe;
 mod events;
 mod letter;
 mod positions;
@@ -16,6 +17,7 @@ mod waiting;
 #[cfg(test)]
 mod feed;
 
+pub use describe::{Happening, protocol};
 pub use events::{
     Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId,
     Subscription, Will,

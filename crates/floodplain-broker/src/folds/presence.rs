@@ -8,6 +8,7 @@ use floodplain_fold::{
 use floodplain_types::{ClientId, Position, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::Duration,
 };
 
@@ -53,6 +54,11 @@ impl PresenceFold {
     /// All that is known, by client.
     pub fn iter(&self) -> impl Iterator<Item = (&ClientId, &Presence)> {
         self.clients.iter()
+    }
+
+    /// The clients behind `after`, or all, by client.
+    pub fn after(&self, after: Option<&str>) -> impl Iterator<Item = (&ClientId, &Presence)> {
+        self.clients.range::<str, _>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
     /// How many clients are connected.
@@ -185,6 +191,7 @@ mod tests {
     fn open(run: u64) -> Event {
         Event::Open(Box::new(Open {
             run: RunId(run),
+            takes_over: false,
             protocol_level: 5,
             clean_start: true,
             session_expiry_s: 0,

@@ -19,6 +19,7 @@ use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
 use kept::Kept;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::Duration,
 };
 use will::will_record;
@@ -81,6 +82,12 @@ impl SessionFold {
     /// All sessions, by client.
     pub fn sessions(&self) -> impl Iterator<Item = (&ClientId, &Session)> {
         self.sessions.iter().map(|(client, session)| (client, &**session))
+    }
+
+    /// The sessions behind `after`, or all, by client.
+    pub fn after(&self, after: Option<&str>) -> impl Iterator<Item = (&ClientId, &Session)> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        self.sessions.range::<str, _>(range).map(|(client, session)| (client, &**session))
     }
 
     /// How many sessions there are, sleeping ones included.

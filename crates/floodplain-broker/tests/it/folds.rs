@@ -133,6 +133,7 @@ impl Case {
                 let open = Open {
                     run: RunId(1),
                     protocol_level: 5,
+                    takes_over: false,
                     clean_start: self.rng.random_ratio(1, 4),
                     session_expiry_s: self.rng.random_range(0..20),
                     keep_alive_s: 30,

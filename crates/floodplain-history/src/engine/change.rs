@@ -247,7 +247,13 @@ impl Engine {
         }
         let mut replaced = Vec::with_capacity(record.removes.len());
         for (table, name) in &record.removes {
-            replaced.extend(tables.get_mut(table).and_then(|table| table.files.remove(name)));
+            let Some(table) = tables.get_mut(table) else { continue };
+            if let Some(file) = table.files.remove(name) {
+                if record.cause == Cause::Expire {
+                    table.latest.removed(&file.entry().facts);
+                }
+                replaced.push(file);
+            }
         }
         drop(tables);
         // The last reader of a file removes it.

@@ -330,7 +330,9 @@ impl Engine {
             if !found.is_again {
                 buffer.first.entry(source.name.clone()).or_insert(position);
             }
-            buffer.rows.append(&source.name, &head, cells, rest)
+            buffer.rows.append(&source.name, &head, cells, rest)?;
+            table.latest.add(&table.columns, &head, cells, rest);
+            Ok(())
         });
         let is_placed = placed.is_ok();
         if is_placed {

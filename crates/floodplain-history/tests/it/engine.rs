@@ -53,8 +53,17 @@ impl World {
     }
 
     pub(crate) fn publish(&self, topic: &str, payload: &[u8]) -> Partition {
+        self.publish_as(topic, payload, None)
+    }
+
+    pub(crate) fn publish_lines(&self, topic: &str, lines: &[u8]) -> Partition {
+        self.publish_as(topic, lines, Some("text/vnd.influx.line-protocol"))
+    }
+
+    fn publish_as(&self, topic: &str, payload: &[u8], content_type: Option<&str>) -> Partition {
         let device = topic.split('/').nth(1).unwrap_or("nobody");
-        let message = MessageRef { topic, payload, key: device.as_bytes(), qos: 1, ..MessageRef::default() };
+        let key = device.as_bytes();
+        let message = MessageRef { topic, payload, key, qos: 1, content_type, ..MessageRef::default() };
         let mut builder = BatchBuilder::new();
         self.clock.advance(Duration::from_millis(1));
         let now = floodplain_types::Clock::now(&*self.clock).as_millis();

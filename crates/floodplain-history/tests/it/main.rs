@@ -6,6 +6,7 @@ mod buffers;
 mod engine;
 mod engine_faults;
 mod files;
+mod latest;
 mod merging;
 mod model;
 mod observing;

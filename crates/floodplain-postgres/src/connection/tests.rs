@@ -16,7 +16,10 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Output},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -54,10 +57,21 @@ fn pencil() -> ScramVerifier {
 
 /// `anna` needs nothing, `bert` is refused, all others have the password "pencil".
 #[derive(Debug, Default)]
-struct People(Mutex<Vec<(String, bool)>>);
+struct People {
+    ended: Mutex<Vec<(String, bool)>>,
+    /// Too many have failed.
+    is_slow: AtomicBool,
+}
 
 #[async_trait]
 impl Login for People {
+    fn allowed(&self, _: &str, _: SocketAddr) -> Result<(), Refused> {
+        match self.is_slow.load(Ordering::SeqCst) {
+            true => Err(Refused { sqlstate: "28000", message: "too many failed".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
     async fn demand(&self, user: &str, peer: SocketAddr) -> Result<Demand, Refused> {
         assert!(peer.ip().is_loopback());
         match user {
@@ -67,8 +81,12 @@ impl Login for People {
         }
     }
 
-    fn ended(&self, user: &str, _: SocketAddr, succeeded: bool) {
-        self.0.lock().unwrap().push((user.to_owned(), succeeded));
+    async fn ended(&self, user: &str, _: SocketAddr, succeeded: bool) {
+        self.ended.lock().unwrap().push((user.to_owned(), succeeded));
+    }
+
+    fn epoch(&self) -> u64 {
+        0
     }
 }
 
@@ -134,7 +152,7 @@ impl Server {
         let output = tokio::task::spawn_blocking(move || psql.output().unwrap()).await.unwrap();
         // A client that refuses the certificate breaks off: what became of the socket does not matter.
         drop(self.ended.await.unwrap());
-        let ended = self.people.0.lock().unwrap().clone();
+        let ended = self.people.ended.lock().unwrap().clone();
         (output, ended)
     }
 }
@@ -262,6 +280,19 @@ async fn nonsense_is_a_protocol_violation_and_the_end() {
     for (nonsense, place) in [
         (&b"\x01\0\0\0\x04"[..], "an unknown message"),
         (b"Q\x7f\xff\xff\xff", "a message of two gigabytes"),
+        (b"Q\x01\0\0\x05", "a query of more than 16 MiB"),
+        (b"S\0\0\0\x03", "a message shorter than its length"),
+        (b"Q\0\0\0\x05x", "a text without an end"),
+        (b"S\0\0\0\x05\0", "a Sync with a body"),
+        (b"P\0\0\0\x06\0\0", "a Parse without types"),
+        (b"P\0\0\0\x08\0\0\0\x01", "a Parse with fewer types than it says"),
+        (b"B\0\0\0\x06\0\0", "a Bind without parameters"),
+        (b"B\0\0\0\x10\0\0\0\0\0\x01\x7f\xff\xff\xff\0\0", "a Bind with a parameter beyond its end"),
+        (b"B\0\0\0\x10\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0", "a Bind with a parameter of negative length"),
+        (b"B\0\0\0\x08\0\0\xff\xff", "a Bind with formats beyond its end"),
+        (b"D\0\0\0\x04", "a Describe of nothing"),
+        (b"C\0\0\0\x04", "a Close of nothing"),
+        (b"E\0\0\0\x05\0", "an Execute without a number of rows"),
         (b"p\0\0\0\x04", "a password without a login"),
     ] {
         let server = Server::start(None, PATIENCE).await;
@@ -270,9 +301,58 @@ async fn nonsense_is_a_protocol_violation_and_the_end() {
         assert!(login_is_answered, "{place}: {got:?}");
         assert!(ended.is_ok(), "{place}: {ended:?}");
         if place != "a password without a login" {
-            assert!(got.contains("FATAL\0") && got.contains("C08P01\0"), "{place}: {got:?}");
+            let code = if place.contains("of two") || place.contains("more than") { "C54000\0" } else { "C08P01\0" };
+            assert!(got.contains("FATAL\0") && got.contains(code), "{place}: {got:?}");
         }
     }
+}
+
+/// Startup message of "carl", who has a password.
+const CARL: &[u8] = b"\0\0\0\x13\0\x03\0\0user\0carl\0\0";
+
+#[tokio::test]
+async fn nonsense_before_the_login_is_the_end_too() {
+    for (nonsense, code, place) in [
+        (&b"p\0\0\x40\x01"[..], "54000", "a password of more than 16 KiB"),
+        (b"P\0\0\0\x06\0\0", "08P01", "a Parse without types"),
+        (b"Q\0\0\0\x05\0", "08P01", "a query"),
+        (b"p\0\0\0\x03", "08P01", "a password shorter than its length"),
+        (b"p\0\0\0\x04", "08P01", "no SASL at all"),
+        (b"p\0\0\0\x12SCRAM-SHA-256\0", "08P01", "SASL without a length"),
+        (b"p\0\0\0\x16SCRAM-SHA-256\0\x7f\xff\xff\xff", "08P01", "SASL beyond its end"),
+        (b"p\0\0\0\x16SCRAM-SHA-256\0\xff\xff\xff\xfe", "08P01", "SASL of negative length"),
+    ] {
+        let server = Server::start(None, PATIENCE).await;
+        let (got, ended) = conversation(server, &[CARL, nonsense].concat()).await;
+        assert!(got.contains("FATAL\0") && got.contains(&format!("C{code}\0")), "{place}: {got:?}");
+        assert!(ended.is_ok(), "{place}: {ended:?}");
+    }
+    for (nonsense, place) in
+        [(&b"\0\0\x40\x01\0\x03\0\0"[..], "a long startup"), (b"\0\0\0\x07\0\x03\0\0", "a short one")]
+    {
+        let (got, ended) = conversation(Server::start(None, PATIENCE).await, nonsense).await;
+        assert!(got.contains("FATAL\0") && ended.is_ok(), "{place}: {got:?} {ended:?}");
+    }
+}
+
+/// Many connections that wait with their proofs until all have begun.
+#[tokio::test]
+async fn a_proof_that_comes_after_too_many_failures_is_not_looked_at() {
+    let server = Server::start(None, PATIENCE).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let first = [&b"p\0\0\0\x21SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc"[..]].concat();
+    stream.write_all(&[CARL, &first].concat()).await.unwrap();
+    let mut got = Vec::new();
+    while !String::from_utf8_lossy(&got).contains(",i=4096") {
+        assert_ne!(stream.read_buf(&mut got).await.unwrap(), 0, "{got:?}");
+    }
+    server.people.is_slow.store(true, Ordering::SeqCst);
+    stream.write_all(b"p\0\0\0\x14c=biws,r=abc,p=x").await.unwrap();
+    got.clear();
+    drop(stream.read_to_end(&mut got).await);
+    let got = String::from_utf8_lossy(&got).into_owned();
+    assert!(got.contains("C28000\0") && got.contains("too many failed"), "{got}");
+    assert!(server.people.ended.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,11 +1,17 @@
 //! Which tables one query finds.
 
-use super::{provider::HistoryTable, system};
+use super::{
+    events,
+    fleet::{self, Table},
+    provider::HistoryTable,
+    system,
+};
+use crate::fleet::Fleet;
 use datafusion::{
     catalog::{SchemaProvider, TableProvider},
     common::{DataFusionError, Result},
 };
-use floodplain_history::{Handle, Lag};
+use floodplain_history::{Handle, Lag, columns::Columns};
 use floodplain_log::{Log, Partition, Stream};
 use std::{
     collections::HashMap,
@@ -31,20 +37,31 @@ pub(crate) struct PublicSchema {
     records: Arc<dyn TableProvider>,
     log: Arc<dyn Log>,
     tables: Option<Tables>,
+    fleet: Option<Arc<dyn Fleet>>,
     decoded: OnceCell<Result<(), Lag>>,
-    /// With the key columns of each.
     found: Mutex<HashMap<String, Found>>,
 }
 
-/// A table of payloads, and its key columns.
-type Found = (Arc<dyn TableProvider>, Vec<String>);
+/// A table of payloads.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) table: Arc<dyn TableProvider>,
+    pub(super) columns: Arc<Columns>,
+}
 
 /// The log itself.
 const RECORDS: &str = "records";
+/// What is there where somebody knows the fleet.
+const FLEET: [&str; 3] = ["devices", "events", "sessions"];
 
 impl PublicSchema {
-    pub(crate) fn new(records: Arc<dyn TableProvider>, log: Arc<dyn Log>, tables: Option<Tables>) -> Self {
-        Self { records, log, tables, decoded: OnceCell::new(), found: Mutex::default() }
+    pub(crate) fn new(
+        records: Arc<dyn TableProvider>,
+        log: Arc<dyn Log>,
+        tables: Option<Tables>,
+        fleet: Option<Arc<dyn Fleet>>,
+    ) -> Self {
+        Self { records, log, tables, fleet, decoded: OnceCell::new(), found: Mutex::default() }
     }
 
     /// Waits, once, until everything that is committed now is decoded.
@@ -68,12 +85,16 @@ impl PublicSchema {
 impl SchemaProvider for PublicSchema {
     fn table_names(&self) -> Vec<String> {
         let tables = self.tables.as_ref().map(|tables| tables.handle.tables());
-        let own = [RECORDS].into_iter().chain(system::NAMES).map(str::to_owned);
+        let of_fleet = self.fleet.iter().flat_map(|_| FLEET);
+        let own = [RECORDS].into_iter().chain(system::NAMES).chain(of_fleet).map(str::to_owned);
         own.chain(tables.unwrap_or_default()).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         match name {
+            "events" => self.of_fleet(|fleet| events::events(Arc::clone(&self.records), fleet)),
+            "sessions" => self.of_fleet(|fleet| fleet::table(Table::Sessions, fleet)),
+            "devices" => self.of_fleet(|fleet| fleet::table(Table::Devices, fleet)),
             RECORDS => Ok(Some(Arc::clone(&self.records))),
             "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
             "streams" => system::streams(&*self.log).map(Some),
@@ -81,19 +102,31 @@ impl SchemaProvider for PublicSchema {
                 let summaries = self.tables.as_ref().map(|tables| tables.handle.summaries());
                 system::tables(&summaries.unwrap_or_default()).map(Some)
             }
-            _ => Ok(self.history(name).await?.map(|(table, _)| table)),
+            _ => Ok(self.history(name).await?.map(|found| found.table)),
         }
     }
 
     fn table_exist(&self, name: &str) -> bool {
         name == RECORDS
             || system::NAMES.contains(&name)
+            || (self.fleet.is_some() && FLEET.contains(&name))
             || self.tables.as_ref().is_some_and(|tables| spelling(tables.handle.tables(), name).is_some())
     }
 }
 
 impl PublicSchema {
-    /// A table of payloads and its key columns.
+    fn of_fleet(
+        &self,
+        make: impl FnOnce(Arc<dyn Fleet>) -> Result<Arc<dyn TableProvider>>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.fleet.clone().map(make).transpose()
+    }
+
+    pub(super) fn handle(&self) -> Option<&Handle> {
+        self.tables.as_ref().map(|tables| &tables.handle)
+    }
+
+    /// A table of payloads.
     pub(super) async fn history(&self, name: &str) -> Result<Option<Found>> {
         let Some(tables) = &self.tables else { return Ok(None) };
         self.wait(tables).await?;
@@ -103,11 +136,10 @@ impl PublicSchema {
         let Some(name_there) = spelling(tables.handle.tables(), name) else { return Ok(None) };
         let snapshot = tables.handle.snapshot(&name_there).map_err(|error| DataFusionError::External(error.into()))?;
         let Some(snapshot) = snapshot else { return Ok(None) };
-        let columns = snapshot.columns();
-        let keys = columns.keys().iter().map(|&key| columns.schema().field(key).name().clone()).collect();
+        let columns = snapshot.columns().clone();
         let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Some(found.entry(name.to_owned()).or_insert((table, keys)).clone()))
+        Ok(Some(found.entry(name.to_owned()).or_insert(Found { table, columns }).clone()))
     }
 }
 

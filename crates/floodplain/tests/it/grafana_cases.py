@@ -135,6 +135,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as db:
                 assert cursor.description is None, name
                 continue
             rows = cursor.fetchall()
+            if "tables" in name:  # the server may have more of its own
+                rows = [row for row in rows if row in expected]
             if "columns" in name:
                 rows = sorted(row for row in rows if not row[0].startswith(("_", '"_')))
             assert rows == expected, (name, rows)

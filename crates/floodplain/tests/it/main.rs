@@ -10,6 +10,7 @@ mod alerts;
 mod bindings;
 mod cli;
 mod console;
+mod devices;
 mod guides;
 mod http;
 mod serve;

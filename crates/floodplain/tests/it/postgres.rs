@@ -2,13 +2,13 @@
 
 use crate::{
     access::{PASSWORD, send, setup_link},
-    process::{PATIENCE, Server, floodplain, java, python},
+    process::{PATIENCE, Server, floodplain, java, poll, python},
     serve::Mqtt,
 };
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 /// A server with rows in table `engine`.
@@ -64,6 +64,14 @@ fn psql_reads_rows() {
     assert!(!refused.status.success() && said.contains("nothing") && said.contains("LINE 1"), "{said}");
     let refused = psql(&server, &["--set", "VERBOSITY=verbose", "--command", "DELETE FROM engine"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("25006"), "{refused:?}");
+    // Several statements at once; with the first that fails, the rest is not run.
+    assert_eq!(rows(&server, "BEGIN; SELECT 1; SET a = 'x;y'; SELECT 2; COMMIT"), ["BEGIN", "1", "SET", "2", "COMMIT"]);
+    let refused = psql(&server, &["--command", "BEGIN READ ONLY; DELETE FROM engine; SELECT 3"]);
+    let (said, wrong) = (String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
+    assert!(said == "BEGIN\n" && wrong.contains("Delete is refused"), "{said}{wrong}");
+    let refused = psql(&server, &["--command", "SELECT 1; SELECT nothing FROM engine"]);
+    let wrong = String::from_utf8_lossy(&refused.stderr);
+    assert!(wrong.contains("LINE 1: SELECT 1; SELECT nothing FROM engine\n                         ^"), "{wrong}");
     // A transaction, and more rows than one message holds.
     let many = psql(
         &server,
@@ -232,9 +240,43 @@ fn psql_logs_in_with_the_password_of_a_user() {
     let wrong = "password authentication failed for user";
     check_psql(&server, "user=anna password=wrong", Err(wrong));
     check_psql(&server, &format!("user=bert password='{PASSWORD}'"), Err(wrong));
-    assert!(!server.logged().contains(PASSWORD));
+    let logged = server.logged();
+    assert!(!logged.contains(PASSWORD));
+    assert_eq!(logged.matches("a login failed").count(), 2, "{logged}");
+    let basic = [("Authorization", "Basic YW5uYTphIHBhc3N3b3JkIG9mIGFubmE=")];
+    let get = |path| send(&server, "GET", path, &basic, &serde_json::Value::Null).into_body().read_to_string().unwrap();
+    let (metrics, counted) =
+        (get("/metrics"), "floodplain_access_checks_total{credential=\"password\",outcome=\"refused\"} 2");
+    assert!(metrics.contains(counted), "{metrics}");
     let url = format!("jdbc:postgresql://{}/floodplain?user=anna&password=wrong", server.postgres);
     java("Jdbc.java", "jdbc", &[&url, "28P01"]);
+}
+
+#[test]
+fn who_came_before_the_first_user_is_sent_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut psql = Command::new("psql")
+        .args(["--no-psqlrc", "--no-align", "--tuples-only", "--no-password"])
+        .arg(url(&server))
+        .envs([("LC_ALL", "C"), ("PGPASSFILE", "/nonexistent")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psql is there: cargo xtask tools");
+    let mut typed = psql.stdin.take().unwrap();
+    typed.write_all(b"SELECT 'one' || 'first';\n").unwrap();
+    poll("its first query", || {
+        let metrics = send(&server, "GET", "/metrics", &[], &serde_json::Value::Null).into_body().read_to_string();
+        metrics.unwrap().contains("floodplain_postgres_queries_total 1").then_some(())
+    });
+    claim(&server);
+    typed.write_all(b"SELECT 'one' || 'second';\n").unwrap();
+    drop(typed);
+    let output = psql.wait_with_output().unwrap();
+    let [said, wrong] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(said == "onefirst\n" && wrong.contains("log in again"), "{said}{wrong}");
 }
 
 /// A certificate of its own making for `localhost`.

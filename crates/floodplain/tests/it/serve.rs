@@ -11,19 +11,57 @@ use std::{
 pub(crate) struct Mqtt(TcpStream);
 
 impl Mqtt {
+    /// Clean start, no session behind the connection.
     pub(crate) fn connect(address: SocketAddr, client: &str) -> Self {
+        Self::connect_with(address, client, 0x02, &[], None)
+    }
+
+    /// A session that outlives the connection by 600 seconds.
+    pub(crate) fn connect_lasting(address: SocketAddr, client: &str) -> Self {
+        Self::connect_with(address, client, 0, &[0x11, 0, 0, 2, 0x58], None)
+    }
+
+    /// As [`Self::connect`], with a will of QoS 0: topic and payload.
+    pub(crate) fn connect_with_will(address: SocketAddr, client: &str, will: (&str, &str)) -> Self {
+        Self::connect_with(address, client, 0x06, &[], Some(will))
+    }
+
+    /// CONNECT with keep alive 60 and these flags and properties (MQTT 5.0 §3.1).
+    fn connect_with(
+        address: SocketAddr,
+        client: &str,
+        flags: u8,
+        properties: &[u8],
+        will: Option<(&str, &str)>,
+    ) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // CONNECT: clean start, keep alive 60, no properties.
-        let mut packet = vec![0x10, u8::try_from(13 + client.len()).unwrap()];
-        packet.extend_from_slice(b"\0\x04MQTT\x05\x02\0\x3c\0");
-        packet.extend_from_slice(&[0, u8::try_from(client.len()).unwrap()]);
-        packet.extend_from_slice(client.as_bytes());
+        let text = |out: &mut Vec<u8>, text: &str| {
+            out.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
+            out.extend_from_slice(text.as_bytes());
+        };
+        let mut body = b"\0\x04MQTT\x05".to_vec();
+        body.extend_from_slice(&[flags, 0, 0x3c, u8::try_from(properties.len()).unwrap()]);
+        body.extend_from_slice(properties);
+        text(&mut body, client);
+        if let Some((topic, payload)) = will {
+            body.push(0);
+            text(&mut body, topic);
+            text(&mut body, payload);
+        }
+        let mut packet = vec![0x10, u8::try_from(body.len()).unwrap()];
+        packet.append(&mut body);
         stream.write_all(&packet).unwrap();
         let mut connection = Self(stream);
         let (first, body) = connection.packet().unwrap();
         assert_eq!((first, body[1]), (0x20, 0), "CONNACK with success");
         connection
+    }
+
+    /// DISCONNECT 0x00, and waits for the end of the connection.
+    pub(crate) fn disconnect(mut self) {
+        self.0.write_all(&[0xe0, 0]).unwrap();
+        assert_eq!(self.packet(), None, "closed after DISCONNECT");
     }
 
     /// Publishes at QoS 1 and waits for the PUBACK.

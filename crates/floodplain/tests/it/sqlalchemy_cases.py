@@ -12,8 +12,8 @@ with engine.connect() as db:
 
 inspector = sa.inspect(engine)
 assert inspector.get_schema_names() == ["information_schema", "public"], inspector.get_schema_names()
-assert inspector.get_table_names() == ["engine", "records", "streams", "tables"], inspector.get_table_names()
-assert inspector.get_view_names() == ["dlq"], inspector.get_view_names()
+assert {"engine", "records", "streams", "tables"} <= set(inspector.get_table_names()), inspector.get_table_names()
+assert "dlq" in inspector.get_view_names(), inspector.get_view_names()
 assert inspector.has_table("engine") and not inspector.has_table("nothing")
 
 columns = {column["name"]: column for column in inspector.get_columns("engine")}

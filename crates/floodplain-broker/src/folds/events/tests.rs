@@ -84,11 +84,12 @@ fn lost() -> impl Strategy<Value = Lost> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let open = (any::<(u64, u8, bool, u32, u16)>(), text(), proptest::option::of(will())).prop_map(
-        |((run, protocol_level, clean_start, session_expiry_s, keep_alive_s), peer, will)| {
+    let open = (any::<(u64, u8, bool, bool, u32, u16)>(), text(), proptest::option::of(will())).prop_map(
+        |((run, protocol_level, takes_over, clean_start, session_expiry_s, keep_alive_s), peer, will)| {
             Event::Open(Box::new(Open {
                 run: RunId(run),
                 protocol_level,
+                takes_over,
                 clean_start,
                 session_expiry_s,
                 keep_alive_s,
@@ -181,6 +182,7 @@ fn the_bytes_of_version_1() {
             Event::Open(Box::new(Open {
                 run: RunId(1),
                 protocol_level: 5,
+                takes_over: false,
                 clean_start: true,
                 session_expiry_s: 60,
                 keep_alive_s: 30,
@@ -188,6 +190,19 @@ fn the_bytes_of_version_1() {
                 will: None,
             })),
             &[1, 1, 1, 5, 1, 60, 30, 1, b'p', 0],
+        ),
+        (
+            Event::Open(Box::new(Open {
+                run: RunId(1),
+                protocol_level: 4,
+                takes_over: true,
+                clean_start: false,
+                session_expiry_s: 0,
+                keep_alive_s: 0,
+                peer: String::new(),
+                will: None,
+            })),
+            &[1, 16, 1, 4, 0, 0, 0, 0, 0],
         ),
         (
             Event::Close(Box::new(Close {

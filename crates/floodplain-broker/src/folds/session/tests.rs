@@ -17,6 +17,7 @@ fn open(clean_start: bool, session_expiry_s: u32) -> Open {
     Open {
         run: RUN,
         protocol_level: 5,
+        takes_over: false,
         clean_start,
         session_expiry_s,
         keep_alive_s: 60,
