@@ -3,6 +3,7 @@
 use crate::paging::rfc3339;
 use floodplain_log::MessageRef;
 use floodplain_sql::Traffic;
+use floodplain_streams::transition::{SENDER, TOPIC_PREFIX};
 use floodplain_types::{Position, Timestamp};
 use serde::Serialize;
 use std::{
@@ -70,7 +71,10 @@ impl Index {
     /// Counts a message. Messages come in any order of time.
     pub(crate) fn add(&mut self, message: &MessageRef<'_>, received: Timestamp) {
         let device = std::str::from_utf8(message.key).unwrap_or_default();
-        if !self.devices.contains_key(device) && self.devices.len() < DEVICES_MAX && self.has_room(device) {
+        // What the server says of alerts is from no device.
+        let is_device = device != SENDER || !message.topic.starts_with(TOPIC_PREFIX);
+        if is_device && !self.devices.contains_key(device) && self.devices.len() < DEVICES_MAX && self.has_room(device)
+        {
             self.name_bytes += device.len();
             self.devices.insert(device.into(), Traffic { first: received, last: received, ..Traffic::default() });
         }
@@ -80,7 +84,8 @@ impl Index {
                 traffic.bytes += message.payload.len() as u64;
                 (traffic.first, traffic.last) = (traffic.first.min(received), traffic.last.max(received));
             }
-            None => metrics::counter!("floodplain_http_uncounted_device_messages_total").increment(1),
+            None if is_device => metrics::counter!("floodplain_http_uncounted_device_messages_total").increment(1),
+            None => {}
         }
         if !self.topics.contains_key(message.topic) {
             if self.topics.len() >= TOPICS_MAX || !self.has_room(message.topic) {
@@ -231,6 +236,16 @@ mod tests {
         add(&mut index, "ab", "6", false, 3);
         add(&mut index, "a//z", "7", false, 3);
         index
+    }
+
+    #[test]
+    fn what_the_server_says_of_alerts_is_from_no_device() {
+        let mut index = fleet();
+        let message = MessageRef { topic: "alerts/hot/d", key: SENDER.as_bytes(), ..MessageRef::default() };
+        index.add(&message, Timestamp::from_millis(1));
+        let devices: Vec<String> = index.devices_after(None, 10).into_iter().map(|(device, _)| device).collect();
+        assert_eq!(devices, ["d"]);
+        assert_eq!(index.search("alerts", None, 10).topics.len(), 1);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{OnceCell, watch},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -64,10 +64,18 @@ impl fmt::Debug for Node {
 }
 
 /// The samples, from the first question on.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Overview(Arc<OnceCell<watch::Receiver<Bytes>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Overview {
+    samples: Arc<OnceCell<watch::Receiver<Bytes>>>,
+    /// Places of those who follow.
+    followers: Arc<Semaphore>,
+}
 
 impl Overview {
+    pub(crate) fn new(followers_max: usize) -> Self {
+        Self { samples: Arc::default(), followers: Arc::new(Semaphore::new(followers_max)) }
+    }
+
     /// The newest sample; later ones follow until the server stops.
     async fn watch(&self, api: &Arc<Api>, stop: &CancellationToken) -> watch::Receiver<Bytes> {
         let start = async || {
@@ -90,7 +98,7 @@ impl Overview {
             });
             receiver
         };
-        self.0.get_or_init(start).await.clone()
+        self.samples.get_or_init(start).await.clone()
     }
 }
 
@@ -113,8 +121,12 @@ pub(crate) async fn get(
         let body = samples.borrow().clone();
         return Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response());
     }
+    let place = Arc::clone(&overview.followers).try_acquire_owned();
+    let place =
+        place.map_err(|_| Problem::of("followers_full", "the overview has as many followers as it may: try again"))?;
     samples.mark_changed();
-    let next = |(mut samples, stop, mut right): (watch::Receiver<Bytes>, CancellationToken, Right)| async move {
+    type Follower = (watch::Receiver<Bytes>, CancellationToken, Right, OwnedSemaphorePermit);
+    let next = |(mut samples, stop, mut right, place): Follower| async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return None,
@@ -129,9 +141,9 @@ pub(crate) async fn get(
         }
         let sample = samples.borrow_and_update().clone();
         let event = Bytes::from([b"data: ", &sample[..], b"\n\n"].concat());
-        Some((Ok::<_, Infallible>(event), (samples, stop, right)))
+        Some((Ok::<_, Infallible>(event), (samples, stop, right, place)))
     };
-    Ok(event_stream(Body::from_stream(futures::stream::unfold((samples, stop, Right::new(&api, caller)), next))))
+    Ok(event_stream(Body::from_stream(futures::stream::unfold((samples, stop, Right::new(&api, caller), place), next))))
 }
 
 /// `GET /api/v1/tables`.

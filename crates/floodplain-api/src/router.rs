@@ -101,6 +101,7 @@ pub(crate) struct Stop(pub(crate) CancellationToken);
 
 pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
     let counters = Arc::new(Counters::new());
+    let followers_max = api.messages.limits().tail.followers_max;
     let api = Arc::new(api);
     let planned = NOT_BUILT.iter().fold(Router::new(), |router, path| router.route(path, any(not_built)));
     planned
@@ -131,7 +132,7 @@ pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
         .route("/readyz", get(readyz))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(Extension(Overview::default()))
+        .layer(Extension(Overview::new(followers_max)))
         .layer(Extension(Stop(stop)))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), access::check))
         .layer(middleware::from_fn(origin::check))

@@ -348,14 +348,19 @@ impl Worker {
         {
             track.finished(position);
         }
-        if session.is_lasting() {
+        let is_lasting = session.is_lasting();
+        if is_lasting {
             session.out.closed_ids.push(flight.id);
-            self.progress_made(conn);
         }
-        if let Some(code) = refused {
-            self.metrics.refused_by_client.increment(1);
-            let reason = format!("refused by the client: {code}");
-            self.undelivered(conn, &reason, flight.partition, position);
+        match refused {
+            // That it is done, and why, goes into the log at once.
+            Some(code) => {
+                self.metrics.refused_by_client.increment(1);
+                let reason = format!("refused by the client: {code}");
+                self.undelivered(conn, &reason, flight.partition, position);
+            }
+            None if is_lasting => self.progress_made(conn),
+            None => {}
         }
         self.pump(conn);
     }

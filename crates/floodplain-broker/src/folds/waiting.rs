@@ -272,9 +272,10 @@ impl WaitingIndex {
         }
     }
 
-    /// Gives up what is before `start`: retention has removed it. Look at [`Self::take_lost`].
+    /// Gives up what is before `start`: retention has removed it. What the index has not seen of that it is told by
+    /// [`Fold::missed`]. Look at [`Self::take_lost`].
     pub fn retention(&mut self, start: Position) {
-        self.pass(start, None);
+        self.pass(start.min(self.position), None);
     }
 
     /// Gives up what is before `start`; from `unseen` on, the index has not seen it.
@@ -384,8 +385,12 @@ impl WaitingIndex {
             self.backfill = Some(backfill);
             return;
         }
-        for Gap { list: idx, from, postings, dropped, .. } in backfill.finish() {
+        for Gap { list: idx, from, until, postings, dropped } in backfill.finish() {
             let Some(list) = self.lists.get_mut(idx as usize) else { continue };
+            if until < list.known_from {
+                // Trimmed to behind the end of this walk: what is wanted from before that again takes another one.
+                continue;
+            }
             if let Some((first, last, count)) = dropped {
                 let (filter, reason) = (list.filter.clone(), LostReason::QueueFull);
                 self.lost_meter.increment(count);

@@ -180,3 +180,44 @@ fn sessions_that_last_are_bounded() {
     assert_eq!(rig.take(client)[2..4], [1, 0]);
     clean(&mut rig, "another");
 }
+
+/// The last of them makes the session log its progress: with a letter for it, too.
+#[test]
+fn what_a_client_refuses_is_told_together_with_its_progress() {
+    for count in [31, 32, 33, 62, 63, 64] {
+        let mut rig = Rig::new(PERFECT, 1);
+        let client = subscriber(&mut rig, 200);
+        publish(&mut rig, 1);
+        rig.turn_until(|rig| rig.has_output(client));
+        let sent = rig.take(client);
+        rig.send(client, &[&[0x40, 2][..], &sent[5..7]].concat());
+        publish(&mut rig, count);
+        let mut refused = 0;
+        while refused < count {
+            rig.turn_until(|rig| rig.has_output(client));
+            let sent = rig.take(client);
+            let mut rest = &sent[..];
+            while let [0x32, len, _, _, _, high, low, ..] = *rest {
+                rig.send(client, &[0x40, 3, high, low, 0x87]);
+                rest = &rest[2 + usize::from(len)..];
+                refused += 1;
+            }
+        }
+        rig.turn();
+        rig.crash(PERFECT, 2);
+        // What was not logged comes again.
+        let client = rig.client();
+        rig.send(client, &connect(5, 0, &[0x11, 0, 0, 0, 200], "sub"));
+        rig.turn_until(|rig| rig.has_output(client));
+        let mut letters = letters_after(&mut rig, 10);
+        let again = rig.take(client).windows(2).filter(|pair| *pair == b"t\0").count() as u64;
+        letters.retain(|letter| letter.contains("refused by the client"));
+        let told = letters.iter().map(|letter| {
+            let (_, count) = letter.rsplit_once(r#""count":"#).unwrap();
+            count.trim_end_matches('}').parse::<u64>().unwrap()
+        });
+        let told = told.sum::<u64>();
+        // The one that was taken comes again, too, if nothing was logged.
+        assert_eq!(told + again, u64::from(count) + u64::from(told == 0), "{count}: {letters:?}");
+    }
+}

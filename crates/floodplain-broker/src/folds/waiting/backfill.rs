@@ -22,7 +22,7 @@ pub(super) struct Gap {
     pub(super) list: u32,
     /// All that matches from here on is in `postings`.
     pub(super) from: Position,
-    until: Position,
+    pub(super) until: Position,
     pub(super) postings: VecDeque<Packed>,
     /// First, last and number of those that were too many.
     pub(super) dropped: Option<(Position, Position, u64)>,

@@ -226,6 +226,22 @@ fn what_retention_takes_before_it_is_seen_is_told() {
     assert_eq!(index.fold.take_lost(), []);
 }
 
+/// The log may have removed what the index has not come to.
+#[test]
+fn what_retention_removes_unseen_is_told_when_the_index_comes_there() {
+    let mut index = Index::default();
+    index.add("a", 0);
+    for _ in 0..2 {
+        index.message(0, &message("d", "a", b"x", 1));
+    }
+    index.fold.retention(at(8));
+    let lost = |first, last, count| Lost { filter: filter("a"), first, last, count, reason: LostReason::Retention };
+    assert_eq!(index.fold.take_lost(), [lost(at(0), at(1), 2)], "what was seen");
+    index.fold.trim("a", at(2));
+    index.fold.missed(&(at(2)..at(8)), Loss::Retention);
+    assert_eq!(index.fold.take_lost(), [lost(at(2), at(7), 0)], "and what was not");
+}
+
 #[test]
 fn what_is_filled_in_is_bounded_and_each_record_counts_once() {
     let mut builder = floodplain_log::BatchBuilder::new();
