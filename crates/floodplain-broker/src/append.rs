@@ -19,14 +19,24 @@ const RETRY: Duration = Duration::from_millis(50);
 const UNIT_BYTES: usize = 512 << 10;
 
 /// What waits for the end of a unit.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Waiter {
     /// An acknowledgement in the connection's queue.
     Ack { conn: ConnId, seq: u32 },
-    /// A CONNACK: the session's `Open`, at this place of the unit.
-    Open { conn: ConnId, partition: Partition, batch: u32, delta: u32 },
+    /// A CONNACK: the session's `Open`, at this place of the unit. Whoever has waited for too long is told so, and the log
+    /// has to hear of the end all the same once it has the beginning.
+    Open { conn: ConnId, partition: Partition, batch: u32, delta: u32, is_told: bool },
     /// Outbound QoS 2 that may go on: the `Progress` that names its ids.
     Outbound { conn: ConnId, seq: u32 },
+}
+
+/// Who has waited for too long.
+#[derive(Debug, Default)]
+pub(crate) struct Impatient {
+    /// What they wait for may come yet.
+    pub(crate) early: Vec<Waiter>,
+    /// It does not.
+    pub(crate) lost: Vec<Waiter>,
 }
 
 /// Publications of one batch, which their owner delivers once the batch is folded.
@@ -326,18 +336,25 @@ impl Appends {
 
     /// Takes the waiters who have waited for longer than `patience`. Their units stay, and are
     /// appended when there is room: what nobody waits for any more may be stored, not lost.
-    pub(crate) fn impatient(&mut self, now: Timestamp, patience: Duration) -> Vec<Waiter> {
+    pub(crate) fn impatient(&mut self, now: Timestamp, patience: Duration) -> Impatient {
         let late = |since: Timestamp| now.since(since) > patience;
-        let mut waiters = Vec::new();
+        let mut impatient = Impatient::default();
         for unit in self.held.iter_mut().chain(self.submitted.values_mut()).filter(|unit| late(unit.since)) {
-            waiters.append(&mut unit.waiters);
+            unit.waiters.retain_mut(|waiter| {
+                let was_told = match waiter {
+                    Waiter::Open { is_told, .. } => std::mem::replace(is_told, true),
+                    _ => false,
+                };
+                impatient.early.extend((!was_told).then_some(*waiter));
+                matches!(waiter, Waiter::Open { .. })
+            });
         }
         self.orphans.retain_mut(|(since, orphans)| {
             if late(*since) {
-                waiters.append(orphans);
+                impatient.lost.append(orphans);
             }
             !orphans.is_empty()
         });
-        waiters
+        impatient
     }
 }

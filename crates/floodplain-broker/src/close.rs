@@ -66,6 +66,12 @@ impl Worker {
         self.end(conn, CloseKind::ByUs);
     }
 
+    /// It was refused: its will is not sent, since only a connection that was accepted has one (MQTT 5.0 §3.1.2.5).
+    pub(crate) fn close_refused(&mut self, conn: ConnId) {
+        self.close_session(conn, Farewell { reason: CloseReason::Administrative, fires_will: false, expiry_s: None });
+        self.end(conn, CloseKind::ByUs);
+    }
+
     /// The server stops; 5.0 clients are told so.
     pub(crate) fn close_stopping(&mut self, conn: ConnId) {
         self.send_disconnect(conn, DisconnectCode::ServerShuttingDown, None);

@@ -238,7 +238,7 @@ impl Worker {
         if let Some(place) = self.append_event(Class::All, &client, partition, &open) {
             let partition = self.shared.requests.partition(partition);
             let crate::append::Place { batch, delta } = place;
-            self.appends.wait(Class::All, Waiter::Open { conn, partition, batch, delta });
+            self.appends.wait(Class::All, Waiter::Open { conn, partition, batch, delta, is_told: false });
         }
         if waits {
             if let Some(connection) = self.get(conn) {
@@ -304,15 +304,22 @@ impl Worker {
         }
     }
 
-    /// The `Open` will not be confirmed in time.
-    pub(crate) fn open_failed(&mut self, conn: ConnId) {
+    /// The `Open` will not be confirmed in time, or not at all.
+    pub(crate) fn open_failed(&mut self, conn: ConnId, may_come: bool) {
+        self.refuse_opening(conn);
+        if !may_come {
+            self.closing.remove(&conn);
+        }
+    }
+
+    fn refuse_opening(&mut self, conn: ConnId) {
         let Some(connection) = self.get(conn) else { return };
         if connection.phase != Phase::Opening {
             return;
         }
         let Some(encoder) = connection.session.as_ref().map(|session| session.encoder) else { return };
         self.send_connack_refusal(conn, encoder, ConnackCode::ServerUnavailable, Some("the log does not answer"));
-        self.close_failed(conn, folds::CloseReason::Administrative);
+        self.close_refused(conn);
     }
 
     /// CONNACK, and then what was sent behind CONNECT.

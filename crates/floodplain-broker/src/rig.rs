@@ -125,7 +125,7 @@ pub(crate) struct Rig {
     model: ModelLog,
     adverse: Option<Arc<AdverseLog>>,
     disk: FaultDisk,
-    workers: Vec<Worker>,
+    pub(crate) workers: Vec<Worker>,
     clients: Vec<Client>,
     by_conn: HashMap<(usize, ConnId), usize>,
     run: u64,

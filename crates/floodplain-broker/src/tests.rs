@@ -645,3 +645,44 @@ fn a_log_without_room_does_not_keep_the_server_from_starting() {
     }
     assert!(got.starts_with(&[0x20, 2, 1, 0]) && got.ends_with(b"gone"), "{got:02x?}");
 }
+
+/// Whoever comes while the log has no room is refused after a while, or goes; the log hears of both, and no will is sent
+/// for a connection that was never accepted.
+#[test]
+fn connections_that_a_stalled_log_has_kept_waiting_end_in_the_log() {
+    let mut rig = Rig::new(PERFECT, 1);
+    rig.set_adversity(Adversity { refused: 1_000, ..PERFECT });
+    let refused = rig.client();
+    let will = b"\x00\x04MQTT\x04\x0c\x00\x3c\x00\x01m\x00\x01w\x00\x04gone";
+    rig.send(refused, &packet(0x10, will));
+    let gone = rig.client();
+    rig.send(gone, &connect(4, 0, &[], "left"));
+    let clean = rig.client();
+    rig.send(clean, &connect(4, 2, &[], "clean"));
+    rig.turn();
+    rig.hang_up(gone);
+    rig.hang_up(clean);
+    for _ in 0..150 {
+        rig.advance(Duration::from_millis(100));
+    }
+    assert_eq!(rig.take(refused), [0x20, 2, 0, 3], "server unavailable");
+    assert!(!rig.is_open(refused));
+    rig.set_adversity(PERFECT);
+    for _ in 0..100 {
+        rig.advance(Duration::from_millis(100));
+    }
+    for worker in &rig.workers {
+        assert!(worker.closing.is_empty(), "{:?}", worker.closing);
+        for requests in &worker.owner.requests {
+            for (client, session) in requests.sessions.fold().sessions() {
+                assert!(!session.is_connected, "{client}");
+            }
+        }
+    }
+    let known = |client: &str| {
+        let mut folds = rig.workers.iter().flat_map(|worker| &worker.owner.requests);
+        folds.any(|requests| requests.presence.fold().get(client).is_some_and(|presence| !presence.is_connected))
+    };
+    assert!(known("m") && known("left"), "the log has their beginnings and ends");
+    assert_eq!(values(&rig, "telemetry"), [""; 0], "no will");
+}

@@ -5,7 +5,7 @@
 
 use crate::{
     BrokerConfig, ConnId, Job,
-    append::{Appends, End, UNIT_TAGS, Waiter},
+    append::{Appends, End, Impatient, UNIT_TAGS, Waiter},
     connection::{Blocked, Connection, Phase},
     mailbox::{Letters, Mail, Mailbox},
     metrics::Metrics,
@@ -458,7 +458,7 @@ impl Worker {
                     self.reached(waiter, position);
                 }
             }
-            End::TooLarge { waiters } => self.give_up(waiters, DisconnectCode::PacketTooLarge),
+            End::TooLarge { waiters } => self.give_up(waiters, DisconnectCode::PacketTooLarge, false),
         }
     }
 
@@ -470,12 +470,12 @@ impl Worker {
         }
     }
 
-    /// Ends the connections of those who cannot get their answer.
-    pub(crate) fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode) {
+    /// Ends the connections of those who cannot get their answer; what they wait for may come later.
+    fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode, may_come: bool) {
         for waiter in waiters {
             match waiter {
                 Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => self.refuse(conn, code),
-                Waiter::Open { conn, .. } => self.open_failed(conn),
+                Waiter::Open { conn, .. } => self.open_failed(conn, may_come),
             }
         }
     }
@@ -528,10 +528,12 @@ impl Worker {
             self.check_deadline(ConnId { slot, generation });
         }
         self.due = due;
-        let impatient = self.appends.impatient(self.steady, self.shared.config.hold_max);
-        if !impatient.is_empty() {
-            tracing::warn!(waiters = impatient.len(), "the log did not confirm in time, clients are disconnected");
-            self.give_up(impatient, DisconnectCode::ServerBusy);
+        let Impatient { early, lost } = self.appends.impatient(self.steady, self.shared.config.hold_max);
+        let waiters = early.len() + lost.len();
+        if waiters > 0 {
+            tracing::warn!(waiters, "the log did not confirm in time, clients are disconnected");
+            self.give_up(early, DisconnectCode::ServerBusy, true);
+            self.give_up(lost, DisconnectCode::ServerBusy, false);
         }
         self.tick_folds();
         self.log_progress();

@@ -20,7 +20,7 @@ pub struct Subscribed {
 /// The state of one client: stored while its expiry interval is not zero, or while connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// The position of the newest [`Event::Open`].
+    /// The position of the newest [`Event::Open`](crate::folds::Event::Open).
     pub epoch: Position,
     /// Whether the newest Open found stored state (Session Present).
     pub is_resumed: bool,
