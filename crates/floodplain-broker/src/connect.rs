@@ -166,7 +166,7 @@ impl Worker {
         };
         let properties = &connect.properties;
         let receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
-        let class = config.ack_class.max(asked_class(&properties.user_properties).unwrap_or(Class::None));
+        let asked_class = asked_class(&properties.user_properties).unwrap_or(Class::None);
         let window = receive_maximum.min(config.outbound_window);
         let client: Arc<str> = client_id.into();
         let session = Box::new(Session {
@@ -180,7 +180,7 @@ impl Worker {
             assigned: is_assigned,
             keep_alive_told: (keep_alive != connect.keep_alive_secs).then_some(keep_alive),
             expiry_told: (expiry_s != asked && version == Version::V5).then_some(expiry_s),
-            class,
+            asked_class,
             aliases: Vec::new(),
             subscriptions: Vec::new(),
             fresh: 0,
@@ -331,7 +331,8 @@ impl Worker {
         // Level 3 knows no such flag: the byte is reserved there.
         let session_present = session_present && !connection.decoder.is_level3();
         let Some(session) = &connection.session else { return };
-        let words = [(ACK_PROPERTY, session.class.as_str()), (MEANS_PROPERTY, meaning(session.class))];
+        let class = config.ack_class.max(session.asked_class);
+        let words = [(ACK_PROPERTY, class.as_str()), (MEANS_PROPERTY, meaning(class))];
         let client = session.client.clone();
         let properties = match session.encoder.version {
             Version::V311 => ConnackProperties::default(),

@@ -230,7 +230,8 @@ impl Owner {
             return false;
         };
         let fold = requests.sessions.fold();
-        fold.len() < max || fold.session(client).is_some()
+        // Who has one keeps it, but may not leave ever more of them behind.
+        fold.len() + fold.ended_len() < max || (fold.session(client).is_some() && fold.ended_len() < max)
     }
 
     fn reading(&mut self, reader: Partition) -> Option<&mut Reading> {

@@ -76,17 +76,19 @@ impl Worker {
         let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
         let qos = publish.qos as u8;
         let users = publish.properties.user_properties();
+        let bound = shared.access.bindings.bound(topic);
         let class = match publish.qos {
             QoS::AtMostOnce => Class::None,
             _ => {
-                let binding = shared.access.policy.class(&session.principal, topic).min(config.ack_class);
+                let policy = || shared.access.policy.class(&session.principal, topic).min(config.ack_class);
+                let least = bound.class.unwrap_or_else(policy);
                 let asked = if users.is_empty() { Class::None } else { asked_class(&users).unwrap_or(Class::None) };
-                binding.max(session.class).max(asked)
+                least.max(session.asked_class).max(asked)
             }
         };
         // The record is of the device that the topic names: all of one device are in one partition, in one order.
         let access = &shared.access;
-        let named = access.bindings.device(topic).filter(|device| {
+        let named = bound.device.filter(|device| {
             device.len() <= DeviceId::MAX_BYTES && access.policy.speaks_for(&session.principal, device)
         });
         let device = named.unwrap_or(session.principal.device.as_str());

@@ -6,7 +6,7 @@ use floodplain_log::{
     WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
-use floodplain_types::{ManualClock, PartitionId, Position, StreamId, Timestamp};
+use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -35,6 +35,7 @@ struct Counting {
     inner: Arc<AdverseLog>,
     bytes: Arc<AtomicU64>,
     largest: Arc<AtomicU64>,
+    classes: Arc<Mutex<Vec<Class>>>,
     faults: Arc<Faults>,
 }
 
@@ -63,6 +64,7 @@ impl Log for Counting {
     fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
         let bytes: usize = append.batches.iter().map(|(_, batch)| batch.as_bytes().len()).sum();
         self.largest.fetch_max(bytes as u64, Ordering::Relaxed);
+        self.classes.lock().unwrap().push(append.class);
         self.inner.submit_in_order(append, reply, order);
     }
     fn queued_bytes(&self) -> u64 {
@@ -121,6 +123,10 @@ pub(crate) struct Rig {
     pub(crate) bytes_read: Arc<AtomicU64>,
     /// Bytes of the largest unit that a worker has appended.
     pub(crate) largest_unit: Arc<AtomicU64>,
+    /// Classes of the units that workers have appended.
+    pub(crate) classes: Arc<Mutex<Vec<Class>>>,
+    /// Who decides, from the next [`Self::crash`] on.
+    pub(crate) access: fn() -> Access,
     pub(crate) faults: Arc<Faults>,
     model: ModelLog,
     adverse: Option<Arc<AdverseLog>>,
@@ -149,6 +155,8 @@ impl Rig {
             log,
             bytes_read: Arc::default(),
             largest_unit: Arc::default(),
+            classes: Arc::default(),
+            access: Access::open_loopback,
             faults: Arc::default(),
             model,
             adverse: None,
@@ -172,10 +180,11 @@ impl Rig {
             inner: log.clone(),
             bytes: self.bytes_read.clone(),
             largest: self.largest_unit.clone(),
+            classes: self.classes.clone(),
             faults: self.faults.clone(),
         });
         self.log = shared.clone();
-        let access = Access::open_loopback();
+        let access = (self.access)();
         let dir = PathBuf::from("/data");
         let disk = Arc::new(self.disk.clone());
         let environment =

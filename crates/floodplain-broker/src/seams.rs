@@ -70,10 +70,19 @@ pub trait Policy: Send + Sync + fmt::Debug {
     fn class(&self, principal: &Principal, topic: &str) -> Class;
 }
 
+/// What bindings say of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bound<'t> {
+    /// The device that the topic names, if it names one: key of the record.
+    pub device: Option<&'t str>,
+    /// The least class that QoS 1 and 2 get, if it is not that of the server.
+    pub class: Option<Class>,
+}
+
 /// Decides where messages go, by their topic alone.
 pub trait Bindings: Send + Sync + fmt::Debug {
-    /// The device that the topic names, if it names one: key of the record.
-    fn device<'t>(&self, topic: &'t str) -> Option<&'t str>;
+    /// Asked once per message.
+    fn bound<'t>(&self, topic: &'t str) -> Bound<'t>;
 }
 
 /// Decides whether there is room.
@@ -138,9 +147,10 @@ impl Policy for OpenLoopback {
 pub struct DefaultBinding;
 
 impl Bindings for DefaultBinding {
-    fn device<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        let (device, _) = topic.strip_prefix("devices/")?.split_once('/')?;
-        (!device.is_empty()).then_some(device)
+    fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
+        let device = topic.strip_prefix("devices/").and_then(|rest| rest.split_once('/'));
+        let device = device.map(|(device, _)| device).filter(|device| !device.is_empty());
+        Bound { device, class: None }
     }
 }
 

@@ -375,8 +375,8 @@ pub(crate) struct Session {
     pub(crate) assigned: bool,
     pub(crate) keep_alive_told: Option<u16>,
     pub(crate) expiry_told: Option<u32>,
-    /// Least class for its messages with QoS 1 and 2.
-    pub(crate) class: Class,
+    /// The class that CONNECT asks for: messages with QoS 1 and 2 have it at least.
+    pub(crate) asked_class: Class,
     /// Inbound topic aliases, by number less one.
     pub(crate) aliases: Vec<Option<Box<str>>>,
     pub(crate) subscriptions: Vec<Subscribed>,

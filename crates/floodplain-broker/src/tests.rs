@@ -3,9 +3,12 @@
 mod hostile;
 mod letters;
 
-use crate::rig::{ClientId, Rig, connect, packet};
+use crate::{
+    rig::{ClientId, Rig, connect, packet},
+    seams::{Access, Bindings, Bound},
+};
 use floodplain_testkit::Adversity;
-use floodplain_types::{Position, Timestamp};
+use floodplain_types::{Class, Position, Timestamp};
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 const PERFECT: Adversity = Adversity::NONE;
@@ -685,4 +688,43 @@ fn connections_that_a_stalled_log_has_kept_waiting_end_in_the_log() {
     };
     assert!(known("m") && known("left"), "the log has their beginnings and ends");
     assert_eq!(values(&rig, "telemetry"), [""; 0], "no will");
+}
+
+#[derive(Debug)]
+struct Quick;
+
+impl Bindings for Quick {
+    fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
+        Bound { device: None, class: topic.starts_with("quick/").then_some(Class::Leader) }
+    }
+}
+
+/// The class is what the answer waits for: no test of a crash can tell it.
+#[test]
+fn a_message_has_the_class_of_its_binding_unless_more_is_asked_for() {
+    let mut rig = Rig::new(PERFECT, 1);
+    rig.access = || Access { bindings: Box::new(Quick), ..Access::open_loopback() };
+    rig.crash(PERFECT, 2);
+    let client = rig.client();
+    rig.send(client, &connect(5, 2, &[], "c"));
+    rig.turn_until(|rig| rig.has_output(client));
+    rig.take(client);
+    let mut class = |topic: &[u8], properties: &[u8], qos: u8| {
+        rig.classes.lock().unwrap().clear();
+        let (header, id) = (0x30 | qos << 1, if qos > 0 { &[0, 1][..] } else { &[] });
+        let len = [properties.len() as u8];
+        rig.send(client, &packet(header, &[&[0, topic.len() as u8], topic, id, &len, properties, b"x"].concat()));
+        if qos > 0 {
+            rig.turn_until(|rig| rig.has_output(client));
+        }
+        rig.turn();
+        assert!(rig.take(client).len() >= usize::from(qos > 0));
+        let classes = rig.classes.lock().unwrap();
+        *classes.first().unwrap()
+    };
+    assert_eq!(class(b"slow/t", b"", 1), Class::All);
+    assert_eq!(class(b"quick/t", b"", 1), Class::Leader);
+    assert_eq!(class(b"quick/t", b"", 0), Class::None);
+    let asks = b"\x26\x00\x0efloodplain-ack\x00\x03all";
+    assert_eq!(class(b"quick/t", asks, 1), Class::All);
 }

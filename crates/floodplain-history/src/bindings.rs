@@ -13,7 +13,7 @@ use crate::{
 };
 use floodplain_decode::{Decoder, Definition};
 use floodplain_log::MessageRef;
-use floodplain_types::TopicFilter;
+use floodplain_types::{Class, TopicFilter};
 use serde_json::{Value, json};
 use std::{
     cmp::Ordering as Order,
@@ -105,9 +105,19 @@ pub struct Binding {
     decoder: Decoder,
     is_declared: bool,
     retention: Option<Duration>,
+    class: Option<Class>,
     version: u32,
     origin: Origin,
     counts: Counts,
+}
+
+/// What the bindings say of a topic before there is a message of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound<'t> {
+    /// The device that the topic names; `None` leaves it to the publisher.
+    pub device: Option<&'t str>,
+    /// The class of QoS 1 and 2; `None` leaves it to the server.
+    pub class: Option<Class>,
 }
 
 /// What has happened to messages since the start of the process.
@@ -188,9 +198,7 @@ impl Binding {
         if wire.stream != "telemetry" {
             return Err(BindingError::NotBuilt("a stream other than telemetry"));
         }
-        if wire.class.is_some() {
-            return Err(BindingError::NotBuilt("class"));
-        }
+        let class = wire.class.as_deref().map(str::parse).transpose().map_err(invalid)?;
         if wire.dedup.is_some() {
             return Err(BindingError::NotBuilt("dedup"));
         }
@@ -205,7 +213,7 @@ impl Binding {
         let definition = v1::definition(&wire).map_err(invalid)?;
         let is_declared = definition.decoder() != Definition::auto().decoder();
         let (decoder, counts) = (Decoder::new(definition), Counts::default());
-        Ok(Self { wire, filter, decoder, is_declared, retention, version, origin, counts })
+        Ok(Self { wire, filter, decoder, is_declared, retention, class, version, origin, counts })
     }
 
     /// Its name, unique among those of a tenant.
@@ -326,13 +334,13 @@ impl Bindings {
         self.list.iter().find(|binding| binding.name() == name)
     }
 
-    /// The device that a topic names: `None` if no binding takes the topic, and within it `None` if the one that does leaves
-    /// it to the publisher.
+    /// What the binding says that takes a topic; `None` if none does.
     #[must_use]
-    pub fn device<'t>(&self, topic: &'t str) -> Option<Option<&'t str>> {
+    pub fn bound<'t>(&self, topic: &'t str) -> Option<Bound<'t>> {
         self.list.iter().find_map(|binding| {
             binding.target(topic, b"")?;
-            Some(binding.wire.device_level.and_then(|at| topic.split('/').nth(usize::from(at) - 1)))
+            let device = binding.wire.device_level.and_then(|at| topic.split('/').nth(usize::from(at) - 1));
+            Some(Bound { device, class: binding.class })
         })
     }
 

@@ -355,7 +355,7 @@ fn start_messages(
     };
     // A closure's answer could not borrow from the topic alone.
     fn of(devices: TopicDevices) -> impl Fn(&str) -> Option<&str> {
-        move |topic| devices.device(topic)
+        move |topic| devices.bound(topic).device
     }
     Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(of(devices)), limits).map_err(StartError::Runtime)
 }

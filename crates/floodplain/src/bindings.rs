@@ -101,6 +101,9 @@ pub(crate) struct Declaration {
     /// Age at which rows of the table go, for example 30d [default: never]
     #[arg(long, value_name = "AGE")]
     retention: Option<String>,
+    /// What a PUBACK of these topics waits for: all, leader or none [default: mqtt.ack_class]
+    #[arg(long, value_parser = ["all", "leader", "none"])]
+    class: Option<String>,
 }
 
 impl Declaration {
@@ -121,6 +124,7 @@ impl Declaration {
         Ok(json!({
             "filter": filter, "device_level": self.device_level, "table": table, "decoder": decoder,
             "time_field": self.time_field, "key_columns": self.key_columns, "retention": self.retention,
+            "class": self.class,
         }))
     }
 }

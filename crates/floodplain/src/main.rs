@@ -65,7 +65,7 @@ enum Command {
     Alert(alert::AlertCommand),
     /// List, set, remove and test bindings: which messages become rows of which table
     #[command(subcommand)]
-    Binding(bindings::BindingCommand),
+    Binding(Box<bindings::BindingCommand>),
     /// Decode messages of the log again, by the bindings of now
     Replay(bindings::ReplayArgs),
     /// List what was refused or not delivered, and decode it again

@@ -118,6 +118,12 @@ impl SessionFold {
         self.ended.iter().map(|((client, epoch), ended)| (client, *epoch, ended))
     }
 
+    /// How many of those there are. They count as sessions where sessions are bounded.
+    #[must_use]
+    pub fn ended_len(&self) -> usize {
+        self.ended.len()
+    }
+
     /// Starts to keep [`Change`]s for [`Self::drain_changes`]. Call it when the replay has ended,
     /// and take [`Self::sessions`] and [`Self::filters`] as they are then.
     pub fn watch(&mut self) {

@@ -87,7 +87,8 @@ fn what_cannot_be_is_refused_with_its_reason() {
     check(twice, "key_columns and the keys of the decoder are different");
     assert!(error(with("decoder", json!({ "format": "xml" }))).to_string().contains("unknown variant `xml`"));
     assert!(error(with("colour", json!(1))).to_string().contains("unknown field `colour`"));
-    assert_eq!(error(with("class", json!("all"))), BindingError::NotBuilt("class"));
+    check(with("class", json!("most")), "unknown durability class \"most\": use none, leader or all");
+    binding("b", with("class", json!("leader")));
     assert_eq!(error(with("dedup", json!({ "property": "id" }))), BindingError::NotBuilt("dedup"));
     assert_eq!(error(with("stream", json!("alerts"))), BindingError::NotBuilt("a stream other than telemetry"));
     let by_level = json!({ "filter": "a/+", "table": { "level": 2 }, "retention": "1d" });
