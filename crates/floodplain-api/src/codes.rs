@@ -601,7 +601,8 @@ mod tests {
                 assert_eq!(status, name, "status of {code}");
                 used.insert(code);
             }
-            for (at, start) in text.match_indices("Problem::of( ").chain(text.match_indices("Problem::of(")) {
+            let starts = ["Problem::of( ", "Problem::of(", "Self::of("].map(|start| text.match_indices(start));
+            for (at, start) in starts.into_iter().flatten() {
                 if let Some(code) = quoted(&text[at + start.len()..]) {
                     assert!(find(code).is_some(), "{code} is not in the table of codes (codes.rs)");
                     used.insert(code);
