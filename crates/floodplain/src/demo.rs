@@ -31,8 +31,9 @@ const RECENT: &str = "SELECT count(*) AS n, count(DISTINCT device) AS devices FR
                       AND received > now() - INTERVAL '10 seconds'";
 /// All of them. A device is in one partition; one that does not start at 0 has lost its oldest to retention.
 const ALL: &str = "SELECT coalesce(sum(n), 0) AS n, coalesce(sum(devices), 0) AS devices, coalesce(max(first), 0) AS first \
-                   FROM (SELECT count(*) AS n, count(DISTINCT device) AS devices, min(\"offset\") AS first \
-                   FROM records WHERE stream = 'telemetry' AND topic NOT LIKE 'alerts/%' GROUP BY \"partition\")";
+                   FROM (SELECT count(*) FILTER (WHERE topic NOT LIKE 'alerts/%') AS n, \
+                   count(DISTINCT device) FILTER (WHERE topic NOT LIKE 'alerts/%') AS devices, min(\"offset\") AS first \
+                   FROM records WHERE stream = 'telemetry' GROUP BY \"partition\")";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
