@@ -1,0 +1,90 @@
+//! What answers wait for, and what becomes of those who wait in vain.
+
+use super::{PERFECT, values};
+use crate::{
+    rig::{Rig, connect, packet},
+    seams::{Access, Bindings, Bound},
+};
+use floodplain_testkit::Adversity;
+use floodplain_types::Class;
+use std::time::Duration;
+
+/// Whoever comes while the log has no room is refused after a while, or goes; the log hears of both, and no will is sent
+/// for a connection that was never accepted.
+#[test]
+fn connections_that_a_stalled_log_has_kept_waiting_end_in_the_log() {
+    let mut rig = Rig::new(PERFECT, 1);
+    rig.set_adversity(Adversity { refused: 1_000, ..PERFECT });
+    let refused = rig.client();
+    let will = b"\x00\x04MQTT\x04\x0c\x00\x3c\x00\x01m\x00\x01w\x00\x04gone";
+    rig.send(refused, &packet(0x10, will));
+    let gone = rig.client();
+    rig.send(gone, &connect(4, 0, &[], "left"));
+    let clean = rig.client();
+    rig.send(clean, &connect(4, 2, &[], "clean"));
+    rig.turn();
+    rig.hang_up(gone);
+    rig.hang_up(clean);
+    for _ in 0..150 {
+        rig.advance(Duration::from_millis(100));
+    }
+    assert_eq!(rig.take(refused), [0x20, 2, 0, 3], "server unavailable");
+    assert!(!rig.is_open(refused));
+    rig.set_adversity(PERFECT);
+    for _ in 0..100 {
+        rig.advance(Duration::from_millis(100));
+    }
+    for worker in &rig.workers {
+        assert!(worker.closing.is_empty(), "{:?}", worker.closing);
+        for requests in &worker.owner.requests {
+            for (client, session) in requests.sessions.fold().sessions() {
+                assert!(!session.is_connected, "{client}");
+            }
+        }
+    }
+    let known = |client: &str| {
+        let mut folds = rig.workers.iter().flat_map(|worker| &worker.owner.requests);
+        folds.any(|requests| requests.presence.fold().get(client).is_some_and(|presence| !presence.is_connected))
+    };
+    assert!(known("m") && known("left"), "the log has their beginnings and ends");
+    assert_eq!(values(&rig, "telemetry"), [""; 0], "no will");
+}
+
+#[derive(Debug)]
+struct Quick;
+
+impl Bindings for Quick {
+    fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
+        Bound { device: None, class: topic.starts_with("quick/").then_some(Class::Leader) }
+    }
+}
+
+/// The class is what the answer waits for: no test of a crash can tell it.
+#[test]
+fn a_message_has_the_class_of_its_binding_unless_more_is_asked_for() {
+    let mut rig = Rig::new(PERFECT, 1);
+    rig.access = || Access { bindings: Box::new(Quick), ..Access::open_loopback() };
+    rig.crash(PERFECT, 2);
+    let client = rig.client();
+    rig.send(client, &connect(5, 2, &[], "c"));
+    rig.turn_until(|rig| rig.has_output(client));
+    rig.take(client);
+    let mut class = |topic: &[u8], properties: &[u8], qos: u8| {
+        rig.classes.lock().unwrap().clear();
+        let (header, id) = (0x30 | qos << 1, if qos > 0 { &[0, 1][..] } else { &[] });
+        let len = [properties.len() as u8];
+        rig.send(client, &packet(header, &[&[0, topic.len() as u8], topic, id, &len, properties, b"x"].concat()));
+        if qos > 0 {
+            rig.turn_until(|rig| rig.has_output(client));
+        }
+        rig.turn();
+        assert!(rig.take(client).len() >= usize::from(qos > 0));
+        let classes = rig.classes.lock().unwrap();
+        *classes.first().unwrap()
+    };
+    assert_eq!(class(b"slow/t", b"", 1), Class::All);
+    assert_eq!(class(b"quick/t", b"", 1), Class::Leader);
+    assert_eq!(class(b"quick/t", b"", 0), Class::None);
+    let asks = b"\x26\x00\x0efloodplain-ack\x00\x03all";
+    assert_eq!(class(b"quick/t", asks, 1), Class::All);
+}
