@@ -11,7 +11,7 @@ use crate::{
 use floodplain_broker::{CloseKind, ConnId, Effect, Handoff, Job, Worker};
 use std::{
     collections::VecDeque,
-    io,
+    io::{self, Read as _},
     net::TcpStream as StdStream,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -256,16 +256,16 @@ impl Thread {
         self.serve(conn.slot);
     }
 
-    /// Reads what a socket has, and writes what it could not take before. Whether it may have more.
-    fn serve(&mut self, slot: u32) -> bool {
-        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return false };
+    /// Reads what a socket has, and writes what it could not take before.
+    fn serve(&mut self, slot: u32) {
+        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
         let conn = socket.conn;
         if socket.wants_write {
             self.write(slot);
         }
-        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return false };
+        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
         if socket.paused {
-            return false;
+            return;
         }
         let mut cx = Context::from_waker(&socket.waker);
         let mut buf = ReadBuf::new(&mut self.scratch);
@@ -278,12 +278,12 @@ impl Thread {
                 let bytes = buf.filled();
                 socket.paused = !self.worker.received(conn, bytes);
                 if socket.paused {
-                    return false;
+                    return;
                 }
                 if full {
                     // Its turn comes again after the others.
                     self.bell.mark(slot);
-                    return true;
+                    return;
                 }
                 // Less than asked for: the socket is empty, and this registers the waker without
                 // a system call.
@@ -293,7 +293,29 @@ impl Thread {
             }
             Poll::Ready(Err(_)) => self.worker.hung_up(conn),
         }
-        false
+    }
+
+    /// Reads what a socket has at this moment. Past the runtime, which asks a socket only once the kernel has told of its
+    /// news: the news of this one may be told in the next turn, though it came before what is handled now.
+    fn drain(&mut self, conn: ConnId) {
+        for _ in 0..DRAIN_READS_MAX {
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot as usize) else { return };
+            if socket.conn != conn || socket.paused {
+                return;
+            }
+            match (&*socket2::SockRef::from(&socket.stream)).read(&mut self.scratch) {
+                Ok(0) => return self.worker.hung_up(conn),
+                Ok(n) => {
+                    socket.paused = !self.worker.received(conn, &self.scratch[..n]);
+                    if n < self.scratch.len() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !socket.is_broken => return,
+                Err(_) => return self.worker.hung_up(conn),
+            }
+        }
     }
 
     /// Writes a connection's output, as much as the socket takes.
@@ -344,12 +366,7 @@ impl Thread {
                     }
                 }
                 Effect::Drain(old, conn) => {
-                    if self.sockets.get(old.slot as usize).is_some_and(|s| s.as_ref().is_some_and(|s| s.conn == old)) {
-                        let mut reads = 0;
-                        while reads < DRAIN_READS_MAX && self.serve(old.slot) {
-                            reads += 1;
-                        }
-                    }
+                    self.drain(old);
                     self.worker.drained(conn);
                 }
                 Effect::Close(conn, kind) => self.close(conn, kind),
