@@ -56,6 +56,7 @@ mod tail;
 
 mod bindings;
 mod dlq;
+mod tables;
 
 mod console;
 mod influx;
