@@ -3,6 +3,7 @@
 mod answers;
 mod hostile;
 mod letters;
+mod refusals;
 
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;
