@@ -1,6 +1,8 @@
 //! Workers as a whole, on logs that are hard to use.
 
 mod answers;
+mod crashes;
+mod early;
 mod hostile;
 mod letters;
 mod refusals;
