@@ -26,7 +26,7 @@ pub use config::Config;
 pub use encode::{Encoder, Format};
 pub use engine::Sql;
 pub use error::{Error, Location};
-pub use fleet::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
+pub use fleet::{Client, Device, Fleet, Happening, LongFiring, Session, Traffic, Unanswered};
 pub use parameter::Description;
 pub use result::{Column, QueryResult, Stats};
 pub use tables::{Tables, letter_text};
