@@ -1,6 +1,7 @@
 //! The table `alerts`, over records as `docs/formats/alerts.md` has them.
 
-use crate::fleet::{Fleet as Bed, NINE, id, lines, message};
+use crate::fleet::{Fleet as Bed, NINE, id, lines, message, submit};
+use floodplain_log::{BatchBuilder, Compression};
 use floodplain_sql::{Client, Config, Device, Fleet, Happening, LongFiring, Sql, Unanswered};
 use floodplain_types::Timestamp;
 use std::sync::Arc;
@@ -56,7 +57,10 @@ fn transitions_are_rows_and_the_last_ones_say_what_fires() {
     let range = "SELECT rule FROM alerts WHERE active AND time > TIMESTAMP '2026-11-21 09:04:00'";
     assert_eq!(lines(&sql, range), ["hot"]);
     // What ends a delivery is no transition.
-    bed.publish("alerts", &message("truck-1", "", b""), &[("told", "0:1")]);
+    let mut receipt = BatchBuilder::new();
+    receipt.push(NINE, Some(b"truck-1"), None, [("alert", b"hot".as_slice()), ("told", b"0:1")]).unwrap();
+    let partition = bed.stream("alerts").partition_of(b"truck-1");
+    assert!(submit(&*bed.log, vec![(partition, receipt.finish(Compression::None).unwrap())]));
     assert_eq!(lines(&sql, "SELECT count(*) FROM alerts"), ["6"]);
 }
 
