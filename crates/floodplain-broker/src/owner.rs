@@ -21,6 +21,9 @@ use std::{
 /// State that is copied for snapshots in one tick: some milliseconds.
 const SNAPSHOT_TICK_BYTES: usize = 8 << 20;
 
+/// Reads and steps of a partition's folds in one turn: then the connections are served, and then it goes on.
+pub(crate) const TURN_STEPS: usize = 4;
+
 /// What one worker asks another.
 #[derive(Debug)]
 pub(crate) enum Question {
@@ -408,8 +411,13 @@ impl Worker {
     fn drive_requests(&mut self, at: usize) {
         let shared = self.shared.clone();
         let log = &*shared.log;
+        let mut steps = 0;
         loop {
             if self.steady < self.owner.requests[at].retry_at {
+                break;
+            }
+            if steps >= TURN_STEPS {
+                self.folds_on(at);
                 break;
             }
             let requests = &mut self.owner.requests[at];
@@ -418,7 +426,12 @@ impl Worker {
                     let tag = u64::from(requests.partition.index);
                     log.submit(append, Some(Reply { sink: self.mailbox.clone(), tag }));
                 }
+                Next::Step => {
+                    requests.sessions.step();
+                    steps += 1;
+                }
                 Next::Read { partition, from, max_bytes } => {
+                    steps += 1;
                     let reader = requests.partition;
                     let Some(read) = self.read(reader, partition, from, max_bytes) else { break };
                     let requests = &mut self.owner.requests[at];
@@ -435,14 +448,7 @@ impl Worker {
                 Next::Idle => break,
             }
         }
-        // Presence follows; where it has fallen behind it reads for itself.
-        while let Next::Read { partition, from, max_bytes } = self.owner.requests[at].presence.next(log, self.now) {
-            let Some(read) = self.read(partition, partition, from, max_bytes) else { break };
-            if let Err(error) = self.owner.requests[at].presence.on_read(log, partition, from, as_ref(&read)) {
-                tracing::error!(%error, "presence cannot be folded");
-                break;
-            }
-        }
+        self.drive_presence(at);
         let requests = &mut self.owner.requests[at];
         let position = requests.sessions.position();
         let (opened, waiting) =
@@ -455,6 +461,33 @@ impl Worker {
             self.opened(conn, at, epoch);
         }
         self.ask_for_ended(at);
+    }
+
+    /// There is more to fold, and nothing else to wait for.
+    fn folds_on(&mut self, at: usize) {
+        self.owner.requests[at].is_dirty = true;
+        self.owner.dirty = true;
+    }
+
+    /// Presence follows; where it has fallen behind it reads for itself.
+    fn drive_presence(&mut self, at: usize) {
+        let shared = self.shared.clone();
+        let log = &*shared.log;
+        for _ in 0..TURN_STEPS {
+            match self.owner.requests[at].presence.next(log, self.now) {
+                Next::Step => self.owner.requests[at].presence.step(),
+                Next::Read { partition, from, max_bytes } => {
+                    let Some(read) = self.read(partition, partition, from, max_bytes) else { return };
+                    let presence = &mut self.owner.requests[at].presence;
+                    if let Err(error) = presence.on_read(log, partition, from, as_ref(&read)) {
+                        tracing::error!(%error, "presence cannot be folded");
+                        return;
+                    }
+                }
+                Next::Append(_) | Next::Idle => return,
+            }
+        }
+        self.folds_on(at);
     }
 
     fn drive_data(&mut self, at: usize) {

@@ -3,6 +3,7 @@
 mod answers;
 mod hostile;
 mod letters;
+mod many;
 
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;

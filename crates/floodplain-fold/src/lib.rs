@@ -14,7 +14,9 @@ mod snapshots;
 pub mod wire;
 
 pub use dedup::DedupWindow;
-pub use fold::{Fold, Input, Loss, Output, Outputs, RestoreError, StateHash};
+pub use fold::{
+    Fold, Input, Loss, Output, Outputs, RestoreError, STEP_BYTES, STEP_ITEMS, StateHash, fold_in_steps, fold_whole,
+};
 pub use position_record::{Emitted, PositionRecord};
 pub use runner::{Folded, Next, OpenError, Runner, RunnerConfig, RunnerError, Settled};
 pub use snapshots::{Loaded, Snapshot, SnapshotError, SnapshotMeta, Snapshots};

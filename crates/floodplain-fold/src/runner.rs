@@ -1,13 +1,14 @@
 //! The owner of one fold of one partition.
 
 use crate::{
-    Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, Snapshot, SnapshotError, SnapshotMeta, Snapshots,
+    Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, STEP_ITEMS, Snapshot, SnapshotError, SnapshotMeta,
+    Snapshots,
 };
 use floodplain_log::{
     Append, BatchBuilder, Compression, Log, Outcome, Partition, Read, ReadError, Refusal, Stream, header,
 };
 use floodplain_types::{Class, PartitionId, Position, Timestamp};
-use std::{collections::VecDeque, ops::Range, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, iter::Peekable, ops::Range, path::PathBuf, time::Duration};
 use tracing::{error, warn};
 
 /// Bytes asked for in one read.
@@ -43,6 +44,8 @@ pub enum Next {
     Append(Append),
     /// Read this (cached or not) and give the answer to [`Runner::on_read`].
     Read { partition: Partition, from: Position, max_bytes: usize },
+    /// Call [`Runner::step`]: a record has more to do than one step may. Serve others before, if there are any.
+    Step,
     /// Nothing, until a watermark moves or an append ends.
     Idle,
 }
@@ -132,6 +135,19 @@ enum InFlight {
     },
 }
 
+/// How far the record at the runner's position is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing of it is folded: the state is that between two records.
+    Whole,
+    /// Timers are due before it.
+    Timers,
+    /// They are done; the record itself comes next.
+    Timed,
+    /// It is applied, and the fold has more.
+    Applied,
+}
+
 #[derive(Debug)]
 struct Meters {
     records: metrics::Counter,
@@ -158,6 +174,9 @@ impl Meters {
 /// The caller drives it in a loop: ask [`Self::next`], do it, feed the answer back. It may also
 /// feed reads it made for its own purposes; what was folded already is skipped.
 ///
+/// A call folds records until they have done [`STEP_ITEMS`] items of work beyond themselves, and no more: see
+/// [`Fold`]. A read may so be folded in part, even a record: [`Next::Step`] goes on with that.
+///
 /// Outputs appear once. They go out with the position they lead up to in one append unit of class
 /// `all`, one unit at a time. After a restart, and after an outcome that stayed open, the runner
 /// first appends a fence to its partition of `_folds` and reads that partition up to the fence:
@@ -170,8 +189,12 @@ impl Meters {
 pub struct Runner<F: Fold> {
     fold: F,
     config: RunnerConfig,
-    /// The next record to fold.
+    /// The next record to fold, or the one that is folded in part.
     position: Position,
+    stage: Stage,
+    /// So many outputs it has caused so far.
+    number: u32,
+    step_items: usize,
     log_time: Timestamp,
     known: Known,
     emitted: Emitted,
@@ -235,6 +258,9 @@ impl<F: Fold> Runner<F> {
             fold,
             config,
             position: meta.position,
+            stage: Stage::Whole,
+            number: 0,
+            step_items: STEP_ITEMS,
             log_time: meta.log_time,
             known: if F::EMITS { Known::Open } else { Known::Yes },
             emitted: meta.emitted,
@@ -265,7 +291,12 @@ impl<F: Fold> Runner<F> {
         &mut self.fold
     }
 
-    /// The position after the last record that was folded.
+    /// Lets a step do so many items of work instead of [`STEP_ITEMS`]: for tests that look between the steps.
+    pub const fn limit_steps(&mut self, items: usize) {
+        self.step_items = items;
+    }
+
+    /// The position after the last record that was folded whole.
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
@@ -292,14 +323,17 @@ impl<F: Fold> Runner<F> {
     /// Whether all outputs of all folded records are committed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.known == Known::Yes && self.in_flight == InFlight::Nothing && self.pending.is_empty()
+        self.known == Known::Yes
+            && self.in_flight == InFlight::Nothing
+            && self.pending.is_empty()
+            && self.stage == Stage::Whole
     }
 
     /// Whether the owner should append a tick: a timer is due by the wall clock `now`, and no
     /// record has said so yet.
     #[must_use]
     pub fn is_tick_due(&self, now: Timestamp) -> bool {
-        self.fold.next_timer().is_some_and(|timer| timer <= now)
+        self.stage == Stage::Whole && self.fold.next_timer().is_some_and(|timer| timer <= now)
     }
 
     /// What to do now. Asks `log` for watermarks only; `now` becomes the ingest time of outputs.
@@ -321,17 +355,68 @@ impl<F: Fold> Runner<F> {
                 return if readable { read } else { Next::Idle };
             }
         }
+        if self.has_room() && matches!(self.stage, Stage::Timers | Stage::Applied) {
+            return Next::Step;
+        }
         if self.takes_input() && self.position < log.watermark(self.config.partition) {
             return Next::Read { partition: self.config.partition, from: self.position, max_bytes: READ_BYTES };
         }
         Next::Idle
     }
 
-    /// Whether a read of the input partition would be folded now: not before the start is done,
-    /// and not while too many outputs wait.
+    /// Whether a read of the input partition would be folded now: not before the start is done, not while too many
+    /// outputs wait, and not in the middle of a record.
     #[must_use]
     pub fn takes_input(&self) -> bool {
+        self.has_room() && matches!(self.stage, Stage::Whole | Stage::Timed)
+    }
+
+    fn has_room(&self) -> bool {
         self.known == Known::Yes && self.pending_bytes < PENDING_BYTES_MAX
+    }
+
+    /// Goes on with the record that is folded in part; nothing if there is none.
+    pub fn step(&mut self) {
+        self.out.begin_step(self.step_items);
+        match self.stage {
+            Stage::Whole | Stage::Timed => {}
+            Stage::Timers => self.pass_time(self.position),
+            Stage::Applied => {
+                self.fold.go_on(&mut self.out);
+                self.keep_outputs();
+                self.end_record();
+            }
+        }
+    }
+
+    /// Does what is due before the record at `position`, as much as the step may.
+    fn pass_time(&mut self, position: Position) {
+        self.stage = Stage::Timed;
+        let is_due = |fold: &F| fold.next_timer().is_some_and(|timer| timer <= self.log_time);
+        if is_due(&self.fold) {
+            self.fold.on_time(self.log_time, position, &mut self.out);
+            if is_due(&self.fold) {
+                self.stage = Stage::Timers;
+            }
+            self.keep_outputs();
+        }
+    }
+
+    /// The record at the runner's position was applied: goes behind it, unless there is more to do.
+    fn end_record(&mut self) {
+        if self.fold.has_more() {
+            self.stage = Stage::Applied;
+        } else {
+            self.pass(self.position.next());
+            self.meters.records.increment(1);
+        }
+    }
+
+    /// Leaves everything before `to` behind.
+    fn pass(&mut self, to: Position) {
+        if to > self.position {
+            (self.position, self.stage, self.number) = (to, Stage::Whole, 0);
+        }
     }
 
     fn folds_partition(&self) -> Option<Partition> {
@@ -370,7 +455,7 @@ impl<F: Fold> Runner<F> {
                 }
                 let emitted = match self.pending.get(count) {
                     Some(next) => next.cause,
-                    None => Emitted { position: self.position, number: 0 },
+                    None => Emitted { position: self.position, number: self.number },
                 };
                 self.in_flight = InFlight::Outputs { count, emitted };
                 emitted
@@ -489,13 +574,13 @@ impl<F: Fold> Runner<F> {
             Err(ReadError::Trimmed { start, .. }) if start > self.position => {
                 let lost = (self.position, start);
                 self.report(&(lost.0..lost.1), Loss::Retention);
-                self.position = start;
+                self.pass(start);
                 Ok(Folded { records: 0, lost: Some(lost) })
             }
             Err(ReadError::Trimmed { .. }) => Ok(Folded::default()),
             Err(ReadError::Corrupt { next, .. }) if next > self.position => {
                 self.report(&(self.position..next), Loss::Damage);
-                self.position = next;
+                self.pass(next);
                 Ok(Folded::default())
             }
             Err(source) => Err(failed(&self.config.id, source)),
@@ -555,13 +640,13 @@ impl<F: Fold> Runner<F> {
         error!(fold = F::NAME, partition = %self.config.id, from = %lost.start, to = %lost.end, "{why}");
     }
 
+    /// Folds what was read, as far as one step goes; gives the number of records that are folded whole.
     fn fold_batches(&mut self, read: &Read) -> u64 {
-        let from = self.position;
-        for lost in read.damaged.iter().filter(|lost| lost.end > from) {
-            self.report(lost, Loss::Damage);
-        }
+        self.out.begin_step(self.step_items);
+        let mut damaged = read.damaged.iter().peekable();
         let mut count = 0;
         for batch in &read.batches {
+            self.pass_damage(&mut damaged, batch.base);
             let records = match batch.batch.records() {
                 Ok(records) => records,
                 Err(error) => {
@@ -583,9 +668,14 @@ impl<F: Fold> Runner<F> {
                 if position < self.position {
                     continue;
                 }
+                if self.out.is_spent() {
+                    return count;
+                }
+                self.pass(position);
                 self.log_time = self.log_time.max(Timestamp::from_millis(batch.batch.timestamp_ms(&record)));
-                if self.fold.next_timer().is_some_and(|timer| timer <= self.log_time) {
-                    self.fold.on_time(self.log_time, position, &mut self.out);
+                self.pass_time(position);
+                if self.stage == Stage::Timers {
+                    return count;
                 }
                 let input = Input {
                     partition: self.config.partition.index,
@@ -595,21 +685,35 @@ impl<F: Fold> Runner<F> {
                     batch,
                 };
                 self.fold.apply(&input, &mut self.out);
-                self.keep_outputs(position);
-                self.position = position.next();
+                self.keep_outputs();
                 self.bytes_since_snapshot += record.bytes.len() as u64;
+                self.end_record();
+                if self.stage == Stage::Applied {
+                    return count;
+                }
                 count += 1;
             }
         }
-        self.position = self.position.max(read.next);
-        self.meters.records.increment(count);
+        self.pass_damage(&mut damaged, read.next);
+        self.pass(read.next);
         count
     }
 
-    /// Queues the outputs of one record; those that are out already (this is a replay) are dropped.
-    fn keep_outputs(&mut self, position: Position) {
-        for (number, output) in self.out.items.drain(..).enumerate() {
-            let cause = Emitted { position, number: number as u32 };
+    /// Reports what damage has taken before `until`, once.
+    fn pass_damage<'r>(&mut self, damaged: &mut Peekable<impl Iterator<Item = &'r Range<Position>>>, until: Position) {
+        while let Some(lost) = damaged.next_if(|lost| lost.start < until) {
+            if lost.end > self.position {
+                self.report(lost, Loss::Damage);
+                self.pass(lost.end);
+            }
+        }
+    }
+
+    /// Queues outputs of the record at the runner's position; those that are out already (this is a replay) are dropped.
+    fn keep_outputs(&mut self) {
+        for output in self.out.items.drain(..) {
+            let cause = Emitted { position: self.position, number: self.number };
+            self.number += 1;
             if cause >= self.emitted {
                 let bytes = output.len_bytes();
                 self.pending_bytes += bytes;
@@ -624,22 +728,25 @@ impl<F: Fold> Runner<F> {
         self.bytes_since_snapshot
     }
 
-    /// Whether a snapshot should be begun: after `every_bytes` of records, or in time, since retention does not wait
+    /// Whether a snapshot should be begun: between two records, after `every_bytes` of records, or in time, since retention does not wait
     /// for a fold with few records. A large state, which takes long to copy, is copied less often.
     ///
     /// `steady` counts from the start of the process.
     #[must_use]
     pub fn is_snapshot_due(&self, every_bytes: u64, steady: Timestamp) -> bool {
         let bytes = self.bytes_since_snapshot;
-        bytes >= every_bytes || (bytes > 0 && steady >= self.snapshot_due)
+        self.stage == Stage::Whole && (bytes >= every_bytes || (bytes > 0 && steady >= self.snapshot_due))
     }
 
     /// Copies the state for a snapshot. [`Self::take_snapshot`] gives it out once all outputs up to
     /// this point are committed: a state that is ahead of its outputs would lose them in a crash.
     ///
-    /// `steady` counts from the start of the process.
-    /// Gives the bytes that the state has.
+    /// `steady` counts from the start of the process. Gives the bytes that the state has; in the middle of a record there
+    /// is no state to copy, and nothing happens.
     pub fn begin_snapshot(&mut self, steady: Timestamp) -> usize {
+        if self.stage != Stage::Whole {
+            return 0;
+        }
         let mut state = Vec::new();
         self.fold.snapshot(&mut state);
         self.snapshot_due = steady + SNAPSHOT_EVERY * (1 + (state.len() / SNAPSHOT_BYTES) as u32);

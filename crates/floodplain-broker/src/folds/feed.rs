@@ -1,15 +1,23 @@
 //! Gives records to a fold without a log, the way a runner does.
 
 use super::Event;
-use floodplain_fold::{Fold, Input, Output, Outputs};
+use floodplain_fold::{Fold, Input, Output, Outputs, STEP_ITEMS, fold_in_steps};
 use floodplain_log::{Batch, BatchBuilder, Compression, MessageRef, ReadBatch};
 use floodplain_types::{Position, Timestamp};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Feed<F> {
     pub(crate) fold: F,
     pub(crate) next: u64,
     pub(crate) log_time: i64,
+    /// Items of work in one step.
+    pub(crate) step_items: usize,
+}
+
+impl<F: Default> Default for Feed<F> {
+    fn default() -> Self {
+        Self { fold: F::default(), next: 0, log_time: 0, step_items: STEP_ITEMS }
+    }
 }
 
 pub(crate) fn seconds(s: i64) -> Timestamp {
@@ -29,10 +37,8 @@ impl<F: Fold> Feed<F> {
             let position = batch.position(&record);
             self.log_time = self.log_time.max(batch.batch.timestamp_ms(&record));
             let log_time = Timestamp::from_millis(self.log_time);
-            if self.fold.next_timer().is_some_and(|timer| timer <= log_time) {
-                self.fold.on_time(log_time, position, &mut out);
-            }
-            self.fold.apply(&Input { partition: 3, position, log_time, record: &record, batch: &batch }, &mut out);
+            let input = Input { partition: 3, position, log_time, record: &record, batch: &batch };
+            fold_in_steps(&mut self.fold, &input, &mut out, self.step_items);
             emitted.extend(out.drain());
         }
         (base, emitted)

@@ -16,6 +16,9 @@ use std::{
 /// default: afterwards nothing tells of it any more.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Clients that one record may let forget, so that no step is long: far more than one record adds.
+const FORGOTTEN_MAX: usize = 64;
+
 /// Clients that are gone and remembered in one partition; beyond that the one that is gone longest is forgotten.
 const GONE_MAX: usize = 65_536;
 
@@ -42,6 +45,16 @@ pub struct PresenceFold {
     clients: BTreeMap<ClientId, Presence>,
     /// Who is gone, by the time since when.
     gone: BTreeSet<(Timestamp, ClientId)>,
+    /// Work of the record that was applied last.
+    ending: Option<Ending>,
+}
+
+/// Connections of runs other than this one end. Done up to a client.
+#[derive(Debug)]
+struct Ending {
+    run: RunId,
+    now: Timestamp,
+    done: Option<ClientId>,
 }
 
 impl PresenceFold {
@@ -82,12 +95,34 @@ impl PresenceFold {
         }
     }
 
-    /// Ends what was remembered long enough; part of every step, so no tick is needed for it.
+    fn end_others(&mut self, Ending { run, now, mut done }: Ending, out: &mut Outputs) {
+        loop {
+            let from = done.clone().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut clients = self.clients.range::<ClientId, _>((from, Bound::Unbounded));
+            let lost = loop {
+                let Some((client, presence)) = clients.next() else { return };
+                if !out.spend() {
+                    self.ending = Some(Ending { run, now, done });
+                    return;
+                }
+                done = Some(client.clone());
+                if presence.is_connected && presence.run != run {
+                    break client.clone();
+                }
+            };
+            self.end(&lost, CloseReason::ServerDied, now);
+        }
+    }
+
+    /// Ends what was remembered long enough; part of every record, so no tick is needed for it.
     fn forget(&mut self, now: Timestamp) {
         let is_over = |gone: &BTreeSet<(Timestamp, ClientId)>| {
             gone.len() > GONE_MAX || gone.first().is_some_and(|(since, _)| *since + REMEMBERED <= now)
         };
-        while is_over(&self.gone) {
+        for _ in 0..FORGOTTEN_MAX {
+            if !is_over(&self.gone) {
+                return;
+            }
             if let Some((_, client)) = self.gone.pop_first() {
                 self.clients.remove(&client);
             }
@@ -100,7 +135,7 @@ impl Fold for PresenceFold {
     const FORMAT: u16 = 1;
     const EMITS: bool = false;
 
-    fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
+    fn apply(&mut self, input: &Input<'_>, out: &mut Outputs) {
         let now = input.log_time;
         self.forget(now);
         let Ok(event) = Event::decode(input.record.value.unwrap_or_default()) else { return };
@@ -124,16 +159,18 @@ impl Fold for PresenceFold {
                 self.clients.insert(client, presence);
             }
             (Event::Close(close), Some(client)) => self.close(&client, &close, now),
-            (Event::ServerStart { run }, _) => {
-                let lost = |(client, presence): (&ClientId, &Presence)| {
-                    (presence.is_connected && presence.run != run).then(|| client.clone())
-                };
-                let lost: Vec<_> = self.clients.iter().filter_map(lost).collect();
-                for client in lost {
-                    self.end(&client, CloseReason::ServerDied, now);
-                }
-            }
+            (Event::ServerStart { run }, _) => self.end_others(Ending { run, now, done: None }, out),
             _ => {}
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Outputs) {
+        if let Some(ending) = self.ending.take() {
+            self.end_others(ending, out);
         }
     }
 

@@ -30,6 +30,9 @@ const DELETED_MAX: usize = 65_536;
 const DELETED_BYTES_MAX: usize = 16 << 20;
 /// What a topic costs besides its name and its message.
 const ENTRY_BYTES: usize = 128;
+/// Messages that one record may let expire, so that no step is long: far more than one record adds. What has expired
+/// and is still here is delivered to nobody.
+const EXPIRED_MAX: usize = 64;
 /// Topics that one page may look at for each one that it may return.
 const LOOKED_AT_PER_ITEM: usize = 8;
 
@@ -230,7 +233,10 @@ impl RetainedFold {
 
     /// An expired message becomes a deleted one: it still hides older ones of other partitions.
     fn expire(&mut self, now: Timestamp) {
-        while self.expiries.first().is_some_and(|(time, _)| *time <= now) {
+        for _ in 0..EXPIRED_MAX {
+            if self.expiries.first().is_none_or(|(time, _)| *time > now) {
+                return;
+            }
             let Some((_, topic)) = self.expiries.pop_first() else { return };
             if let Some(stamp) = self.topics.get(&topic).map(|held| held.stamp) {
                 self.keep(&topic, stamp, None);

@@ -2,6 +2,7 @@
 
 mod changes;
 mod kept;
+mod many;
 mod state;
 mod stored;
 #[cfg(test)]
@@ -11,12 +12,13 @@ mod will;
 pub use changes::{Change, EndReason};
 pub use state::{Ended, Session, Subscribed};
 
-use super::{Close, CloseReason, Event, Letter, Lost, LostReason, Open, Positions, RunId, Subscription};
+use super::{Close, CloseReason, Event, Letter, Open, Positions, Subscription};
 use changes::Changes;
 use floodplain_fold::{DedupWindow, Fold, Input, Outputs, RestoreError};
 use floodplain_log::BatchBuilder;
 use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
 use kept::Kept;
+use many::Many;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
@@ -29,11 +31,6 @@ use will::will_record;
 const DEDUP_IDS: usize = 64;
 /// Clients whose newest events are remembered.
 const DEDUP_CLIENTS: usize = 65_536;
-/// How long letters about what the index has given up are gathered, so that a session which sleeps through a flood is
-/// not told of each part.
-const GATHER: Duration = Duration::from_secs(1);
-/// Of the sessions that one loss concerns each is told so much later than the one before.
-const GATHER_STEP: Duration = Duration::from_millis(10);
 
 /// The sessions of one partition of `requests`.
 ///
@@ -53,6 +50,8 @@ pub struct SessionFold {
     filters: BTreeMap<TopicFilter, Kept>,
     /// By client and epoch.
     ended: BTreeMap<(ClientId, Position), Ended>,
+    /// What the record that was applied last has left to do.
+    many: Option<Many>,
     seen: DedupWindow,
     changes: Changes,
     builder: BatchBuilder,
@@ -65,6 +64,7 @@ impl Default for SessionFold {
             timers: BTreeSet::new(),
             filters: BTreeMap::new(),
             ended: BTreeMap::new(),
+            many: None,
             seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
@@ -336,50 +336,6 @@ impl SessionFold {
         }
     }
 
-    /// The index has given up messages: notes it for the sessions that needed them, which then do so no more. Said
-    /// again, it changes nothing.
-    fn lost(&mut self, partition: u32, lost: &Lost, now: Timestamp, out: &mut Outputs) {
-        let Some(kept) = self.filters.get(&lost.filter) else { return };
-        let letter = |from: Position| Letter {
-            reason: lost.reason.text().into(),
-            partition,
-            from: from.max(lost.first),
-            to: lost.last,
-            count: lost.count,
-        };
-        let mut due = now + GATHER;
-        for client in kept.clients() {
-            let Some(mut session) = self.remove(&client) else { continue };
-            if let Some(from) = session.lose(partition, lost) {
-                session.letters.note(letter(from));
-                session.letters_at.get_or_insert(due);
-                due = due + GATHER_STEP;
-            }
-            self.insert(client, session);
-        }
-        for ((client, _), ended) in &mut self.ended {
-            for (_, from) in ended.wanted.iter_mut().filter(|(filter, _)| *filter == lost.filter) {
-                let needed = from.get(partition);
-                if needed <= lost.last {
-                    out.push(letter(needed).output(client.as_str()));
-                    if lost.reason != LostReason::Damage {
-                        *from = from.with(partition, lost.last.next());
-                    }
-                }
-            }
-        }
-    }
-
-    fn server_start(&mut self, run: RunId, now: Timestamp, out: &mut Outputs) {
-        let lost = |(client, session): (&ClientId, &Session)| {
-            (session.is_connected && session.run != run).then(|| client.clone())
-        };
-        let lost: Vec<_> = self.sessions().filter_map(lost).collect();
-        for client in lost {
-            self.end_connection(&client, CloseReason::ServerDied, now, out);
-        }
-    }
-
     fn fire(&mut self, client: &ClientId, session: &mut Session, out: &mut Outputs) {
         session.will_at = None;
         if let Some(will) = session.will.take() {
@@ -441,11 +397,11 @@ impl Fold for SessionFold {
             return;
         }
         let now = input.log_time;
-        match &event {
-            Event::ServerStart { run } => return self.server_start(*run, now, out),
-            Event::Lost { partition, lost } => return self.lost(*partition, lost, now, out),
-            _ => {}
-        }
+        let event = match event {
+            Event::ServerStart { run } => return self.work(Many::ServerStart { run, now, done: None }, out),
+            Event::Lost { partition, lost } => return self.work(Many::lost(partition, lost, now), out),
+            event => event,
+        };
         let key = input.record.key.and_then(|key| std::str::from_utf8(key).ok());
         let Some(client) = key.and_then(|key| ClientId::new(key).ok()) else { return };
         match event {
@@ -480,12 +436,22 @@ impl Fold for SessionFold {
         }
     }
 
+    fn has_more(&self) -> bool {
+        self.many.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Outputs) {
+        if let Some(many) = self.many.take() {
+            self.work(many, out);
+        }
+    }
+
     fn next_timer(&self) -> Option<Timestamp> {
         self.timers.first().map(|(time, _)| *time)
     }
 
     fn on_time(&mut self, now: Timestamp, _position: Position, out: &mut Outputs) {
-        while self.timers.first().is_some_and(|(time, _)| *time <= now) {
+        while self.timers.first().is_some_and(|(time, _)| *time <= now) && out.spend() {
             let (_, client) = self.timers.pop_first().expect("there is a first");
             let Some(mut session) = self.sessions.remove(&client) else { continue };
             if let Some(at) = session.expires_at().filter(|time| *time <= now) {

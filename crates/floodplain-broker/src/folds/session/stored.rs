@@ -24,7 +24,7 @@ pub(super) fn put(fold: &SessionFold, out: &mut Vec<u8>) {
 pub(super) fn restore(fold: &mut SessionFold, format: u16, bytes: &[u8]) -> Result<(), WireError> {
     let mut get = Get::new(bytes);
     (fold.sessions, fold.timers, fold.filters) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-    fold.ended = BTreeMap::new();
+    (fold.ended, fold.many) = (BTreeMap::new(), None);
     for _ in 0..get.count()? {
         let client = take_client(&mut get)?;
         let mut session = Box::new(take_session(&mut get, format)?);
