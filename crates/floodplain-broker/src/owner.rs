@@ -18,8 +18,8 @@ use std::{
     time::Duration,
 };
 
-/// State that is copied for snapshots in one tick: some milliseconds.
-const SNAPSHOT_TICK_BYTES: usize = 8 << 20;
+/// State that is copied for snapshots in one turn: about a millisecond.
+const SNAPSHOT_TURN_BYTES: usize = 512 << 10;
 
 /// Reads and steps of a partition's folds in one turn: then the connections are served, and then it goes on.
 pub(crate) const TURN_STEPS: usize = 4;
@@ -174,6 +174,8 @@ pub(crate) struct Owner {
     /// Partitions that have something to fold.
     pub(crate) dirty: bool,
     snapshots_running: usize,
+    /// The state of a fold is being copied. One at a time, since the copy is in memory.
+    is_copying: bool,
     has_last_snapshots: bool,
     /// The last batch that this worker has appended to each data partition of another one.
     sent_away: BTreeMap<u32, Position>,
@@ -200,6 +202,7 @@ impl Owner {
             outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
             dirty: true,
             snapshots_running: 0,
+            is_copying: false,
             has_last_snapshots: false,
             sent_away: BTreeMap::new(),
             scanned_at: Timestamp(0),
@@ -361,6 +364,9 @@ impl Worker {
         self.answer_outside();
         self.answer_waiting();
         self.search_estates();
+        if self.owner.is_copying {
+            self.snapshot_folds(Snapshotting::GoOn);
+        }
         // Folding may have appended: events of sessions, records of the dead-letter stream.
         self.submit();
     }
@@ -649,7 +655,7 @@ impl Worker {
         if std::mem::replace(&mut self.owner.has_last_snapshots, true) {
             return false;
         }
-        self.snapshot_folds(1, usize::MAX);
+        self.snapshot_folds(Snapshotting::Last);
         self.owner.snapshots_running > 0
     }
 
@@ -673,7 +679,7 @@ impl Worker {
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);
         self.owner.dirty = true;
-        self.snapshot_folds(self.shared.config.snapshot_bytes, SNAPSHOT_TICK_BYTES);
+        self.snapshot_folds(Snapshotting::Due);
     }
 
     /// Says how many sessions and subscriptions there are; all workers add to the same gauges.
@@ -702,18 +708,28 @@ impl Worker {
         }
     }
 
-    /// Begins the snapshots that are due, but no more once their states have `max_bytes`.
-    fn snapshot_folds(&mut self, every: u64, max_bytes: usize) {
-        let mut due = DueSnapshots { every, steady: self.steady, left_bytes: max_bytes, work: Vec::new() };
+    /// Copies states for snapshots, a part of one in a turn, and gives whole ones to be written.
+    fn snapshot_folds(&mut self, what: Snapshotting) {
+        let mut round = SnapshotRound {
+            what: if self.owner.is_copying && what == Snapshotting::Due { Snapshotting::GoOn } else { what },
+            every: self.shared.config.snapshot_bytes,
+            steady: self.steady,
+            left_bytes: SNAPSHOT_TURN_BYTES,
+            is_copying: false,
+            work: Vec::new(),
+        };
         for data in &mut self.owner.data {
-            due.look_at(&mut data.retained);
-            due.look_at(&mut data.waiting);
+            round.look_at(&mut data.retained);
+            round.look_at(&mut data.waiting);
         }
         for requests in &mut self.owner.requests {
-            due.look_at(&mut requests.sessions);
-            due.look_at(&mut requests.presence);
+            round.look_at(&mut requests.sessions);
+            round.look_at(&mut requests.presence);
         }
-        let work = due.work;
+        let SnapshotRound { work, is_copying, .. } = round;
+        self.owner.is_copying = is_copying;
+        // There is more to do, and nothing else to wait for.
+        self.owner.dirty |= is_copying;
         self.owner.snapshots_running += work.len();
         for work in work {
             self.run_job(work);
@@ -768,20 +784,45 @@ fn again(error: &floodplain_log::ReadError) -> floodplain_log::ReadError {
     }
 }
 
-/// A round of snapshots.
-struct DueSnapshots {
+/// What is done about snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Snapshotting {
+    /// Those that are due are begun, one after the other.
+    Due,
+    /// The one that is begun goes on.
+    GoOn,
+    /// All that is not in one yet is copied at once: the end has come.
+    Last,
+}
+
+/// A round over all folds of a worker.
+struct SnapshotRound {
+    what: Snapshotting,
     every: u64,
     steady: Timestamp,
     left_bytes: usize,
+    is_copying: bool,
     work: Vec<Work>,
 }
 
-impl DueSnapshots {
+impl SnapshotRound {
     fn look_at<F: Fold>(&mut self, runner: &mut Runner<F>) {
-        if self.left_bytes > 0 && runner.is_snapshot_due(self.every, self.steady) {
-            let len = runner.begin_snapshot(self.steady);
+        match self.what {
+            Snapshotting::Last if runner.is_copying() || runner.is_snapshot_due(1, self.steady) => {
+                runner.begin_snapshot(self.steady);
+            }
+            Snapshotting::Due if self.left_bytes > 0 && !self.is_copying => {
+                if runner.is_snapshot_due(self.every, self.steady) {
+                    runner.begin_copy();
+                }
+            }
+            Snapshotting::Last | Snapshotting::Due | Snapshotting::GoOn => {}
+        }
+        if runner.is_copying() && self.left_bytes > 0 {
+            let len = runner.copy_on(self.left_bytes, self.steady);
             self.left_bytes = self.left_bytes.saturating_sub(len);
         }
+        self.is_copying |= runner.is_copying();
         if let Some(snapshot) = runner.take_snapshot() {
             self.work.push(Work::Snapshot { snapshots: runner.snapshots().clone(), snapshot: Box::new(snapshot) });
         }

@@ -206,6 +206,10 @@ pub struct Runner<F: Fold> {
     /// Nothing can be appended any more.
     is_stopped: bool,
     unit_bytes_max: usize,
+    /// A state that is being copied.
+    copying: Option<Snapshot>,
+    /// Bytes of the newest whole copy: the next one gets so much room at once, and is not moved while it grows.
+    state_len: usize,
     /// A state whose outputs are not all out yet.
     held: Option<Snapshot>,
     bytes_since_snapshot: u64,
@@ -227,7 +231,11 @@ impl<F: Fold> Runner<F> {
         if F::EMITS && config.folds.is_none() {
             return Err(OpenError::NoFoldsStream(F::NAME));
         }
-        let loaded = config.snapshots.load(|snapshot| fold.restore(snapshot.meta.format, &snapshot.state))?;
+        let mut state_len = 0;
+        let loaded = config.snapshots.load(|snapshot| {
+            state_len = snapshot.state.len();
+            fold.restore(snapshot.meta.format, &snapshot.state)
+        })?;
         let meta = loaded.meta.unwrap_or_else(|| SnapshotMeta {
             fold: F::NAME.to_owned(),
             format: F::FORMAT,
@@ -270,6 +278,8 @@ impl<F: Fold> Runner<F> {
             in_flight: InFlight::Nothing,
             is_stopped: false,
             unit_bytes_max: UNIT_BYTES_MAX,
+            copying: None,
+            state_len,
             held: None,
             bytes_since_snapshot: 0,
             snapshot_due: Timestamp(0) + SNAPSHOT_FIRST,
@@ -735,36 +745,78 @@ impl<F: Fold> Runner<F> {
     #[must_use]
     pub fn is_snapshot_due(&self, every_bytes: u64, steady: Timestamp) -> bool {
         let bytes = self.bytes_since_snapshot;
-        self.stage == Stage::Whole && (bytes >= every_bytes || (bytes > 0 && steady >= self.snapshot_due))
+        let may_begin = self.stage == Stage::Whole && self.copying.is_none();
+        may_begin && (bytes >= every_bytes || (bytes > 0 && steady >= self.snapshot_due))
     }
 
-    /// Copies the state for a snapshot. [`Self::take_snapshot`] gives it out once all outputs up to
+    /// Copies the state for a snapshot, whole. [`Self::take_snapshot`] gives it out once all outputs up to
     /// this point are committed: a state that is ahead of its outputs would lose them in a crash.
     ///
-    /// `steady` counts from the start of the process. Gives the bytes that the state has; in the middle of a record there
-    /// is no state to copy, and nothing happens.
-    pub fn begin_snapshot(&mut self, steady: Timestamp) -> usize {
+    /// `steady` counts from the start of the process. In the middle of a record there is no state to copy, and nothing
+    /// happens.
+    pub fn begin_snapshot(&mut self, steady: Timestamp) {
         if self.stage != Stage::Whole {
-            return 0;
+            return;
         }
         let mut state = Vec::new();
         self.fold.snapshot(&mut state);
-        self.snapshot_due = steady + SNAPSHOT_EVERY * (1 + (state.len() / SNAPSHOT_BYTES) as u32);
-        let len = state.len();
-        self.held = Some(Snapshot {
-            meta: SnapshotMeta {
-                fold: F::NAME.to_owned(),
-                format: F::FORMAT,
-                partition: self.config.id.to_string(),
-                position: self.position,
-                log_time: self.log_time,
-                emitted: self.emitted,
-                folds_from: self.folds_from,
-            },
-            state,
-        });
-        self.bytes_since_snapshot = 0;
+        let meta = self.meta();
+        self.copying = None;
+        self.hold(Snapshot { meta, state }, steady);
+    }
+
+    /// Begins to copy the state as it is now; [`Self::copy_on`] does so part by part, while records are folded.
+    pub fn begin_copy(&mut self) {
+        if self.stage == Stage::Whole {
+            self.fold.begin_copy();
+            let room = self.state_len + self.state_len / 8;
+            self.copying = Some(Snapshot { meta: self.meta(), state: Vec::with_capacity(room) });
+            self.bytes_since_snapshot = 0;
+        }
+    }
+
+    /// Whether a copy is begun and not done: call [`Self::copy_on`], the first time before anything else is folded.
+    #[must_use]
+    pub const fn is_copying(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    /// Copies about `max_bytes` more; gives how many there were. When it is done the copy is a snapshot that was begun
+    /// when the copy began.
+    ///
+    /// `steady` counts from the start of the process.
+    pub fn copy_on(&mut self, max_bytes: usize, steady: Timestamp) -> usize {
+        let Some(mut copying) = self.copying.take() else { return 0 };
+        let before = copying.state.len();
+        let is_done = self.fold.copy_part(&mut copying.state, before.saturating_add(max_bytes));
+        let len = copying.state.len() - before;
+        if is_done {
+            let since = self.bytes_since_snapshot;
+            self.hold(copying, steady);
+            self.bytes_since_snapshot = since;
+        } else {
+            self.copying = Some(copying);
+        }
         len
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            fold: F::NAME.to_owned(),
+            format: F::FORMAT,
+            partition: self.config.id.to_string(),
+            position: self.position,
+            log_time: self.log_time,
+            emitted: self.emitted,
+            folds_from: self.folds_from,
+        }
+    }
+
+    fn hold(&mut self, snapshot: Snapshot, steady: Timestamp) {
+        self.snapshot_due = steady + SNAPSHOT_EVERY * (1 + (snapshot.state.len() / SNAPSHOT_BYTES) as u32);
+        self.state_len = snapshot.state.len();
+        self.held = Some(snapshot);
+        self.bytes_since_snapshot = 0;
     }
 
     /// The snapshot that was begun, when it may be written: give it to [`Snapshots::write`] on a

@@ -12,11 +12,13 @@ pub(crate) struct Feed<F> {
     pub(crate) log_time: i64,
     /// Items of work in one step.
     pub(crate) step_items: usize,
+    /// The snapshot when a copy began, and so much of the copy.
+    pub(crate) copying: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<F: Default> Default for Feed<F> {
     fn default() -> Self {
-        Self { fold: F::default(), next: 0, log_time: 0, step_items: STEP_ITEMS }
+        Self { fold: F::default(), next: 0, log_time: 0, step_items: STEP_ITEMS, copying: None }
     }
 }
 
@@ -65,6 +67,32 @@ impl<F: Fold> Feed<F> {
 
     pub(crate) fn message(&mut self, at_s: i64, message: &MessageRef<'_>) -> Position {
         self.batch(message_batch(at_s, message)).0
+    }
+
+    /// Goes on with a copy of the state, or begins one: about `len` bytes. A whole one must be what the state was.
+    pub(crate) fn copy_on(&mut self, len: usize) {
+        if self.copying.is_none() {
+            self.copying = Some((self.bytes(), Vec::new()));
+            self.fold.begin_copy();
+        }
+        let Some((expected, copy)) = &mut self.copying else { return };
+        let max_len = copy.len() + len.max(1);
+        if self.fold.copy_part(copy, max_len) {
+            assert!(expected == copy, "the copy is not what the state was when it began");
+            self.copying = None;
+        }
+    }
+
+    /// Copies the rest.
+    pub(crate) fn copy_all(&mut self) {
+        while self.copying.is_some() {
+            self.copy_on(1);
+        }
+    }
+
+    /// The state was replaced, and the copy is gone with it.
+    pub(crate) fn drop_copy(&mut self) {
+        self.copying = None;
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use super::{Close, CloseReason, Event, RunId};
 use floodplain_fold::{
-    Fold, Input, Outputs, RestoreError,
+    Copying, Fold, Input, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
 use floodplain_types::{ClientId, Position, Timestamp};
@@ -47,6 +47,23 @@ pub struct PresenceFold {
     gone: BTreeSet<(Timestamp, ClientId)>,
     /// Work of the record that was applied last.
     ending: Option<Ending>,
+    /// A copy that is being made, with what stands before it; no part of the state.
+    copy: Option<(Vec<u8>, Copying<ClientId>)>,
+}
+
+impl Presence {
+    fn put(&self, out: &mut Vec<u8>, client: &ClientId) {
+        let Self { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run } = self;
+        out.put_str(client.as_str());
+        out.put_position(*epoch);
+        out.put_bool(*is_connected);
+        out.put_time(*since);
+        out.put_option(*closed, |out, reason| out.put_byte(reason.code()));
+        out.put_str(peer);
+        out.put_byte(*protocol_level);
+        out.put_u64(u64::from(*keep_alive_s));
+        out.put_u64(run.0);
+    }
 }
 
 /// Connections of runs other than this one end. Done up to a client.
@@ -86,7 +103,17 @@ impl PresenceFold {
         }
     }
 
+    /// What is known of `client` is about to change, to come or to go.
+    fn touch(&mut self, client: &ClientId) {
+        if let Some((_, copy)) = &mut self.copy {
+            let presence = self.clients.get(client);
+            let entry = presence.map(|presence| |out: &mut Vec<u8>| presence.put(out, client));
+            copy.touch(client, || client.clone(), entry);
+        }
+    }
+
     fn end(&mut self, client: &ClientId, reason: CloseReason, now: Timestamp) {
+        self.touch(client);
         if let Some(presence) = self.clients.get_mut(client).filter(|presence| presence.is_connected) {
             presence.is_connected = false;
             presence.since = now;
@@ -124,6 +151,7 @@ impl PresenceFold {
                 return;
             }
             if let Some((_, client)) = self.gone.pop_first() {
+                self.touch(&client);
                 self.clients.remove(&client);
             }
         }
@@ -156,6 +184,7 @@ impl Fold for PresenceFold {
                     keep_alive_s: open.keep_alive_s,
                     run: open.run,
                 };
+                self.touch(&client);
                 self.clients.insert(client, presence);
             }
             (Event::Close(close), Some(client)) => self.close(&client, &close, now),
@@ -176,18 +205,24 @@ impl Fold for PresenceFold {
 
     fn snapshot(&self, out: &mut Vec<u8>) {
         out.put_u64(self.clients.len() as u64);
-        for (client, presence) in &self.clients {
-            let Presence { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run } = presence;
-            out.put_str(client.as_str());
-            out.put_position(*epoch);
-            out.put_bool(*is_connected);
-            out.put_time(*since);
-            out.put_option(*closed, |out, reason| out.put_byte(reason.code()));
-            out.put_str(peer);
-            out.put_byte(*protocol_level);
-            out.put_u64(u64::from(*keep_alive_s));
-            out.put_u64(run.0);
+        self.clients.iter().for_each(|(client, presence)| presence.put(out, client));
+    }
+
+    fn begin_copy(&mut self) {
+        let mut head = Vec::new();
+        head.put_u64(self.clients.len() as u64);
+        self.copy = Some((head, Copying::default()));
+    }
+
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some((head, copy)) = &mut self.copy else { return true };
+        out.append(head);
+        let from = |from: Bound<&ClientId>| self.clients.range::<ClientId, _>((from, Bound::Unbounded));
+        let is_done = copy.part(from, |out, client, presence| presence.put(out, client), out, max_len);
+        if is_done {
+            self.copy = None;
         }
+        is_done
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {

@@ -52,6 +52,8 @@ pub struct SessionFold {
     ended: BTreeMap<(ClientId, Position), Ended>,
     /// What the record that was applied last has left to do.
     many: Option<Many>,
+    /// A copy that is being made; no part of the state.
+    copy: Option<Box<stored::Copy>>,
     seen: DedupWindow,
     changes: Changes,
     builder: BatchBuilder,
@@ -65,6 +67,7 @@ impl Default for SessionFold {
             filters: BTreeMap::new(),
             ended: BTreeMap::new(),
             many: None,
+            copy: None,
             seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
@@ -194,11 +197,13 @@ impl SessionFold {
 
     /// The session of `client`, if `epoch` is its present one and its connection is open.
     fn current(&mut self, client: &ClientId, epoch: Position) -> Option<&mut Session> {
+        self.touch(client);
         let session = self.sessions.get_mut(client)?;
         (session.epoch == epoch && session.is_connected).then_some(&mut **session)
     }
 
     fn subscribe(&mut self, client: &ClientId, epoch: Position, subscriptions: Vec<Subscription>, start: &Positions) {
+        self.touch(client);
         let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
             return;
         };
@@ -239,6 +244,7 @@ impl SessionFold {
     }
 
     fn unsubscribe(&mut self, client: &ClientId, epoch: Position, filters: &[TopicFilter]) {
+        self.touch(client);
         let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
             return;
         };
@@ -323,13 +329,17 @@ impl SessionFold {
         let epoch = session.epoch;
         if !wanted.is_empty() {
             let ended = Ended { at, reason, wanted, done: session.done };
-            self.ended.insert((client.clone(), epoch), ended);
+            let key = (client.clone(), epoch);
+            self.touch_ended(&key);
+            self.ended.insert(key, ended);
         }
         self.changes.push(|| Change::Ended { client: client.clone(), epoch, reason });
     }
 
     fn bury(&mut self, client: ClientId, epoch: Position, letters: &[Letter], out: &mut Outputs) {
-        let Some(ended) = self.ended.remove(&(client.clone(), epoch)) else { return };
+        let key = (client.clone(), epoch);
+        self.touch_ended(&key);
+        let Some(ended) = self.ended.remove(&key) else { return };
         emit(&client, letters, out);
         for (filter, _) in &ended.wanted {
             forget_filter(&mut self.filters, &mut self.changes, filter, Kept::bury);
@@ -343,7 +353,21 @@ impl SessionFold {
         }
     }
 
+    /// The session of `client` is about to change, to come or to go.
+    fn touch(&mut self, client: &ClientId) {
+        if let Some(copy) = &mut self.copy {
+            copy.touch(client, self.sessions.get(client).map(|session| &**session));
+        }
+    }
+
+    fn touch_ended(&mut self, key: &(ClientId, Position)) {
+        if let Some(copy) = &mut self.copy {
+            copy.touch_ended(key, self.ended.get(key));
+        }
+    }
+
     fn insert(&mut self, client: ClientId, session: Box<Session>) {
+        self.touch(&client);
         if let Some(timer) = session.timer() {
             self.timers.insert((timer, client.clone()));
         }
@@ -351,6 +375,7 @@ impl SessionFold {
     }
 
     fn remove(&mut self, client: &ClientId) -> Option<Box<Session>> {
+        self.touch(client);
         let session = self.sessions.remove(client)?;
         if let Some(timer) = session.timer() {
             self.timers.remove(&(timer, client.clone()));
@@ -453,6 +478,7 @@ impl Fold for SessionFold {
     fn on_time(&mut self, now: Timestamp, _position: Position, out: &mut Outputs) {
         while self.timers.first().is_some_and(|(time, _)| *time <= now) && out.spend() {
             let (_, client) = self.timers.pop_first().expect("there is a first");
+            self.touch(&client);
             let Some(mut session) = self.sessions.remove(&client) else { continue };
             if let Some(at) = session.expires_at().filter(|time| *time <= now) {
                 self.end(&client, session, EndReason::Expired, at, out);
@@ -470,6 +496,17 @@ impl Fold for SessionFold {
 
     fn snapshot(&self, out: &mut Vec<u8>) {
         stored::put(self, out);
+    }
+
+    fn begin_copy(&mut self) {
+        self.copy = Some(Box::new(stored::Copy::new(self)));
+    }
+
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some(mut copy) = self.copy.take() else { return true };
+        let is_done = copy.part(self, out, max_len);
+        self.copy = Some(copy).filter(|_| !is_done);
+        is_done
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {

@@ -1,6 +1,6 @@
 //! Very many sessions, and what concerns all of them at once.
 
-use super::{PERFECT, clean, values};
+use super::{PERFECT, clean, lasting, values};
 use crate::{
     folds::{Event, Open, RunId, Will},
     owner::TURN_STEPS,
@@ -38,7 +38,7 @@ fn write_sessions(rig: &Rig, count: usize, will_delay_s: u32) {
                 protocol_level: 5,
                 takes_over: false,
                 clean_start: true,
-                session_expiry_s: 100,
+                session_expiry_s: 100_000,
                 keep_alive_s: 30,
                 peer: String::new(),
                 will: Some(will),
@@ -88,7 +88,7 @@ fn wills_that_are_due_at_once_let_others_be_served() {
 
 #[test]
 fn wills_of_many_are_sent_once_though_the_server_dies_in_the_middle() {
-    for turns in [1, 2, 3, 4, 6, 9] {
+    for turns in [1, 3, 8] {
         let mut rig = Rig::new(PERFECT, 1);
         write_sessions(&rig, MANY, 5);
         rig.crash(PERFECT, 1);
@@ -102,4 +102,41 @@ fn wills_of_many_are_sent_once_though_the_server_dies_in_the_middle() {
         let wills = values(&rig, "telemetry");
         assert_eq!((wills.len(), wills.into_iter().collect::<BTreeSet<_>>().len()), (MANY, MANY), "{turns}: each once");
     }
+}
+
+#[test]
+fn a_large_state_is_copied_while_connections_are_served() {
+    let mut rig = Rig::new(PERFECT, 1);
+    write_sessions(&rig, 3 * MANY, 3600);
+    rig.crash(PERFECT, 1);
+    let is_copying = |rig: &Rig| {
+        let requests = rig.workers.iter().flat_map(|worker| &worker.owner.requests);
+        requests.filter(|requests| requests.sessions.is_copying()).count()
+    };
+    rig.turn_until(|rig| {
+        rig.advance(Duration::from_secs(1));
+        is_copying(rig) > 0
+    });
+    let mut turns = 0;
+    while is_copying(&rig) > 0 {
+        // What happens meanwhile is in the state, and not in the copy.
+        let client = lasting(&mut rig, &format!("new{turns}"), 0);
+        rig.hang_up(client);
+        turns += 1;
+        assert!(turns < 1000);
+    }
+    assert!(turns > 0);
+    rig.turn();
+    rig.crash(PERFECT, 2);
+    lasting(&mut rig, "new0", 1);
+    assert_eq!(waiting_wills(&rig), 3 * MANY);
+    // The snapshots hold all: the log may go.
+    for _ in 0..3 {
+        rig.advance(Duration::from_secs(130));
+        (0..40).for_each(|_| rig.turn());
+    }
+    rig.trim_all(&["requests"]);
+    rig.crash(PERFECT, 3);
+    lasting(&mut rig, "new0", 1);
+    assert_eq!(waiting_wills(&rig), 3 * MANY);
 }

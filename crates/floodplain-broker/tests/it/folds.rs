@@ -178,7 +178,11 @@ impl Case {
                 }
             }
             if self.rng.random_ratio(1, 8) {
-                runner.begin_snapshot(Timestamp(0));
+                runner.begin_copy();
+                runner.copy_on(self.rng.random_range(1..200), Timestamp(0));
+            }
+            if self.rng.random_ratio(1, 3) {
+                runner.copy_on(self.rng.random_range(1..200), Timestamp(0));
             }
             if let Some(snapshot) = runner.take_snapshot() {
                 runner.snapshots().write(&snapshot).unwrap();

@@ -341,7 +341,8 @@ fn an_event_that_concerns_many_is_bounded_in_time_and_memory() {
             Next::Step => {
                 runner.step();
                 steps += 1;
-                assert_eq!(runner.begin_snapshot(Timestamp(0)), 0);
+                runner.begin_snapshot(Timestamp(0));
+                assert!(runner.fold().made >= 5_000 || runner.take_snapshot().is_none(), "in the middle of the first");
                 assert!(!runner.is_snapshot_due(1, Timestamp(i64::MAX)) || !runner.fold().has_more());
             }
             Next::Idle => break,

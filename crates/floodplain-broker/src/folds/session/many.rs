@@ -109,6 +109,9 @@ impl SessionFold {
             if !out.spend() {
                 return Some(Many::LostOfEnded { partition, lost, done });
             }
+            if let Some(copy) = &mut self.copy {
+                copy.touch_ended(key, Some(ended));
+            }
             ended.lose(&key.0, partition, &lost, out);
             done = Some(key.clone());
         }

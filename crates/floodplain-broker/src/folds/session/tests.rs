@@ -436,11 +436,13 @@ fn what_concerns_many_sessions_is_done_in_bounded_steps() {
         feed.next += 1;
         outputs += emitted.len();
         assert_eq!(whole.event(at, "", event).1, emitted, "at {at}");
+        whole.copy_on(100_000);
         assert_eq!(whole.bytes(), feed.bytes(), "at {at}");
     }
     // A will of each that had one, and a letter of each that needed what was lost.
     assert_eq!(outputs as u64, (MANY - MANY.div_ceil(3)) + MANY);
     assert!(feed.fold.is_empty());
+    whole.copy_all();
 }
 
 #[test]
@@ -641,6 +643,7 @@ proptest! {
             let (_, wills) = feed.event(now, client, &event);
             prop_assert_eq!(&small.event(now, client, &event).1, &wills);
             prop_assert_eq!(small.bytes(), feed.bytes());
+            small.copy_on(usize::from(qos) * 70);
             if let Some(restored) = &mut restored {
                 prop_assert_eq!(restored.event(now, client, &event).1, wills);
                 prop_assert_eq!(restored.bytes(), feed.bytes());
@@ -673,6 +676,7 @@ proptest! {
             prop_assert_eq!(&timers, &feed.fold.timers);
             prop_assert!(timers.first().is_none_or(|(time, _)| *time > seconds(now)));
         }
+        small.copy_all();
     }
 
     #[test]

@@ -329,6 +329,7 @@ proptest! {
         for (when, name, from, what) in wishes {
             feed(&mut index, &log, partition, when);
             let (name, from) = (FILTERS[name], from.min(index.next));
+            index.copy_on(from as usize * 3);
             match what {
                 0 => {
                     index.fold.remove_filter(name);
@@ -351,6 +352,7 @@ proptest! {
                 4 => {
                     let bytes = index.bytes();
                     index.fold.restore(WaitingIndex::FORMAT, &bytes).unwrap();
+                    index.drop_copy();
                     prop_assert_eq!(index.bytes(), bytes);
                 }
                 _ => {
@@ -362,6 +364,7 @@ proptest! {
         }
         feed(&mut index, &log, partition, end);
         fill(&mut index, &log, partition);
+        index.copy_all();
         let holds = |name: &str, low: u64| -> BTreeSet<u64> {
             (low..end)
                 .filter(|offset| {
