@@ -4,7 +4,7 @@ use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, session::Sessio
 use floodplain_mqtt::{
     ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
 };
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{borrow::Cow, collections::VecDeque, net::SocketAddr};
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,15 +93,15 @@ pub(crate) struct Connection {
 }
 
 /// Why the connection must end, as an MQTT 5.0 client is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: DisconnectCode,
-    pub(crate) why: &'static str,
+    pub(crate) why: Cow<'static, str>,
 }
 
 impl Refusal {
     pub(crate) const fn new(code: DisconnectCode, why: &'static str) -> Self {
-        Self { code, why }
+        Self { code, why: Cow::Borrowed(why) }
     }
 
     pub(crate) const fn protocol(why: &'static str) -> Self {
@@ -247,9 +247,9 @@ impl Worker {
     pub(crate) fn refuse_with(&mut self, conn: ConnId, refusal: Refusal) {
         self.metrics.protocol_errors.increment(1);
         if let Some(connection) = self.get(conn) {
-            tracing::debug!(peer = %connection.peer, code = %refusal.code, why = refusal.why, "connection refused");
+            tracing::debug!(peer = %connection.peer, code = %refusal.code, why = &*refusal.why, "connection refused");
         }
-        self.send_disconnect(conn, refusal.code, Some(refusal.why));
+        self.send_disconnect(conn, refusal.code, Some(&refusal.why));
         self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
     }
 

@@ -61,16 +61,15 @@ impl Worker {
         }
 
         let refused = if !self.topic_fits(topic) {
-            Some(PubackCode::TopicNameInvalid)
+            let why = "topic name is too long";
+            Some((PubackCode::TopicNameInvalid, Refusal::new(DisconnectCode::TopicNameInvalid, why)))
         } else {
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
-            match shared.access.policy.publish(&session.principal, topic) {
-                Ok(()) => None,
-                Err(_) => Some(PubackCode::NotAuthorized),
-            }
+            let denied = shared.access.policy.publish(&session.principal, topic).err();
+            denied.map(|denied| (denied.puback(), denied.disconnect("publish")))
         };
-        if let Some(code) = refused {
-            return self.refuse_publish(conn, publish, v5, code);
+        if let Some((code, disconnect)) = refused {
+            return self.refuse_publish(conn, publish, v5, code, disconnect);
         }
 
         let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
@@ -170,20 +169,14 @@ impl Worker {
         publish: &Publish<'_>,
         v5: bool,
         code: PubackCode,
+        disconnect: Refusal,
     ) -> Result<(), Refusal> {
-        let disconnect = match code {
-            PubackCode::TopicNameInvalid => Refusal::new(DisconnectCode::TopicNameInvalid, "topic name is too long"),
-            _ => Refusal::new(DisconnectCode::NotAuthorized, "not authorized to publish"),
-        };
         match (v5, publish.packet_id) {
             (true, Some(id)) => {
                 if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
                     session.inbound = session.inbound.saturating_add(1);
                 }
-                let what = match publish.qos {
-                    QoS::ExactlyOnce => What::Pubrec(id, code),
-                    _ => What::Puback(id, code),
-                };
+                let what = What::Refused(id, publish.qos, code, disconnect.why.into());
                 self.owe_ready(conn, what);
                 Ok(())
             }

@@ -3,6 +3,7 @@
 mod answers;
 mod hostile;
 mod letters;
+mod limits;
 mod many;
 
 use crate::rig::{ClientId, Rig, connect, packet};

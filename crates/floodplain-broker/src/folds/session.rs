@@ -207,6 +207,8 @@ impl SessionFold {
         let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
             return;
         };
+        // New ones by filter: they are put in their places together.
+        let mut new = BTreeMap::<TopicFilter, Subscribed>::new();
         for mut subscription in subscriptions {
             // One copy of a filter is shared by all its subscribers.
             if let Some((shared, _)) = self.filters.get_key_value(&subscription.filter) {
@@ -214,9 +216,12 @@ impl SessionFold {
             }
             let filter = subscription.filter.clone();
             let keeps = subscription.qos > 0;
-            let kept = match session.find(filter.as_str()) {
-                Ok(at) => {
-                    let held = &mut session.subscriptions[at];
+            let held = match session.find(filter.as_str()) {
+                Ok(at) => Some(&mut session.subscriptions[at]),
+                Err(_) => new.get_mut(&filter),
+            };
+            let kept = match held {
+                Some(held) => {
                     let kept = held.keeps_messages();
                     // The same filter replaces and loses nothing [MQTT-3.8.4-3, -4], but at QoS 0
                     // nothing was kept that could be lost.
@@ -227,9 +232,9 @@ impl SessionFold {
                     held.retained_after = None;
                     kept
                 }
-                Err(at) => {
+                None => {
                     let held = Subscribed { subscription, start: start.clone(), retained_after: None };
-                    session.subscriptions.insert(at, held);
+                    new.insert(filter.clone(), held);
                     false
                 }
             };
@@ -240,6 +245,7 @@ impl SessionFold {
                 forget_filter(&mut self.filters, &mut self.changes, &filter, |kept| kept.remove(client));
             }
         }
+        session.add_all(new);
         session.lift_cursor();
     }
 
@@ -248,21 +254,22 @@ impl SessionFold {
         let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
             return;
         };
-        for filter in filters {
-            if let Ok(at) = session.find(filter.as_str()) {
-                let held = session.subscriptions.remove(at);
-                if held.keeps_messages() {
-                    forget_filter(&mut self.filters, &mut self.changes, filter, |kept| kept.remove(client));
-                }
-            }
+        let filters: BTreeSet<&TopicFilter> = filters.iter().collect();
+        let gone = |held: &Subscribed| filters.contains(&held.subscription.filter);
+        crate::work::done(session.subscriptions.len());
+        for held in session.subscriptions.iter().filter(|held| gone(held) && held.keeps_messages()) {
+            let filter = &held.subscription.filter;
+            forget_filter(&mut self.filters, &mut self.changes, filter, |kept| kept.remove(client));
         }
+        session.subscriptions.retain(|held| !gone(held));
         session.lift_cursor();
     }
 
     fn close(&mut self, client: &ClientId, close: &Close, now: Timestamp, out: &mut Outputs) {
         let Some(session) = self.current(client, close.epoch) else { return };
+        let letters = session.untold(close.progress.letters.clone());
         session.progress(&close.progress);
-        emit(client, &close.progress.letters, out);
+        emit(client, &letters, out);
         // Not from zero (MQTT 5.0 §3.14.2.2.2).
         if let Some(expiry) = close.session_expiry_s
             && session.expiry_s != 0
@@ -437,8 +444,9 @@ impl Fold for SessionFold {
             Event::Unsubscribe { epoch, filters } => self.unsubscribe(&client, epoch, &filters),
             Event::Progress { epoch, progress } => {
                 if let Some(session) = self.current(&client, epoch) {
+                    let letters = session.untold(progress.letters.clone());
                     session.progress(&progress);
-                    emit(&client, &progress.letters, out);
+                    emit(&client, &letters, out);
                 }
             }
             Event::Received { epoch, packet_id } => {

@@ -25,8 +25,10 @@ use std::{
 
 /// Postings of one filter in one partition: 10 MiB. Beyond that the oldest go to `dlq`.
 const PER_FILTER_MAX: usize = 262_144;
-/// Postings of all filters in one partition: 40 MiB. Beyond that the longest list gives.
+/// Postings of all filters in one partition: 40 MiB. Beyond that the longest lists give.
 const TOTAL_MAX: usize = 1_048_576;
+/// So much room is made at once, so that not each message has all lists looked at.
+const ROOM: usize = TOTAL_MAX / 16;
 /// Topics whose filters are remembered; when full the memory is cleared and fills again.
 const CACHED_TOPICS_MAX: usize = 16_384;
 
@@ -510,11 +512,13 @@ impl WaitingIndex {
     }
 
     fn limit_total(&mut self) {
-        while self.total > TOTAL_MAX {
-            let longest = self.lists.iter().max_by_key(|(_, list)| list.postings.len());
-            let Some((idx, list)) = longest else { return };
-            let quarter = (list.postings.len() / 4).max(1);
-            self.drop_oldest(idx as u32, quarter);
+        if self.total <= TOTAL_MAX {
+            return;
+        }
+        crate::work::done(self.by_filter.len());
+        let lists = self.by_filter.values().map(|idx| (self.lists[*idx as usize].postings.len(), *idx));
+        for (idx, count) in who_gives(lists, self.total - (TOTAL_MAX - ROOM)) {
+            self.drop_oldest(idx, count);
         }
     }
 
@@ -533,6 +537,22 @@ impl WaitingIndex {
         self.lost_meter.increment(count);
         give_up(list, &mut self.lost, Lost { filter, first, last, count, reason: LostReason::QueueFull });
     }
+}
+
+/// Who gives how much so that at least `wanted` is free: half of the longest list, then half of the next. `lists` are
+/// lengths and numbers; of lists with the same length the first gives.
+fn who_gives(lists: impl Iterator<Item = (usize, u32)>, wanted: usize) -> Vec<(u32, usize)> {
+    let mut lists: Vec<_> = lists.filter(|(len, _)| *len > 0).collect();
+    lists.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+    let (mut free, mut give) = (0, Vec::new());
+    for (len, list) in lists {
+        if free >= wanted {
+            break;
+        }
+        free += len.div_ceil(2);
+        give.push((list, len.div_ceil(2)));
+    }
+    give
 }
 
 /// A place in a range that ends before `end`.
