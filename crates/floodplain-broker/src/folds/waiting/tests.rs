@@ -157,7 +157,7 @@ fn to_keep_very_many_filters_bounded_is_no_square_of_work() {
         levels.collect::<Vec<_>>().join("/")
     });
     filters.for_each(|filter| index.add(&filter, 0));
-    let topic = vec!["a"; 10].join("/");
+    let topic = ["a"; 10].join("/");
     let mut builder = floodplain_log::BatchBuilder::new();
     for _ in 0..1024 {
         message("d", &topic, b"", 1).write(&mut builder, 0, std::iter::empty()).unwrap();
