@@ -2,7 +2,7 @@
 //! order the log confirms them in.
 
 use crate::{ConnId, Worker, connection::Blocked, retained::RetainedWish};
-use floodplain_mqtt::{Ack as AckPacket, Packet, PacketId, PubackCode, PubrelCode, QoS};
+use floodplain_mqtt::{Ack as AckPacket, Packet, PacketId, PubackCode, PubrelCode};
 
 /// Acknowledgements owed to one client before it is not read any more. MQTT 5.0 clients reach their
 /// Receive Maximum first.
@@ -14,8 +14,6 @@ pub(crate) enum What {
     Puback(PacketId, PubackCode),
     Pubrec(PacketId, PubackCode),
     Pubcomp(PacketId, PubrelCode),
-    /// PUBACK, or PUBREC if the QoS is 2, that refuses, with a reason string.
-    Refused(PacketId, QoS, PubackCode, Box<str>),
     /// SUBACK or UNSUBACK as bytes; afterwards retained messages.
     Bytes(Box<[u8]>, Option<Box<RetainedWish>>),
 }
@@ -84,11 +82,6 @@ impl Worker {
                     self.inbound_finished(conn);
                 }
                 self.send(conn, &Packet::Pubrec(AckPacket::with_code(id, code)));
-            }
-            What::Refused(id, qos, code, why) => {
-                self.inbound_finished(conn);
-                let ack = AckPacket { reason_string: Some(&why), ..AckPacket::with_code(id, code) };
-                self.send(conn, &if qos == QoS::ExactlyOnce { Packet::Pubrec(ack) } else { Packet::Puback(ack) });
             }
             What::Pubcomp(id, code) => {
                 if code == PubrelCode::Success {

@@ -1,10 +1,10 @@
 //! One connection: its phase, its bytes, its packets.
 
-use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, session::Session, worker::quarter};
+use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, metrics::Why, session::Session, worker::quarter};
 use floodplain_mqtt::{
     ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
 };
-use std::{borrow::Cow, collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr};
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,15 +93,15 @@ pub(crate) struct Connection {
 }
 
 /// Why the connection must end, as an MQTT 5.0 client is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: DisconnectCode,
-    pub(crate) why: Cow<'static, str>,
+    pub(crate) why: &'static str,
 }
 
 impl Refusal {
     pub(crate) const fn new(code: DisconnectCode, why: &'static str) -> Self {
-        Self { code, why: Cow::Borrowed(why) }
+        Self { code, why }
     }
 
     pub(crate) const fn protocol(why: &'static str) -> Self {
@@ -190,6 +190,10 @@ impl Worker {
                     used += end;
                 }
                 Err(error) => {
+                    let is_publish = rest.first().is_some_and(|first| first >> 4 == 3);
+                    if is_publish && error.disconnect_code() == DisconnectCode::PacketTooLarge {
+                        self.metrics.refused_messages.count(Why::TooLarge);
+                    }
                     self.malformed(conn, &error, &[]);
                     return bytes.len();
                 }
@@ -247,15 +251,20 @@ impl Worker {
     pub(crate) fn refuse_with(&mut self, conn: ConnId, refusal: Refusal) {
         self.metrics.protocol_errors.increment(1);
         if let Some(connection) = self.get(conn) {
-            tracing::debug!(peer = %connection.peer, code = %refusal.code, why = &*refusal.why, "connection refused");
+            tracing::debug!(peer = %connection.peer, code = %refusal.code, why = refusal.why, "connection refused");
         }
-        self.send_disconnect(conn, refusal.code, Some(&refusal.why));
+        self.send_disconnect(conn, refusal.code, Some(refusal.why));
         self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
     }
 
     /// Ends a connection for a reason that is not the client's fault.
     pub(crate) fn refuse(&mut self, conn: ConnId, code: DisconnectCode) {
-        self.send_disconnect(conn, code, None);
+        self.refuse_because(conn, code, None);
+    }
+
+    /// The same with a reason string.
+    pub(crate) fn refuse_because(&mut self, conn: ConnId, code: DisconnectCode, why: Option<&str>) {
+        self.send_disconnect(conn, code, why);
         self.close_failed(conn, crate::folds::CloseReason::Administrative);
     }
 
@@ -275,6 +284,7 @@ impl Worker {
         code: ConnackCode,
         why: Option<&str>,
     ) {
+        self.metrics.refused_connections.count(code);
         let mut connack = floodplain_mqtt::Connack::new(code, false);
         connack.properties.reason_string = why;
         if self.get(conn).is_some() {

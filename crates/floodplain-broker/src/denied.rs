@@ -1,7 +1,7 @@
 //! What a client is told when a seam refuses it, in the words of MQTT.
 
-use crate::{connection::Refusal, seams::Denied};
-use floodplain_mqtt::{ConnackCode, DisconnectCode, PubackCode, SubackCode};
+use crate::seams::Denied;
+use floodplain_mqtt::{ConnackCode, SubackCode};
 use std::borrow::Cow;
 
 impl Denied {
@@ -15,16 +15,7 @@ impl Denied {
         }
     }
 
-    /// MQTT 5.0 §3.4.2.1, §3.5.2.1: there is no code for a server that is busy; a quota is what was exceeded.
-    pub(crate) const fn puback(self) -> PubackCode {
-        match self {
-            Self::BadCredential | Self::NotAuthorized => PubackCode::NotAuthorized,
-            Self::Unavailable => PubackCode::ImplementationSpecificError,
-            Self::Busy { .. } => PubackCode::QuotaExceeded,
-        }
-    }
-
-    /// MQTT 5.0 §3.9.3.
+    /// MQTT 5.0 §3.9.3: there is no code for a server that is busy; a quota is what was exceeded.
     pub(crate) const fn suback(self) -> SubackCode {
         match self {
             Self::BadCredential | Self::NotAuthorized => SubackCode::NotAuthorized,
@@ -33,21 +24,11 @@ impl Denied {
         }
     }
 
-    /// The end of a connection, for want of another answer (MQTT 5.0 §3.14.2.1).
-    pub(crate) fn disconnect(self, doing: &str) -> Refusal {
-        let code = match self {
-            Self::BadCredential | Self::NotAuthorized => DisconnectCode::NotAuthorized,
-            Self::Unavailable => DisconnectCode::ImplementationSpecificError,
-            Self::Busy { .. } => DisconnectCode::ServerBusy,
-        };
-        Refusal { code, why: self.words(doing) }
-    }
-
     /// The reason string of an answer to somebody who wanted to do this. Codes have no place for a time, so it is here.
     pub(crate) fn words(self, doing: &str) -> Cow<'static, str> {
         match self {
             Self::BadCredential | Self::NotAuthorized => format!("not authorized to {doing}").into(),
-            Self::Unavailable => "who decides cannot be asked, try again later".into(),
+            Self::Unavailable => format!("nobody can say who may {doing}: try again").into(),
             Self::Busy { retry_after } => {
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 format!("try again in {} s", seconds.max(1)).into()
@@ -55,11 +36,11 @@ impl Denied {
         }
     }
 
-    /// The same where the code says the rest: to who may not connect nothing is explained.
+    /// What CONNACK says beside its code: to who may not connect nothing is explained.
     pub(crate) fn hint(self) -> Option<Cow<'static, str>> {
         match self {
-            Self::BadCredential | Self::NotAuthorized => None,
-            Self::Unavailable | Self::Busy { .. } => Some(self.words("connect")),
+            Self::BadCredential | Self::NotAuthorized | Self::Unavailable => None,
+            Self::Busy { .. } => Some(self.words("connect")),
         }
     }
 }

@@ -1,13 +1,20 @@
 //! PUBLISH from a client, and the rest of its QoS 2 (MQTT 5.0 §3.3, §4.3).
 
 use crate::{
-    ConnId, Worker, acks::What, append::Waiter, connect::asked_class, connection::Refusal, folds::Event,
-    publication::Publication,
+    ConnId, Worker, acks::What, append::Waiter, connect::asked_class, connection::Refusal, folds::Event, metrics::Why,
+    publication::Publication, seams::Denied,
 };
 use floodplain_log::{Correlation, MessageRef};
 use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, Publish, PubrelCode, QoS};
 use floodplain_types::{Class, DeviceId, partition_index};
 use std::sync::Arc;
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, Copy)]
+enum Unwanted {
+    LongTopic,
+    Denied(Denied),
+}
 
 impl Worker {
     /// Whether a topic name or filter is within the limits.
@@ -61,15 +68,13 @@ impl Worker {
         }
 
         let refused = if !self.topic_fits(topic) {
-            let why = "topic name is too long";
-            Some((PubackCode::TopicNameInvalid, Refusal::new(DisconnectCode::TopicNameInvalid, why)))
+            Some(Unwanted::LongTopic)
         } else {
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
-            let denied = shared.access.policy.publish(&session.principal, topic).err();
-            denied.map(|denied| (denied.puback(), denied.disconnect("publish")))
+            shared.access.policy.publish(&session.principal, topic).err().map(Unwanted::Denied)
         };
-        if let Some((code, disconnect)) = refused {
-            return self.refuse_publish(conn, publish, v5, code, disconnect);
+        if let Some(unwanted) = refused {
+            return self.refuse_publish(conn, publish, v5, unwanted);
         }
 
         let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
@@ -130,6 +135,7 @@ impl Worker {
             kept,
         );
         if place.is_err() {
+            self.metrics.refused_messages.count(Why::TooLarge);
             return Err(Refusal::new(DisconnectCode::PacketTooLarge, "message is too large for a record"));
         }
         self.metrics.received[usize::from(qos)].increment(1);
@@ -168,15 +174,37 @@ impl Worker {
         conn: ConnId,
         publish: &Publish<'_>,
         v5: bool,
-        code: PubackCode,
-        disconnect: Refusal,
+        unwanted: Unwanted,
     ) -> Result<(), Refusal> {
+        let (why, code, disconnect) = match unwanted {
+            Unwanted::LongTopic => {
+                let disconnect = Refusal::new(DisconnectCode::TopicNameInvalid, "topic name is too long");
+                (Why::Invalid, PubackCode::TopicNameInvalid, disconnect)
+            }
+            Unwanted::Denied(denied @ (Denied::BadCredential | Denied::NotAuthorized)) => {
+                let disconnect = Refusal::new(DisconnectCode::NotAuthorized, "not authorized to publish");
+                (denied.into(), PubackCode::NotAuthorized, disconnect)
+            }
+            Unwanted::Denied(denied @ (Denied::Unavailable | Denied::Busy { .. })) => {
+                self.metrics.refused_messages.count(denied);
+                if publish.packet_id.is_some() {
+                    // It passes, but a code of 0x80 and more is final for the message [MQTT-4.4.0-2]: so there is none,
+                    // and the client sends it again on its next connection. QoS 0 is dropped.
+                    self.refuse_because(conn, DisconnectCode::ServerBusy, Some(&denied.words("publish")));
+                }
+                return Ok(());
+            }
+        };
+        self.metrics.refused_messages.count(why);
         match (v5, publish.packet_id) {
             (true, Some(id)) => {
                 if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {
                     session.inbound = session.inbound.saturating_add(1);
                 }
-                let what = What::Refused(id, publish.qos, code, disconnect.why.into());
+                let what = match publish.qos {
+                    QoS::ExactlyOnce => What::Pubrec(id, code),
+                    _ => What::Puback(id, code),
+                };
                 self.owe_ready(conn, what);
                 Ok(())
             }

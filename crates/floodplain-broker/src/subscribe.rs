@@ -6,6 +6,7 @@ use crate::{
     append::Waiter,
     connection::Refusal,
     folds::{self, Event, Positions},
+    metrics::Why,
     retained::RetainedWish,
     router::Wanted,
     session::{Session, Subscribed},
@@ -49,28 +50,28 @@ impl Worker {
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
             let options = asked.options;
             let known = places.find(session, asked.filter);
-            let refused = |code, why: &'static str| Some((code, Cow::Borrowed(why)));
-            let refusal = if asked.filter.starts_with("$share/") {
-                refused(SubackCode::SharedSubscriptionsNotSupported, "shared subscriptions are not supported")
+            let refused = |code, why: &'static str, reason| Err((code, Cow::Borrowed(why), reason));
+            let filter = if asked.filter.starts_with("$share/") {
+                let text = "shared subscriptions are not supported";
+                refused(SubackCode::SharedSubscriptionsNotSupported, text, Why::Invalid)
             } else if !fits {
-                refused(SubackCode::TopicFilterInvalid, "topic filter is longer than the limit")
+                refused(SubackCode::TopicFilterInvalid, "topic filter is longer than the limit", Why::Invalid)
             } else if known.is_none() && session.subscriptions.len() >= shared.config.subscriptions_max {
-                refused(SubackCode::QuotaExceeded, "too many subscriptions in one session")
+                refused(SubackCode::QuotaExceeded, "too many subscriptions in one session", Why::Quota)
+            } else if let Err(denied) = shared.access.policy.subscribe(&session.principal, asked.filter) {
+                Err((denied.suback(), denied.words("subscribe"), denied.into()))
             } else {
-                let denied = shared.access.policy.subscribe(&session.principal, asked.filter).err();
-                denied.map(|denied| (denied.suback(), denied.words("subscribe")))
+                let invalid = || (SubackCode::TopicFilterInvalid, "topic filter is not valid".into(), Why::Invalid);
+                TopicFilter::new(asked.filter).map_err(|_| invalid())
             };
-            let filter = match refusal {
-                None => TopicFilter::new(asked.filter).ok(),
-                Some((code, text)) => {
+            let filter = match filter {
+                Ok(filter) => filter,
+                Err((code, text, reason)) => {
+                    self.metrics.refused_subscriptions.count(reason);
                     codes.push(code);
                     why = why.or(Some(text));
                     continue;
                 }
-            };
-            let Some(filter) = filter else {
-                codes.push(SubackCode::TopicFilterInvalid);
-                continue;
             };
             codes.push(SubackCode::granted(options.qos));
             let wanted = Wanted {

@@ -1,10 +1,13 @@
 //! Workers as a whole, on logs that are hard to use.
 
 mod answers;
+mod crashes;
+mod early;
 mod hostile;
 mod letters;
 mod limits;
 mod many;
+mod refusals;
 
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;
