@@ -141,7 +141,7 @@ impl Server {
         let devices = TopicDevices(tables.handle.clone());
         let gateway = start_gateway(config, log.clone(), devices.clone())?;
         let messages = start_messages(config, log.clone(), tables.inputs[0].clone(), devices)?;
-        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone()));
+        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), alerts.alerts().clone()));
         let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
         let sql = sql.map_err(StartError::Sql)?;
 

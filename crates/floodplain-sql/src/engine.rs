@@ -5,7 +5,7 @@ use crate::{
     catalog::{self, Catalog},
     crew::Crews,
     functions,
-    parameter::{self, Description, Parameter},
+    parameter::{self, Description},
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
     tables::{Latest, PublicSchema, Tables},
@@ -17,7 +17,10 @@ use datafusion::{
         datatypes::{DataType, SchemaRef},
     },
     catalog::TableProvider,
-    common::{DataFusionError, Result as DataFusionResult, ScalarValue, config::Dialect, tree_node::TreeNodeRecursion},
+    common::{
+        DataFusionError, Result as DataFusionResult, ScalarValue, TableReference, config::Dialect,
+        tree_node::TreeNodeRecursion,
+    },
     execution::{
         SessionState, SessionStateBuilder,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -36,6 +39,7 @@ use datafusion::{
     },
 };
 use floodplain_log::Log;
+use floodplain_types::Parameter;
 use futures::StreamExt as _;
 use metrics::{Counter, Gauge, Histogram};
 use std::sync::{
@@ -488,12 +492,22 @@ impl Query {
             _ => Ok(()),
         };
         prepared.map_err(|error| self.error(&error))?;
-        let plan = self.state.statement_to_plan(statement).await.map_err(|error| self.error(&error))?;
+        // The planner only says that something is wrong; which tables are missing is known here.
+        let is_missing = |table: &TableReference| {
+            let schema = self.state.schema_for_ref(table.clone());
+            !schema.is_ok_and(|schema| schema.table_exist(table.table()))
+        };
+        let tables = self.state.resolve_table_references(&statement).unwrap_or_default();
+        let lacks_table = tables.iter().any(is_missing);
+        let plan = self.state.statement_to_plan(statement).await.map_err(|error| match self.error(&error) {
+            Error::Invalid { message, at } if lacks_table => Error::UnknownTable { message, at },
+            error => error,
+        })?;
         only_reads(&plan)?;
         if self.parameters.is_empty() {
             return Ok(plan);
         }
-        let values: Vec<ScalarValue> = self.parameters.iter().map(Parameter::scalar).collect();
+        let values: Vec<ScalarValue> = self.parameters.iter().map(parameter::scalar).collect();
         plan.with_param_values(values).map_err(|error| self.error(&error))
     }
 

@@ -1,7 +1,7 @@
 //! Which tables one query finds.
 
 use super::{
-    events,
+    alerts, events,
     fleet::{self, Table},
     provider::HistoryTable,
     system,
@@ -99,6 +99,7 @@ impl SchemaProvider for PublicSchema {
             "sessions" => self.of_fleet(|fleet| fleet::table(Table::Sessions, fleet)),
             "devices" => self.of_fleet(|fleet| fleet::table(Table::Devices, fleet)),
             RECORDS => Ok(Some(Arc::clone(&self.records))),
+            "alerts" => alerts::alerts(Arc::clone(&self.records), self.fleet.clone()).map(Some),
             "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {

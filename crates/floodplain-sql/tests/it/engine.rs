@@ -341,3 +341,30 @@ fn time_ranges_include_what_they_say() {
         assert_eq!((count[0].as_str(), rows.len().to_string().as_str()), (expected, expected), "{predicate}");
     }
 }
+
+#[test]
+fn what_is_unknown_is_told_by_its_kind() {
+    let sql = Fleet::sample().sql();
+    let error = |query: &str| ask(&sql, query, Format::Csv).unwrap_err();
+    for query in [
+        "SELECT 1 FROM nowhere",
+        "SELECT 1 FROM records WHERE device IN (SELECT device FROM public.nowhere)",
+        "WITH here AS (SELECT 1) SELECT * FROM here, nowhere",
+        "EXPLAIN SELECT 1 FROM elsewhere.nowhere.records",
+        "DESCRIBE nowhere",
+    ] {
+        let error = error(query);
+        assert!(matches!(error, Error::UnknownTable { .. }), "{query}: {error:?}");
+    }
+    for query in ["SELECT nothing FROM records", "SELECT device FROM records ORDER BY records.nothing"] {
+        let error = error(query);
+        assert!(matches!(error, Error::UnknownColumn { .. }), "{query}: {error:?}");
+    }
+    // The text does not decide.
+    for query in
+        ["SELECT missing_table('table not found') FROM records", "WITH here AS (SELECT 1) SELECT unnest(1) FROM here"]
+    {
+        let error = error(query);
+        assert!(matches!(error, Error::Invalid { .. }), "{query}: {error:?}");
+    }
+}
