@@ -38,7 +38,7 @@ export function mock({ claimed = false, empty = false } = {}) {
   const fleet = empty ? [] : devices;
   const seen = (d) => ({
     device: d.device, connected: d.connected, last_seen: at(Date.now() - (d.connected ? 400 : 5_400_000)), first_seen: hour(700), address: d.address,
-    protocol: d.connected ? d.protocol : null, messages: d.messages, tables: d.tables,
+    protocol: d.connected ? d.protocol : null, messages: d.messages,
   });
   const started = Date.now();
   const overview = () => {
@@ -197,8 +197,8 @@ export function mock({ claimed = false, empty = false } = {}) {
         }
         return send(200, {
           ...seen(d),
-          latest: d.tables.map((table) => ({ table, columns: Object.entries(TABLES[table]).map(([name, type]) => ({ name, type, time: at(now - 500), value: value(d.n, name, now) })) })),
-          session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }], waiting: d.connected ? 0 : 12 },
+          tables: d.tables, latest: d.tables.map((table) => ({ table, columns: Object.entries(TABLES[table]).map(([name, type]) => ({ name, type, time: at(now - 500), value: value(d.n, name, now) })) })),
+          session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }] },
         });
       }
       case 'GET topics': return page('topics', topics(ask('prefix'), ask('search')), { complete: true, unlisted_messages: 0 });

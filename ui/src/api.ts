@@ -19,14 +19,14 @@ export interface Overview {
 
 export interface DeviceRow {
   device: string; connected: boolean; last_seen: string | null; first_seen: string | null; address: string | null;
-  protocol: string | null; messages: number; tables: string[];
+  protocol: string | null; messages: number;
 }
 export interface Latest { table: string; columns: { name: string; type: string; time: string; value: unknown }[] }
 export interface Session {
   client_id: string; lasting: boolean; expiry_seconds: number | null;
-  subscriptions: { filter: string; qos: number }[]; subscriptions_count?: number; waiting: number | null;
+  subscriptions: { filter: string; qos: number }[]; subscriptions_count?: number;
 }
-export interface Device extends DeviceRow { latest: Latest[]; session: Session | null }
+export interface Device extends DeviceRow { tables: string[]; latest: Latest[]; session: Session | null }
 export interface DeviceEvent { time: string; kind: string; detail: string }
 export interface Message {
   position: string; topic: string; device: string; received: string; qos: number; retain: boolean; content_type: string | null;

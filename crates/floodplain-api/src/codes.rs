@@ -69,7 +69,7 @@ pub static CODES: &[Code] = &[
         code: "bad_request",
         status: 400,
         title: "the request is malformed",
-        meaning: "The body, the query string or the path is not as it should be; `detail` says where.",
+        meaning: "The body or the path is not as it should be; `detail` says where.",
         remedy: "Compare the request with the documentation of the path.",
     },
     Code {

@@ -136,6 +136,7 @@ pub(crate) fn router(api: Api, stop: CancellationToken, sockets: Sockets) -> Rou
         .route("/write", post(write::write))
         .route("/api/v2/write", post(write::write))
         .route("/ping", get(influx::ping))
+        .route("/query", post(influx::query))
         .route("/", get(console::index))
         .route("/setup", get(console::index))
         .route("/a/{name}", get(console::asset))

@@ -18,7 +18,7 @@ use floodplain_log::Log;
 use std::sync::Arc;
 
 /// Their names.
-pub(super) const NAMES: [&str; 3] = ["dlq", "streams", "tables"];
+pub(super) const NAMES: [&str; 4] = ["alerts", "dlq", "streams", "tables"];
 
 /// `tables`: a row for each table of payloads.
 pub(super) fn tables(tables: &[TableSummary]) -> Result<Arc<dyn TableProvider>> {
