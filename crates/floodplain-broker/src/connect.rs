@@ -291,7 +291,8 @@ impl Worker {
 
     /// The `Open` of a connection is committed at delta `delta` from `base`.
     pub(crate) fn open_committed(&mut self, conn: ConnId, partition: Partition, base: Position, delta: u32) {
-        // What a batch holds lies behind its base, one after the other, in every engine.
+        // Where it lies if what the batch holds lies behind its base, one after the other; the fold corrects it where an
+        // engine has left out offsets.
         let epoch = Position { offset: base.offset + u64::from(delta), ..base };
         let Some(connection) = self.get(conn).filter(|connection| connection.phase != Phase::Closed) else {
             self.say_unsaid(conn, epoch);
@@ -299,9 +300,24 @@ impl Worker {
         };
         let Some(session) = &mut connection.session else { return };
         session.epoch = Some(epoch);
-        if connection.phase == Phase::Opening {
-            self.owner.wait_opened(partition, epoch, conn);
+        self.owner.wait_opened(partition, epoch, conn);
+    }
+
+    /// The fold has come past `at_least`, where the `Open` of a connection lies, or behind it. False: it is not yet there.
+    pub(crate) fn open_folded(&mut self, conn: ConnId, at: usize, at_least: Position) -> bool {
+        let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else {
+            return true;
+        };
+        let is_opening = connection.phase == Phase::Opening;
+        let Some(session) = connection.session.as_deref_mut() else { return true };
+        // Of this connection: a newer one would have taken over, and this one would be closed.
+        let stored = self.owner.requests[at].sessions.fold().session(&session.client);
+        let Some(epoch) = stored.map(|stored| stored.epoch).filter(|epoch| *epoch >= at_least) else { return false };
+        session.epoch = Some(epoch);
+        if is_opening {
+            self.opened(conn, at, epoch);
         }
+        true
     }
 
     /// The `Open` will not be confirmed in time, or not at all.

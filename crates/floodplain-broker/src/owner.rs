@@ -124,7 +124,7 @@ pub(crate) struct RequestPartition {
     pub(crate) partition: Partition,
     pub(crate) sessions: Runner<SessionFold>,
     pub(crate) presence: Runner<PresenceFold>,
-    /// Connections whose CONNACK waits until their `Open` is folded.
+    /// Connections whose `Open` is committed and not yet folded, and where it lies at least.
     opening: Vec<(Position, ConnId)>,
     retry_at: Timestamp,
     is_dirty: bool,
@@ -241,9 +241,9 @@ impl Owner {
     }
 
     /// Lets a connection wait until its `Open` is folded.
-    pub(crate) fn wait_opened(&mut self, partition: Partition, epoch: Position, conn: ConnId) {
+    pub(crate) fn wait_opened(&mut self, partition: Partition, at_least: Position, conn: ConnId) {
         if let Some(requests) = self.requests.iter_mut().find(|requests| requests.partition == partition) {
-            requests.opening.push((epoch, conn));
+            requests.opening.push((at_least, conn));
             requests.is_dirty = true;
         }
         self.dirty = true;
@@ -279,8 +279,13 @@ impl DataPartition {
             self.sent.pop_front();
             self.sent_out += 1;
         }
+        // An engine may leave out offsets between its records: then only they know where they are.
+        let is_dense = batch.batch.last_offset_delta() + 1 == batch.batch.record_count();
         if let Some(sent) = self.sent.pop_front_if(|sent| sent.base == batch.base) {
             self.sent_out += 1;
+            if !is_dense {
+                return decode(batch, self.partition.index);
+            }
             let base = batch.base;
             let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
             let placed = sent.publications.into_iter();
@@ -446,13 +451,15 @@ impl Worker {
         let requests = &mut self.owner.requests[at];
         let position = requests.sessions.position();
         let (opened, waiting) =
-            std::mem::take(&mut requests.opening).into_iter().partition(|(epoch, _)| *epoch < position);
+            std::mem::take(&mut requests.opening).into_iter().partition(|(at_least, _)| *at_least < position);
         requests.opening = waiting;
         let source = requests.partition.index;
         let changes = requests.sessions.fold_mut().drain_changes();
         self.sessions_changed(source, changes);
-        for (epoch, conn) in opened {
-            self.opened(conn, at, epoch);
+        for (at_least, conn) in opened {
+            if !self.open_folded(conn, at, at_least) {
+                self.owner.requests[at].opening.push((at_least, conn));
+            }
         }
         self.ask_for_ended(at);
     }

@@ -6,8 +6,10 @@ use crate::{
     append::Waiter,
     connection::Refusal,
     folds::{self, Event, Positions},
+    metrics::Why,
     retained::RetainedWish,
     router::Wanted,
+    seams::Denied,
     session::Subscribed,
 };
 use floodplain_mqtt::{
@@ -19,6 +21,14 @@ use std::time::Duration;
 
 /// Longer than anything committed is on its way to a worker.
 const FRESH: Duration = Duration::from_secs(5);
+
+const fn refusal(denied: Denied) -> (SubackCode, &'static str) {
+    match denied {
+        Denied::BadCredential | Denied::NotAuthorized => (SubackCode::NotAuthorized, "not authorized to subscribe"),
+        Denied::Unavailable => (SubackCode::ImplementationSpecificError, "nobody can say who may subscribe: try again"),
+        Denied::Busy { .. } => (SubackCode::QuotaExceeded, "too many subscriptions: try again later"),
+    }
+}
 
 impl Worker {
     pub(crate) fn subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>) -> Result<(), Refusal> {
@@ -39,28 +49,28 @@ impl Worker {
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
             let options = asked.options;
             let known = session.subscriptions.iter().position(|held| held.filter.as_str() == asked.filter);
-            let refusal = if asked.filter.starts_with("$share/") {
-                Some((SubackCode::SharedSubscriptionsNotSupported, "shared subscriptions are not supported"))
+            let filter = if asked.filter.starts_with("$share/") {
+                let text = "shared subscriptions are not supported";
+                Err((SubackCode::SharedSubscriptionsNotSupported, text, Why::Invalid))
             } else if !fits {
-                Some((SubackCode::TopicFilterInvalid, "topic filter is longer than the limit"))
+                Err((SubackCode::TopicFilterInvalid, "topic filter is longer than the limit", Why::Invalid))
             } else if known.is_none() && session.subscriptions.len() >= shared.config.subscriptions_max {
-                Some((SubackCode::QuotaExceeded, "too many subscriptions in one session"))
-            } else if shared.access.policy.subscribe(&session.principal, asked.filter).is_err() {
-                Some((SubackCode::NotAuthorized, "not authorized to subscribe"))
+                Err((SubackCode::QuotaExceeded, "too many subscriptions in one session", Why::Quota))
+            } else if let Err(denied) = shared.access.policy.subscribe(&session.principal, asked.filter) {
+                let (code, text) = refusal(denied);
+                Err((code, text, denied.into()))
             } else {
-                None
+                let invalid = (SubackCode::TopicFilterInvalid, "topic filter is not valid", Why::Invalid);
+                TopicFilter::new(asked.filter).map_err(|_| invalid)
             };
-            let filter = match refusal {
-                None => TopicFilter::new(asked.filter).ok(),
-                Some((code, text)) => {
+            let filter = match filter {
+                Ok(filter) => filter,
+                Err((code, text, reason)) => {
+                    self.metrics.refused_subscriptions.count(reason);
                     codes.push(code);
                     why = why.or(Some(text));
                     continue;
                 }
-            };
-            let Some(filter) = filter else {
-                codes.push(SubackCode::TopicFilterInvalid);
-                continue;
             };
             codes.push(SubackCode::granted(options.qos));
             let wanted = Wanted {

@@ -1,8 +1,11 @@
 //! Workers as a whole, on logs that are hard to use.
 
 mod answers;
+mod crashes;
+mod early;
 mod hostile;
 mod letters;
+mod refusals;
 
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;

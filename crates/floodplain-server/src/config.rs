@@ -198,7 +198,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Count,
         limits: Some(("0", "256")),
         default: "0",
-        help: "threads of the query pool; 0 is one per core",
+        help: "threads of one query; 0 is one per core",
     },
     Key {
         name: "sql.memory_max",

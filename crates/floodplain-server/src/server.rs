@@ -26,7 +26,7 @@ use tokio::{net::TcpSocket, runtime::Runtime, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// Threads of HTTP; the work of a query is done by the query pool.
+/// Threads of HTTP; a query has its own.
 const HTTP_THREADS_MAX: usize = 2;
 
 /// As the exporter's documentation advises.
@@ -79,7 +79,7 @@ pub enum StartError {
     Mqtt(#[from] floodplain_gateway::Error),
     #[error("cannot open the registry of users")]
     Registry(#[source] floodplain_access::OpenError),
-    #[error("cannot start the query pool")]
+    #[error("cannot set up SQL")]
     Sql(#[source] floodplain_sql::Error),
     #[error("cannot listen at {address} for {what}; is another server running?")]
     Listen { what: &'static str, address: SocketAddr, source: std::io::Error },

@@ -5,6 +5,7 @@
 //! nothing is copied, and a query that starts after an acknowledgement sees what was acknowledged.
 
 mod config;
+mod crew;
 mod engine;
 mod error;
 mod fleet;

@@ -139,6 +139,12 @@ fn line_protocol_becomes_tables() {
         ("/write", "Content-Encoding: gzip\r\n", "a f=1", 400),
         ("/write", "", "no line", 400),
         ("/write", "", "", 204),
+        // What Telegraf begins with; there is one database.
+        ("/query", "", "q=CREATE+DATABASE+%22telegraf%22", 200),
+        ("/query?q=create%20database%20a", "", "", 200),
+        ("/query", "", "q=CREATE+DATABASE+a%3B+DROP+DATABASE+b", 400),
+        ("/query", "", "q=SELECT+*+FROM+cpu", 400),
+        ("/query", "", "", 400),
     ] {
         let (found, answer) = server.post(path, headers, body);
         assert_eq!(found, status, "{path} {headers}: {answer}");
