@@ -500,6 +500,13 @@ pub static CODES: &[Code] = &[
         remedy: "Try again after the next start.",
     },
     Code {
+        code: "table_unknown",
+        status: 404,
+        title: "there is no such table",
+        meaning: "No table of payloads has this name; it is there from its first row on.",
+        remedy: "List them: `floodplain table list`, `SELECT table_name FROM tables`.",
+    },
+    Code {
         code: "token_invalid",
         status: 401,
         title: "the token does not count",

@@ -57,6 +57,7 @@ mod tail;
 
 mod bindings;
 mod dlq;
+mod tables;
 
 mod console;
 mod influx;

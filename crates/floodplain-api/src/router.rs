@@ -7,7 +7,7 @@ use crate::{
     overview::{self, Node, Overview},
     problem::Problem,
     retained::RetainedSource,
-    sql, tokens, topics, users, write,
+    sql, tables, tokens, topics, users, write,
 };
 use axum::{
     Extension, Router,
@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get, post},
+    routing::{get, post},
 };
 use floodplain_access::Registry;
 use floodplain_sql::{Fleet, Sql, Tables};
@@ -98,9 +98,6 @@ impl fmt::Debug for Api {
     }
 }
 
-/// Parts of `ui/api.md` that are planned, so that the console can say so.
-const NOT_BUILT: [&str; 1] = ["/api/v1/tables/{table}"];
-
 /// Ends answers that have no end of their own.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop(pub(crate) CancellationToken);
@@ -117,8 +114,7 @@ pub(crate) fn router(api: Api, stop: CancellationToken, sockets: Sockets) -> Rou
     let counters = Arc::new(Counters::new());
     let followers_max = api.messages.limits().tail.followers_max;
     let api = Arc::new(api);
-    let planned = NOT_BUILT.iter().fold(Router::new(), |router, path| router.route(path, any(not_built)));
-    planned
+    Router::new()
         .merge(login::routes())
         .merge(users::routes())
         .merge(tokens::routes())
@@ -126,12 +122,12 @@ pub(crate) fn router(api: Api, stop: CancellationToken, sockets: Sockets) -> Rou
         .merge(alerts::routes())
         .merge(bindings::routes())
         .merge(dlq::routes())
+        .merge(tables::routes())
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/topics", get(topics::list))
         .route("/api/v1/topics/{*topic}", get(follow::events).post(topics::publish))
         .route("/api/v1/subscribe", get(follow::subscribe))
         .route("/api/v1/overview", get(overview::get))
-        .route("/api/v1/tables", get(overview::tables))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/write", post(write::write))
         .route("/api/v2/write", post(write::write))
@@ -173,11 +169,6 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
 
 async fn unknown(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here", format!("unknown path {}", uri.path()))
-}
-
-async fn not_built(uri: Uri) -> Problem {
-    let detail = format!("{} is planned, and not built yet", uri.path());
-    Problem::of("not_built", detail)
 }
 
 async fn openapi() -> Response {

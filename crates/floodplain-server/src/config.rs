@@ -1,16 +1,20 @@
 //! The keys of the configuration, and what each part of the server is told.
 
 use crate::{
-    settings::{ConfigError, Key, Kind, Origin, Setting, Settings, Sources},
+    settings::{ConfigError, Entry, Key, Kind, Origin, Setting, Settings, Sources},
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
-use floodplain_history::bindings::Binding;
+use floodplain_history::{
+    bindings::{self, Binding},
+    table_rules::parse_age,
+};
 use floodplain_log::EmbeddedConfig;
 use floodplain_postgres::{Tls, TlsError};
 use floodplain_streams::rule::{Rule, v1};
 use floodplain_types::Class;
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -254,6 +258,8 @@ pub struct Config {
     pub history_bytes_max: Option<u64>,
     /// Those of the file.
     pub bindings: Vec<Arc<Binding>>,
+    /// How old rows of a table may become.
+    pub retention: BTreeMap<String, Duration>,
     pub sql: floodplain_sql::Config,
     /// Alerts of the file.
     pub alerts: Vec<Rule>,
@@ -284,10 +290,11 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             broker: broker(&settings),
-            bindings: settings.bindings.clone(),
+            bindings: settings.entries("bindings", binding)?,
+            retention: settings.entries("tables", table)?.into_iter().collect(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
-            alerts: alerts(&settings)?,
+            alerts: settings.entries("alerts", alert)?,
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
             data_dir,
@@ -376,25 +383,32 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
     }
 }
 
-/// The tables `[[alerts]]` of the file.
-fn alerts(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
-    let mut rules: Vec<Rule> = Vec::new();
-    for (index, (value, path)) in settings.tables("alerts").enumerate() {
-        let name = value.get("name").and_then(toml::Value::as_str);
-        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
-        let bad = |reason: String| {
-            let (path, entry) = (path.to_owned(), entry.clone());
-            ConfigError::BadEntry { path, kind: "alert", entry, reason }
-        };
-        let alert: v1::Alert =
-            value.clone().try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
-        let rule = Rule::try_from(alert).map_err(|error| bad(error.to_string()))?;
-        if rules.iter().any(|other| other.name == rule.name) {
-            return Err(bad("another one has this name".to_owned()));
-        }
-        rules.push(rule);
+/// One of `[[alerts]]`.
+fn alert(entry: &Entry<'_>) -> Result<Rule, ConfigError> {
+    let alert: Result<v1::Alert, toml::de::Error> = entry.value.clone().try_into();
+    let alert = alert.map_err(|error| entry.bad(error.message()))?;
+    Rule::try_from(alert).map_err(|error| entry.bad(error))
+}
+
+/// One of `[[bindings]]`: its members are those of the API.
+fn binding(entry: &Entry<'_>) -> Result<Arc<Binding>, ConfigError> {
+    let json = serde_json::to_value(entry.value).map_err(|error| entry.bad(error))?;
+    let binding = Binding::declare(entry.name, json, bindings::Origin::Config);
+    binding.map(Arc::new).map_err(|error| entry.bad(error))
+}
+
+/// One of `[[tables]]`: its name, and how old its rows may become.
+fn table(entry: &Entry<'_>) -> Result<(String, Duration), ConfigError> {
+    let mut members = entry.value.as_table().into_iter().flatten();
+    if let Some((other, _)) = members.find(|(member, _)| !["name", "retention"].contains(&member.as_str())) {
+        return Err(entry.bad(format!("unknown field `{other}`, expected `name` and `retention`")));
     }
-    Ok(rules)
+    if entry.name.is_empty() {
+        return Err(entry.bad("it needs a name"));
+    }
+    let retention = entry.value.get("retention").and_then(toml::Value::as_str);
+    let retention = retention.ok_or_else(|| entry.bad("it needs a retention such as \"30d\""))?;
+    Ok((entry.name.to_owned(), parse_age(retention).map_err(|error| entry.bad(error))?))
 }
 
 /// There is no identity and no policy yet, so nobody but this machine may connect.
@@ -507,6 +521,37 @@ mod tests {
         ] {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn bindings_and_tables_of_the_file_are_checked_like_alerts() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let roads = "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ntable = { name = \"traffic\" }\n";
+        let engine = "[[tables]]\nname = \"engine\"\nretention = \"30d\"\n";
+        let config = load(&format!("{roads}{engine}")).unwrap();
+        let (name, origin) = (config.bindings[0].name(), config.bindings[0].origin());
+        assert_eq!((config.bindings.len(), name, origin), (1, "roads", bindings::Origin::Config));
+        assert_eq!(config.retention, [("engine".to_owned(), Duration::from_secs(30 * 86_400))].into());
+        for (text, says) in [
+            (format!("{roads}{roads}"), "binding \"roads\" of"),
+            (format!("{roads}{roads}"), "another one has this name"),
+            (roads.replace("roads/+", "roads+"), "wildcard does not fill its level"),
+            (roads.replace("name = \"roads\"\n", ""), "binding number 1 of"),
+            (roads.replace("name = \"roads\"\n", ""), "is no name of a binding"),
+            ("bindings = 1\n".to_owned(), "unknown key \"bindings\""),
+            (format!("{engine}{engine}"), "another one has this name"),
+            (engine.replace("30d", "ever"), "table \"engine\" of"),
+            (engine.replace("retention", "kept"), "unknown field `kept`"),
+            ("tables = 1\n".to_owned(), "unknown key"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
         }
     }
 

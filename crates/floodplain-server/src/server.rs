@@ -324,6 +324,7 @@ fn open_history(config: &Config, log: Arc<dyn Log>, alerts: &Alerts) -> Result<(
         None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
     });
     history.bindings.clone_from(&config.bindings);
+    history.retention.clone_from(&config.retention);
     let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
     let history = History::open(history, disk, log, Arc::new(SystemClock), route).map_err(StartError::History)?;
     let tables = Tables { handle: history.handle().clone(), inputs };

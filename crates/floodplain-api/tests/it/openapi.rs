@@ -19,6 +19,7 @@ fn routes() -> BTreeSet<String> {
         include_str!("../../src/alerts.rs"),
         include_str!("../../src/bindings.rs"),
         include_str!("../../src/dlq.rs"),
+        include_str!("../../src/tables.rs"),
     ]
     .concat();
     let paths = source.split(".route(\"").skip(1).filter_map(|rest| rest.split_once('"'));
