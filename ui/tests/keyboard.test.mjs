@@ -185,6 +185,7 @@ test('bindings: the test shows rows, then the failure at its byte', async (t) =>
 
 test('bindings: a new one is saved by keyboard', async (t) => {
   const { page } = await visit(t, '#/bindings?edit=%2B');
+  await page.getByText('It needs a topic filter and a table.').waitFor();
   await page.getByRole('textbox', { name: 'Name', exact: true }).focus();
   await page.keyboard.type('pumps');
   await page.keyboard.press('Tab');

@@ -36,15 +36,6 @@ const fn meaning(class: Class) -> &'static str {
     }
 }
 
-fn refusal(denied: Denied) -> ConnackCode {
-    match denied {
-        Denied::BadCredential => ConnackCode::BadUserNameOrPassword,
-        Denied::NotAuthorized => ConnackCode::NotAuthorized,
-        Denied::Unavailable => ConnackCode::ServerUnavailable,
-        Denied::Busy { .. } => ConnackCode::ServerBusy,
-    }
-}
-
 /// Whether this is an id as the server gives it to a client that has none (`Worker::assign_id`).
 #[must_use]
 pub fn is_assigned_id(client: &str) -> bool {
@@ -96,7 +87,7 @@ impl Worker {
         let access = &shared.access;
         let principal = match access.identity.identify(&credentials) {
             Ok(principal) => principal,
-            Err(denied) => return self.refuse_connect(conn, encoder, refusal(denied), None),
+            Err(denied) => return self.deny_connect(conn, encoder, denied),
         };
         let partition = partition_index(principal.device.as_str().as_bytes(), self.shared.requests.partitions);
         let owner = self.shared.owner_of(partition);
@@ -126,11 +117,11 @@ impl Worker {
             return self.refuse_connect(conn, encoder, ConnackCode::ServerBusy, Some(why));
         }
         if let Err(denied) = access.admission.connect(peer) {
-            return self.refuse_connect(conn, encoder, refusal(denied), None);
+            return self.deny_connect(conn, encoder, denied);
         }
         if let Some(will) = &connect.will {
             if let Err(denied) = access.policy.publish(&principal, will.topic) {
-                return self.refuse_connect(conn, encoder, refusal(denied), None);
+                return self.deny_connect(conn, encoder, denied);
             }
             if !self.topic_fits(will.topic) {
                 return self.refuse_connect(
@@ -184,6 +175,7 @@ impl Worker {
             aliases: Vec::new(),
             subscriptions: Vec::new(),
             fresh: 0,
+            began: folds::Positions::default(),
             received: Vec::new(),
             inbound: 0,
             out: Outbound { window, ..Outbound::default() },
@@ -276,6 +268,10 @@ impl Worker {
         connection.input = Vec::new();
         self.greeted(conn);
         self.effects.push_back(Effect::Move(conn, to, handoff));
+    }
+
+    fn deny_connect(&mut self, conn: ConnId, encoder: Encoder, denied: Denied) -> Greeted {
+        self.refuse_connect(conn, encoder, denied.connack(), denied.hint().as_deref())
     }
 
     fn refuse_connect(&mut self, conn: ConnId, encoder: Encoder, code: ConnackCode, why: Option<&str>) -> Greeted {

@@ -259,7 +259,12 @@ impl Worker {
 
     /// Ends a connection for a reason that is not the client's fault.
     pub(crate) fn refuse(&mut self, conn: ConnId, code: DisconnectCode) {
-        self.send_disconnect(conn, code, None);
+        self.refuse_because(conn, code, None);
+    }
+
+    /// The same with a reason string.
+    pub(crate) fn refuse_because(&mut self, conn: ConnId, code: DisconnectCode, why: Option<&str>) {
+        self.send_disconnect(conn, code, why);
         self.close_failed(conn, crate::folds::CloseReason::Administrative);
     }
 

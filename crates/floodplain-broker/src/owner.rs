@@ -1,5 +1,7 @@
 //! The owner's side of a worker: folds of its partitions, and live delivery after commit.
 
+mod snapshots;
+
 use crate::{
     ConnId, Worker,
     append::Sent,
@@ -9,17 +11,18 @@ use crate::{
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
-use floodplain_fold::{Fold, Next, Runner};
+use floodplain_fold::{Next, Runner};
 use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Reply};
 use floodplain_types::{Class, Position, Timestamp, TopicFilter};
+use snapshots::Snapshotting;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-/// State that is copied for snapshots in one tick: some milliseconds.
-const SNAPSHOT_TICK_BYTES: usize = 8 << 20;
+/// Reads and steps of a partition's folds in one turn: then the connections are served, and then it goes on.
+pub(crate) const TURN_STEPS: usize = 4;
 
 /// What one worker asks another.
 #[derive(Debug)]
@@ -171,6 +174,8 @@ pub(crate) struct Owner {
     /// Partitions that have something to fold.
     pub(crate) dirty: bool,
     snapshots_running: usize,
+    /// The state of a fold is being copied. One at a time, since the copy is in memory.
+    is_copying: bool,
     has_last_snapshots: bool,
     /// The last batch that this worker has appended to each data partition of another one.
     sent_away: BTreeMap<u32, Position>,
@@ -197,6 +202,7 @@ impl Owner {
             outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
             dirty: true,
             snapshots_running: 0,
+            is_copying: false,
             has_last_snapshots: false,
             sent_away: BTreeMap::new(),
             scanned_at: Timestamp(0),
@@ -363,6 +369,9 @@ impl Worker {
         self.answer_outside();
         self.answer_waiting();
         self.search_estates();
+        if self.owner.is_copying {
+            self.snapshot_folds(Snapshotting::GoOn);
+        }
         // Folding may have appended: events of sessions, records of the dead-letter stream.
         self.submit();
     }
@@ -413,8 +422,13 @@ impl Worker {
     fn drive_requests(&mut self, at: usize) {
         let shared = self.shared.clone();
         let log = &*shared.log;
+        let mut steps = 0;
         loop {
             if self.steady < self.owner.requests[at].retry_at {
+                break;
+            }
+            if steps >= TURN_STEPS {
+                self.folds_on(at);
                 break;
             }
             let requests = &mut self.owner.requests[at];
@@ -423,7 +437,12 @@ impl Worker {
                     let tag = u64::from(requests.partition.index);
                     log.submit(append, Some(Reply { sink: self.mailbox.clone(), tag }));
                 }
+                Next::Step => {
+                    requests.sessions.step();
+                    steps += 1;
+                }
                 Next::Read { partition, from, max_bytes } => {
+                    steps += 1;
                     let reader = requests.partition;
                     let Some(read) = self.read(reader, partition, from, max_bytes) else { break };
                     let requests = &mut self.owner.requests[at];
@@ -440,14 +459,7 @@ impl Worker {
                 Next::Idle => break,
             }
         }
-        // Presence follows; where it has fallen behind it reads for itself.
-        while let Next::Read { partition, from, max_bytes } = self.owner.requests[at].presence.next(log, self.now) {
-            let Some(read) = self.read(partition, partition, from, max_bytes) else { break };
-            if let Err(error) = self.owner.requests[at].presence.on_read(log, partition, from, as_ref(&read)) {
-                tracing::error!(%error, "presence cannot be folded");
-                break;
-            }
-        }
+        self.drive_presence(at);
         let requests = &mut self.owner.requests[at];
         let position = requests.sessions.position();
         let (opened, waiting) =
@@ -462,6 +474,33 @@ impl Worker {
             }
         }
         self.ask_for_ended(at);
+    }
+
+    /// There is more to fold, and nothing else to wait for.
+    fn folds_on(&mut self, at: usize) {
+        self.owner.requests[at].is_dirty = true;
+        self.owner.dirty = true;
+    }
+
+    /// Presence follows; where it has fallen behind it reads for itself.
+    fn drive_presence(&mut self, at: usize) {
+        let shared = self.shared.clone();
+        let log = &*shared.log;
+        for _ in 0..TURN_STEPS {
+            match self.owner.requests[at].presence.next(log, self.now) {
+                Next::Step => self.owner.requests[at].presence.step(),
+                Next::Read { partition, from, max_bytes } => {
+                    let Some(read) = self.read(partition, partition, from, max_bytes) else { return };
+                    let presence = &mut self.owner.requests[at].presence;
+                    if let Err(error) = presence.on_read(log, partition, from, as_ref(&read)) {
+                        tracing::error!(%error, "presence cannot be folded");
+                        return;
+                    }
+                }
+                Next::Append(_) | Next::Idle => return,
+            }
+        }
+        self.folds_on(at);
     }
 
     fn drive_data(&mut self, at: usize) {
@@ -617,16 +656,6 @@ impl Worker {
         self.owner.requests.iter().all(is_folded) && self.owner.snapshots_running == 0
     }
 
-    /// The last snapshots before the end: retention may pass what is not in them before the next start. True the
-    /// first time.
-    pub(crate) fn last_snapshots(&mut self) -> bool {
-        if std::mem::replace(&mut self.owner.has_last_snapshots, true) {
-            return false;
-        }
-        self.snapshot_folds(1, usize::MAX);
-        self.owner.snapshots_running > 0
-    }
-
     /// Ticks, dead letters and snapshots.
     pub(crate) fn tick_folds(&mut self) {
         let now = self.now;
@@ -647,7 +676,7 @@ impl Worker {
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);
         self.owner.dirty = true;
-        self.snapshot_folds(self.shared.config.snapshot_bytes, SNAPSHOT_TICK_BYTES);
+        self.snapshot_folds(Snapshotting::Due);
     }
 
     /// Says how many sessions and subscriptions there are; all workers add to the same gauges.
@@ -673,24 +702,6 @@ impl Worker {
             if let Err(error) = self.appends.push(Class::All, partition, write, None) {
                 tracing::error!(%error, "dead letter does not fit a batch");
             }
-        }
-    }
-
-    /// Begins the snapshots that are due, but no more once their states have `max_bytes`.
-    fn snapshot_folds(&mut self, every: u64, max_bytes: usize) {
-        let mut due = DueSnapshots { every, steady: self.steady, left_bytes: max_bytes, work: Vec::new() };
-        for data in &mut self.owner.data {
-            due.look_at(&mut data.retained);
-            due.look_at(&mut data.waiting);
-        }
-        for requests in &mut self.owner.requests {
-            due.look_at(&mut requests.sessions);
-            due.look_at(&mut requests.presence);
-        }
-        let work = due.work;
-        self.owner.snapshots_running += work.len();
-        for work in work {
-            self.run_job(work);
         }
     }
 
@@ -738,26 +749,6 @@ fn again(error: &floodplain_log::ReadError) -> floodplain_log::ReadError {
         }
         E::Corrupt { file, at, reason, next } => {
             E::Corrupt { file: file.clone(), at: *at, reason: reason.clone(), next: *next }
-        }
-    }
-}
-
-/// A round of snapshots.
-struct DueSnapshots {
-    every: u64,
-    steady: Timestamp,
-    left_bytes: usize,
-    work: Vec<Work>,
-}
-
-impl DueSnapshots {
-    fn look_at<F: Fold>(&mut self, runner: &mut Runner<F>) {
-        if self.left_bytes > 0 && runner.is_snapshot_due(self.every, self.steady) {
-            let len = runner.begin_snapshot(self.steady);
-            self.left_bytes = self.left_bytes.saturating_sub(len);
-        }
-        if let Some(snapshot) = runner.take_snapshot() {
-            self.work.push(Work::Snapshot { snapshots: runner.snapshots().clone(), snapshot: Box::new(snapshot) });
         }
     }
 }

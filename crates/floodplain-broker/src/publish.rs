@@ -190,7 +190,7 @@ impl Worker {
                 if publish.packet_id.is_some() {
                     // It passes, but a code of 0x80 and more is final for the message [MQTT-4.4.0-2]: so there is none,
                     // and the client sends it again on its next connection. QoS 0 is dropped.
-                    self.refuse(conn, DisconnectCode::ServerBusy);
+                    self.refuse_because(conn, DisconnectCode::ServerBusy, Some(&denied.words("publish")));
                 }
                 return Ok(());
             }

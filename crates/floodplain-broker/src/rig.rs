@@ -385,6 +385,11 @@ impl Rig {
         }
     }
 
+    /// A turn of the log alone.
+    pub(crate) fn pump(&self) {
+        self.adverse.as_ref().expect("the rig has booted").pump();
+    }
+
     /// One turn of the log, then one of each worker.
     pub(crate) fn turn(&mut self) {
         if self.is_dead() {

@@ -5,6 +5,8 @@ mod crashes;
 mod early;
 mod hostile;
 mod letters;
+mod limits;
+mod many;
 mod refusals;
 
 use crate::rig::{ClientId, Rig, connect, packet};

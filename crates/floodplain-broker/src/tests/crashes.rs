@@ -20,8 +20,11 @@ const STEP: Duration = Duration::from_millis(100);
 /// Partition, first and last offset, count.
 type Range = (u32, u64, u64, u64);
 
-/// All records of a stream: partition, position, dedup id, value.
-fn records(rig: &Rig, stream: &str) -> Vec<(u32, Position, Option<Vec<u8>>, Vec<u8>)> {
+/// Partition, position, dedup id and value.
+type Stored = (u32, Position, Option<Vec<u8>>, Vec<u8>);
+
+/// All records of a stream.
+fn records(rig: &Rig, stream: &str) -> Vec<Stored> {
     let streams = rig.log.streams();
     let stream = streams.iter().find(|found| found.id.stream.as_str() == stream).unwrap();
     let mut all = Vec::new();

@@ -9,6 +9,8 @@ use floodplain_types::{Class, DeviceId, TenantId};
 use std::{net::SocketAddr, time::Duration};
 
 const BUSY: Denied = Denied::Busy { retry_after: Duration::from_secs(1) };
+/// The properties that tell of it.
+const AGAIN: &[u8] = b"\x13\x1f\x00\x10try again in 1 s";
 
 /// Takes the password "right", and says of others why not.
 #[derive(Debug)]
@@ -135,7 +137,11 @@ fn a_connect_that_nobody_vouches_for_is_refused() {
             rig.send(client, &[&login(version, 0, "stranger", password), publish].concat());
             rig.expect_close(client);
             let got = rig.take(client);
-            let expected = if version == 4 { vec![0x20, 2, 0, code] } else { vec![0x20, 3, 0, code, 0] };
+            let expected = match (version, reason) {
+                (4, _) => vec![0x20, 2, 0, code],
+                (_, "busy") => packet(0x20, &[&[0, code][..], AGAIN].concat()),
+                _ => vec![0x20, 3, 0, code, 0],
+            };
             assert_eq!(got, expected, "{password:?} {got:02x?}");
         }
         assert_eq!(rig.counts.get(&name), 2);
@@ -170,7 +176,8 @@ fn who_is_refused_takes_over_nobody() {
 #[test]
 fn a_connect_is_refused_while_there_is_no_room() {
     let mut rig = rig(|| Access { admission: Box::new(Full), ..Access::open_loopback() });
-    for (version, expected) in [(4, &[0x20, 2, 0, 3][..]), (5, &[0x20, 3, 0, 0x89, 0])] {
+    let busy = packet(0x20, &[b"\x00\x89", AGAIN].concat());
+    for (version, expected) in [(4, &[0x20, 2, 0, 3][..]), (5, &busy)] {
         let client = rig.client();
         rig.send(client, &connect(version, 0, &[], "c"));
         rig.expect_close(client);
@@ -192,7 +199,9 @@ fn a_will_that_may_not_be_published_refuses_the_connect() {
     for (topic, old, new, reason) in
         [("no/w", 5, 0x87, "not_authorized"), ("later", 3, 0x88, "unavailable"), ("busy", 3, 0x89, "busy")]
     {
-        for (version, expected) in [(4, vec![0x20, 2, 0, old]), (5, vec![0x20, 3, 0, new, 0])] {
+        let words = if reason == "busy" { AGAIN } else { &[0] };
+        let told = packet(0x20, &[&[0, new][..], words].concat());
+        for (version, expected) in [(4, vec![0x20, 2, 0, old]), (5, told)] {
             let client = rig.client();
             // Will with QoS 1.
             let mut bytes = connect(version, 0x0e, &[], "mortal");
