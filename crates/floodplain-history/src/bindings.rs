@@ -12,8 +12,8 @@ use crate::{
     route::{RESERVED, TABLE_BYTES_MAX, Target},
 };
 use floodplain_decode::{Decoder, Definition};
-use floodplain_log::MessageRef;
-use floodplain_types::{Class, TopicFilter};
+use floodplain_log::{DataStreams, MessageRef, TELEMETRY};
+use floodplain_types::{Class, StreamName, TopicFilter};
 use serde_json::{Value, json};
 use std::{
     cmp::Ordering as Order,
@@ -49,6 +49,8 @@ pub enum BindingError {
     NotBuilt(&'static str),
     #[error("there is no binding {0:?}")]
     Unknown(String),
+    #[error("there is no stream {0:?}: declare it under [[streams]] in the configuration file, and restart the server")]
+    UnknownStream(String),
     /// It is built in, or one of the configuration file.
     #[error("binding {name:?} is of {origin}: it does not change while the server runs")]
     ReadOnly { name: String, origin: Origin },
@@ -113,11 +115,13 @@ pub struct Binding {
 
 /// What the bindings say of a topic before there is a message of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound<'t> {
+pub struct Bound<'b, 't> {
     /// The device that the topic names; `None` leaves it to the publisher.
     pub device: Option<&'t str>,
     /// The class of QoS 1 and 2; `None` leaves it to the server.
     pub class: Option<Class>,
+    /// The stream that takes messages, if it is not `telemetry`.
+    pub stream: Option<&'b str>,
 }
 
 /// What has happened to messages since the start of the process.
@@ -195,8 +199,9 @@ impl Binding {
             }
             v1::Table::Name(_) => {}
         }
-        if wire.stream != "telemetry" {
-            return Err(BindingError::NotBuilt("a stream other than telemetry"));
+        if wire.stream != TELEMETRY {
+            let name = StreamName::new(&wire.stream).map_err(|error| invalid(error.to_string()))?;
+            DataStreams::check_name(&name).map_err(invalid)?;
         }
         let class = wire.class.as_deref().map(str::parse).transpose().map_err(invalid)?;
         if wire.dedup.is_some() {
@@ -244,6 +249,12 @@ impl Binding {
     #[must_use]
     pub const fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The stream that takes the messages of its topics.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        &self.wire.stream
     }
 
     /// Where it comes from.
@@ -336,11 +347,12 @@ impl Bindings {
 
     /// What the binding says that takes a topic; `None` if none does.
     #[must_use]
-    pub fn bound<'t>(&self, topic: &'t str) -> Option<Bound<'t>> {
+    pub fn bound<'b, 't>(&'b self, topic: &'t str) -> Option<Bound<'b, 't>> {
         self.list.iter().find_map(|binding| {
             binding.target(topic, b"")?;
             let device = binding.wire.device_level.and_then(|at| topic.split('/').nth(usize::from(at) - 1));
-            Some(Bound { device, class: binding.class })
+            let stream = Some(binding.stream()).filter(|stream| *stream != TELEMETRY);
+            Some(Bound { device, class: binding.class, stream })
         })
     }
 

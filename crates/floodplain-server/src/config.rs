@@ -5,11 +5,11 @@ use crate::{
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
-use floodplain_history::bindings::Binding;
-use floodplain_log::EmbeddedConfig;
+use floodplain_history::bindings::{Binding, BindingError};
+use floodplain_log::{DataStreams, EmbeddedConfig, TELEMETRY};
 use floodplain_postgres::{Tls, TlsError};
 use floodplain_streams::rule::{Rule, v1};
-use floodplain_types::Class;
+use floodplain_types::{Class, StreamName};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -281,9 +281,11 @@ impl Config {
             let expected = "error, warn, info, debug, trace or off, also per crate: info,floodplain_log=debug";
             return Err(bad(level, expected));
         }
+        let broker = BrokerConfig { streams: streams(&settings)?, ..broker(&settings) };
+        bound_streams(&settings, &broker.streams)?;
         Ok(Self {
             log: log(&settings, &data_dir),
-            broker: broker(&settings),
+            broker,
             bindings: settings.bindings.clone(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
@@ -374,6 +376,42 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
         rows_max: u64::from(settings.count("sql.rows_max")),
         ..floodplain_sql::Config::default()
     }
+}
+
+/// The tables `[[streams]]` of the file: names of data streams beside `telemetry`.
+fn streams(settings: &Settings) -> Result<Vec<StreamName>, ConfigError> {
+    let mut names = Vec::new();
+    for (index, (value, path)) in settings.tables("streams").enumerate() {
+        let name = value.get("name").and_then(toml::Value::as_str);
+        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
+        let bad = |reason: String| {
+            let (path, entry) = (path.to_owned(), entry.clone());
+            ConfigError::BadEntry { path, kind: "stream", entry, reason }
+        };
+        let name = name.ok_or_else(|| bad("it needs a name".to_owned()))?;
+        if let Some(other) = value.as_table().and_then(|table| table.keys().find(|key| *key != "name")) {
+            return Err(bad(format!("unknown key {other:?}: a stream has a name, and nothing else yet")));
+        }
+        let name = StreamName::new(name).map_err(|error| bad(error.to_string()))?;
+        DataStreams::check_name(&name).map_err(bad)?;
+        if names.contains(&name) {
+            return Err(bad("another one has this name".to_owned()));
+        }
+        names.push(name);
+        if names.len() >= DataStreams::MAX {
+            return Err(bad(format!("there may be {} of them beside telemetry", DataStreams::MAX - 1)));
+        }
+    }
+    Ok(names)
+}
+
+/// Bindings of the file name streams of the file.
+fn bound_streams(settings: &Settings, streams: &[StreamName]) -> Result<(), ConfigError> {
+    let is_there = |name: &str| name == TELEMETRY || streams.iter().any(|stream| stream.as_str() == name);
+    let Some(binding) = settings.bindings.iter().find(|binding| !is_there(binding.stream())) else { return Ok(()) };
+    let (name, path) = (binding.name().to_owned(), settings.bindings_file.clone().unwrap_or_default());
+    let source = BindingError::UnknownStream(binding.stream().to_owned());
+    Err(ConfigError::BadBinding { name, path, source })
 }
 
 /// The tables `[[alerts]]` of the file.
@@ -507,6 +545,34 @@ mod tests {
         ] {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn streams_of_the_file_are_checked() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let two = "[[streams]]\nname = \"fast\"\n[[streams]]\nname = \"raw-2\"\n";
+        let bound = "[[bindings]]\nname = \"b\"\nfilter = \"f/#\"\nstream = \"fast\"\ntable = { name = \"t\" }\n";
+        let config = load(&format!("{two}{bound}")).unwrap();
+        assert_eq!(config.broker.streams.iter().map(StreamName::as_str).collect::<Vec<_>>(), ["fast", "raw-2"]);
+        let many: String = (0..16).map(|n| format!("[[streams]]\nname = \"s{n}\"\n")).collect();
+        for (text, says) in [
+            (format!("{two}{two}"), "stream \"fast\" of"),
+            (two.replace("fast", "dlq"), "one of the server's own"),
+            (two.replace("fast", "Fast"), "no name for a stream"),
+            (format!("{two}retention = \"1d\"\n"), "unknown key \"retention\""),
+            ("[[streams]]\n".to_owned(), "stream number 1 of"),
+            (many, "there may be 15 of them"),
+            ("streams = 1\n".to_owned(), "unknown key \"streams\""),
+            (bound.to_owned(), "there is no stream \"fast\": declare it under [[streams]]"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
         }
     }
 

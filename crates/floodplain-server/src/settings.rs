@@ -173,7 +173,7 @@ pub enum ConfigError {
 }
 
 /// Arrays of tables that the file may have beside the keys; who needs one checks it.
-const TABLES: [&str; 2] = ["alerts", "bindings"];
+const TABLES: [&str; 3] = ["alerts", "bindings", "streams"];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -202,6 +202,8 @@ pub(crate) struct Settings {
     tables: BTreeMap<&'static str, (Vec<toml::Value>, PathBuf)>,
     /// Of the file: they are lists of tables, and no keys.
     pub(crate) bindings: Vec<Arc<Binding>>,
+    /// The file that they are from.
+    pub(crate) bindings_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -210,7 +212,8 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the place and what would be right.
     pub(crate) fn load(keys: &'static [Key], sources: &Sources) -> Result<Self, ConfigError> {
-        let mut settings = Self { values: BTreeMap::new(), tables: BTreeMap::new(), bindings: Vec::new() };
+        let mut settings =
+            Self { values: BTreeMap::new(), tables: BTreeMap::new(), bindings: Vec::new(), bindings_file: None };
         for key in keys {
             settings.set(key, key.default.to_owned(), Origin::Default)?;
         }
@@ -256,7 +259,8 @@ impl Settings {
                 None => {}
             }
         }
-        if let Some((bindings, _)) = self.tables.remove("bindings") {
+        if let Some((bindings, file)) = self.tables.remove("bindings") {
+            self.bindings_file = Some(file);
             self.bindings = bindings.into_iter().map(|value| binding(path, value)).collect::<Result<_, _>>()?;
             let names = self.bindings.iter().map(|binding| binding.name()).collect::<BTreeSet<_>>();
             if names.len() < self.bindings.len() {

@@ -90,7 +90,12 @@ fn what_cannot_be_is_refused_with_its_reason() {
     check(with("class", json!("most")), "unknown durability class \"most\": use none, leader or all");
     binding("b", with("class", json!("leader")));
     assert_eq!(error(with("dedup", json!({ "property": "id" }))), BindingError::NotBuilt("dedup"));
-    assert_eq!(error(with("stream", json!("alerts"))), BindingError::NotBuilt("a stream other than telemetry"));
+    for (stream, says) in
+        [("alerts", "one of the server's own"), ("Fast", "no name for a stream"), ("a/b", "may only hold")]
+    {
+        let BindingError::Invalid(text) = error(with("stream", json!(stream))) else { panic!("{stream}") };
+        assert!(text.contains(says), "{text}");
+    }
     let by_level = json!({ "filter": "a/+", "table": { "level": 2 }, "retention": "1d" });
     assert_eq!(error(by_level), BindingError::NotBuilt("retention of tables by level"));
     let builtin = Binding::declare(BUILTIN, ok(), Origin::Api).unwrap_err();

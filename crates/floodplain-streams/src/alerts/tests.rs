@@ -62,7 +62,7 @@ impl Rig {
         let (telemetry, alerts, state) = (self.telemetry.clone(), self.alerts.clone(), self.state.clone());
         let config = AlertsConfig {
             dir: "alerts".into(),
-            telemetry,
+            data: telemetry.into(),
             state,
             alerts,
             rules: rules.to_vec(),
