@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-fn declare(name: &str, value: Value) -> Binding {
+pub(crate) fn declare(name: &str, value: Value) -> Binding {
     Binding::declare(name, value, Origin::Api).unwrap()
 }
 
@@ -28,7 +28,7 @@ fn json_to(table: &str) -> Value {
 }
 
 /// Polls `future` once, lets the engine work, and takes the answer.
-fn ask<T>(engine: &mut Engine, future: impl Future<Output = T>) -> T {
+pub(crate) fn ask<T>(engine: &mut Engine, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     assert!(future.as_mut().poll(&mut context).is_pending());
@@ -52,7 +52,7 @@ fn replay(engine: &mut Engine, replay: Replay) -> Result<String, BindingError> {
 const ALL: Replay = Replay::Range { binding: None, stream: None, from: None, to: None };
 
 /// All letters, in no order.
-fn letters(world: &World) -> Vec<Value> {
+pub(crate) fn letters(world: &World) -> Vec<Value> {
     let dlq = world.log.streams().into_iter().find(|stream| stream.id.stream.as_str() == "dlq").unwrap();
     let mut letters: Vec<Value> = Vec::new();
     for partition in (0..dlq.partitions).map(|index| dlq.partition(index)) {
@@ -66,7 +66,7 @@ fn letters(world: &World) -> Vec<Value> {
     letters
 }
 
-fn of_kind<'a>(letters: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub(crate) fn of_kind<'a>(letters: &'a [Value], kind: &str) -> Vec<&'a Value> {
     letters.iter().filter(|letter| letter["kind"] == kind).collect()
 }
 

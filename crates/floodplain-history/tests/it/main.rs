@@ -12,3 +12,4 @@ mod model;
 mod observing;
 mod owner;
 mod scans;
+mod streams;

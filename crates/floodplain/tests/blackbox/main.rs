@@ -24,5 +24,6 @@ mod publish;
 mod resume;
 mod retained;
 mod sessions;
+mod streams;
 mod subscribe;
 mod will;
