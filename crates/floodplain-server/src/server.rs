@@ -310,7 +310,12 @@ fn open_stream(log: &dyn Log, name: &'static str, partitions: u32) -> Result<Str
 /// The streams that take messages: those of the configuration, and those that the log has already.
 fn open_data(config: &Config, log: &dyn Log) -> Result<DataStreams, StartError> {
     let (tenant, broker) = (TenantId::default_tenant(), &config.broker);
-    DataStreams::open(log, &tenant, broker.partitions, &broker.streams).map_err(StartError::Data)
+    let streams = DataStreams::open(log, &tenant, broker.partitions, &broker.streams).map_err(StartError::Data)?;
+    for stream in &streams.list()[1..] {
+        let is_declared = broker.streams.contains(&stream.id.stream);
+        info!(stream = %stream.id.stream, is_declared, "stream takes messages");
+    }
+    Ok(streams)
 }
 
 /// Alerts come before history, which brings them its rows.

@@ -20,7 +20,7 @@ use std::{
 use walk::{Step, step};
 
 /// Bytes of retained messages in one partition; a message that would go beyond that is not retained,
-/// and counted, and then nothing is retained for its topic (MQTT 5.0 §3.3.1.3). With 16 partitions 1 GiB.
+/// and counted, and then nothing is retained for its topic (MQTT 5.0 §3.3.1.3). With 16 partitions 1 GiB per stream.
 const BYTES_MAX: usize = 64 << 20;
 /// Deleted topics that one partition remembers. The message may be in another partition than its
 /// deletion, and comes back when the deletion is forgotten: so they are kept by number, not by
