@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 /// The data stream that is always there, and the first.
 pub const TELEMETRY: &str = "telemetry";
-/// Streams that hold something else, now or one day. So do all whose name begins with `_`.
+/// Streams that hold something else, now or one day. So do all whose name begins with `_`, which is where new ones of the
+/// server belong: this list must not grow, since somebody may have declared the name.
 const RESERVED: [&str; 8] = ["telemetry", "requests", "state", "downlink", "dlq", "alerts", "events", "audit"];
 /// Longest name of a data stream.
 const NAME_BYTES_MAX: usize = 64;
