@@ -4,7 +4,7 @@
 export const TABLES = {
   engine: { rpm: 'Float64', oil: 'Float64', load: 'Float64', gear: 'Int64' },
   track: { lat: 'Float64', lon: 'Float64', speed: 'Float64', driver: 'Utf8' },
-  cooling: { cargo_c: 'Float64', setpoint_c: 'Float64', door_open: 'Boolean' },
+  cooling: { n: 'Int64', cargo_c: 'Float64', setpoint_c: 'Float64', door_open: 'Boolean' },
 };
 
 export const devices = Array.from({ length: 240 }, (_, n) => {
@@ -34,6 +34,7 @@ export function value(n, column, t) {
     case 'lon': return +(11.5 + (n % 23) * 0.09 + 0.05 * wave(s, 1500, n)).toFixed(5);
     case 'speed': return +Math.max(0, 62 + 27 * wave(s, 210, n) + 4 * wave(s, 13, n)).toFixed(1);
     case 'driver': return ['Anna Reiter', 'Jonas Wolf', 'Mira Kaya', 'Piotr Nowak'][n % 4];
+    case 'n': return Math.floor(s) % 1e6;
     case 'cargo_c': return +(-18 + 1.2 * wave(s, 900, n) + 0.2 * wave(s, 31, n)).toFixed(2);
     case 'setpoint_c': return -18;
     case 'door_open': return wave(s, 1200, n) > 0.97;
@@ -69,11 +70,17 @@ export function query(sql) {
   const from = text.match(/\bfrom\s+(latest\(')?"?([a-z_]+)"?/i);
   if (!from) return { columns: [{ name: 'answer', type: 'Int64' }], rows: [{ answer: 42 }] };
   const table = from[2];
+  if (table === 'information_schema') {
+    const all = { ...TABLES, devices: { device: 'Utf8', connected: 'Boolean', messages: 'Int64' }, records: { topic: 'Utf8', payload: 'Binary' } };
+    const rows = Object.entries(all).flatMap(([table_name, columns]) =>
+      Object.entries(columns).map(([column_name, data_type]) => ({ table_name, column_name, data_type })));
+    return { columns: ['table_name', 'column_name', 'data_type'].map((name) => ({ name, type: 'Utf8' })), rows };
+  }
   if (table === 'devices') {
     const columns = ['device', 'connected', 'messages'].map((name, i) => ({ name, type: ['Utf8', 'Boolean', 'Int64'][i] }));
     return { columns, rows: devices.map(({ device, connected, messages }) => ({ device, connected, messages })) };
   }
-  if (!TABLES[table]) return fail('sql_table_unknown', table, `table '${table}' not found; there are: ${Object.keys(TABLES).join(', ')}`);
+  if (!TABLES[table]) return fail('sql_invalid', table, `table '${table}' not found; there are: ${Object.keys(TABLES).join(', ')}`);
   const named = text.match(/device\s*=\s*'([^']*)'/i)?.[1];
   const which = named ? devices.filter(({ device }) => device === named) : devices.filter((d) => d.tables.includes(table)).slice(0, 12);
   const list = text.slice(6, from.index).replace(/^\s*distinct\s/i, '').split(/,(?![^(]*\))/).map((part) => part.trim());
@@ -87,7 +94,7 @@ export function query(sql) {
     return [{ name: plain, column: inside }];
   });
   const wrong = outs.find(({ column }) => !['#', 'device', 'time', ...Object.keys(TABLES[table])].includes(column));
-  if (wrong) return fail('sql_column_unknown', wrong.column, `no field named '${wrong.column}' in table '${table}'`);
+  if (wrong) return fail('sql_invalid', wrong.column, `no field named '${wrong.column}' in table '${table}'`);
   const unit = { second: 1, minute: 60, hour: 3600, day: 86400 };
   const span = (pattern, fallback) => {
     const found = text.match(pattern);

@@ -7,7 +7,7 @@ import { TABLES, at, devices, message, query, value } from './fleet.mjs';
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.txt': 'text/plain; charset=utf-8' };
 const DEFAULT = {
   name: 'default', filter: 'devices/+/+', stream: 'telemetry', device_level: 2, table: { level: 3 }, decoder: { format: 'auto' }, time_field: null,
-  key_columns: [], class: null, retention: null, dedup: null, version: 1, matched: 184_233, failed: 3, builtin: true, source: 'builtin',
+  key_columns: [], class: null, retention: null, dedup: null, version: 1, matched: 184_233, failed: 3, duplicates: 0, builtin: true, source: 'builtin',
 };
 
 export function mock({ claimed = false, empty = false } = {}) {
@@ -18,7 +18,7 @@ export function mock({ claimed = false, empty = false } = {}) {
   let signedIn = null;
   const bindings = [DEFAULT, {
     ...DEFAULT, name: 'cooling-units', filter: 'plants/+/cooling/+', device_level: 4, table: { name: 'cooling' }, decoder: { format: 'json' },
-    time_field: 'ts', version: 3, matched: 20_412, failed: 17, retention: '90d', builtin: false, source: 'api',
+    time_field: 'ts', version: 3, matched: 20_412, failed: 17, duplicates: 41, retention: '90d', builtin: false, source: 'api',
   }];
   const alerts = empty ? [] : [
     { name: 'oil-too-hot', kind: 'above', table: 'engine', column: 'oil', value: 102, minutes: null, devices: 'truck-*', webhook: 'http://127.0.0.1:9000/hook', enabled: true },
@@ -38,7 +38,7 @@ export function mock({ claimed = false, empty = false } = {}) {
   const fleet = empty ? [] : devices;
   const seen = (d) => ({
     device: d.device, connected: d.connected, last_seen: at(Date.now() - (d.connected ? 400 : 5_400_000)), first_seen: hour(700), address: d.address,
-    protocol: d.connected ? d.protocol : null, messages: d.messages, tables: d.tables,
+    protocol: d.connected ? d.protocol : null, messages: d.messages,
   });
   const started = Date.now();
   const overview = () => {
@@ -197,8 +197,8 @@ export function mock({ claimed = false, empty = false } = {}) {
         }
         return send(200, {
           ...seen(d),
-          latest: d.tables.map((table) => ({ table, columns: Object.entries(TABLES[table]).map(([name, type]) => ({ name, type, time: at(now - 500), value: value(d.n, name, now) })) })),
-          session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }], waiting: d.connected ? 0 : 12 },
+          tables: d.tables, latest: d.tables.map((table) => ({ table, columns: Object.entries(TABLES[table]).map(([name, type]) => ({ name, type, time: at(now - 500), value: value(d.n, name, now) })) })),
+          session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }] },
         });
       }
       case 'GET topics': return page('topics', topics(ask('prefix'), ask('search')), { complete: true, unlisted_messages: 0 });
@@ -230,7 +230,7 @@ export function mock({ claimed = false, empty = false } = {}) {
       case 'GET bindings': return send(200, { bindings });
       case 'PUT bindings/': {
         if (!body().filter) return fail(422, 'binding_invalid', 'filter: a topic filter must not be empty');
-        put(bindings, { ...body(), version: (bindings[index(bindings)]?.version ?? 0) + 1, matched: 0, failed: 0, builtin: false, source: 'api' });
+        put(bindings, { ...body(), version: (bindings[index(bindings)]?.version ?? 0) + 1, matched: 0, failed: 0, duplicates: 0, builtin: false, source: 'api' });
         return send(200, bindings[index(bindings)]);
       }
       case 'DELETE bindings/': bindings.splice(index(bindings), 1); return done();

@@ -19,14 +19,14 @@ export interface Overview {
 
 export interface DeviceRow {
   device: string; connected: boolean; last_seen: string | null; first_seen: string | null; address: string | null;
-  protocol: string | null; messages: number; tables: string[];
+  protocol: string | null; messages: number;
 }
 export interface Latest { table: string; columns: { name: string; type: string; time: string; value: unknown }[] }
 export interface Session {
   client_id: string; lasting: boolean; expiry_seconds: number | null;
-  subscriptions: { filter: string; qos: number }[]; subscriptions_count?: number; waiting: number | null;
+  subscriptions: { filter: string; qos: number }[]; subscriptions_count?: number;
 }
-export interface Device extends DeviceRow { latest: Latest[]; session: Session | null }
+export interface Device extends DeviceRow { tables: string[]; latest: Latest[]; session: Session | null }
 export interface DeviceEvent { time: string; kind: string; detail: string }
 export interface Message {
   position: string; topic: string; device: string; received: string; qos: number; retain: boolean; content_type: string | null;
@@ -41,20 +41,20 @@ export interface Column { name: string; type: string }
 export interface Answer { columns: Column[]; rows: unknown[][]; warnings: string[]; stats: Record<string, unknown> }
 export interface Table {
   table: string; columns: (Column & { role: 'value' | 'key' | 'attribute' | 'system' })[]; rows: number; files: number; bytes: number;
-  from: string | null; to: string | null; overwritten_values: number; retention: string | null; binding: string;
+  from: string | null; to: string | null; overwritten_values: number; retention: string | null; retention_source: 'table' | 'config' | 'binding' | null; binding: string;
 }
 
 export interface Decoder { format: string; [option: string]: unknown }
 export interface BindingDraft {
   name: string; filter: string; stream: string; device_level: number | null; table: { level: number } | { name: string };
   decoder: Decoder; time_field: string | null; key_columns: string[]; class: string | null; retention: string | null;
-  dedup: { property: string } | null;
+  dedup: { property?: string; field?: string; window?: string } | null;
 }
-export interface Binding extends BindingDraft { version: number; matched: number; failed: number; builtin: boolean; source: 'builtin' | 'config' | 'api' }
+export interface Binding extends BindingDraft { version: number; matched: number; failed: number; duplicates: number; builtin: boolean; source: 'builtin' | 'config' | 'api' }
 export interface Field { name: string; role: string; type: string; value: unknown }
 export interface Tested {
   binding: string; device: string; table: string | null;
-  rows: { table: string; device: string; time: string | null; fields: Field[] }[];
+  rows: { table: string; device: string; time: string | null; id: string | null; fields: Field[] }[];
   failure: { stage: string; reason: string; byte_position: number | null; line: number | null } | null;
 }
 export interface Job {

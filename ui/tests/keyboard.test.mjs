@@ -81,6 +81,12 @@ test('devices: of a long list only what is in view is in the document', async (t
   assert.ok((await list.getByRole('option').count()) < 60);
 });
 
+test('device: what is called like a counter is not what is shown first', async (t) => {
+  const { page } = await visit(t, '#/device/trailer-006');
+  await page.getByRole('button', { name: 'cargo_c', exact: true, pressed: true }).waitFor();
+  await page.getByRole('button', { name: 'n', exact: true, pressed: false }).waitFor();
+});
+
 test('device: another column joins the chart, and the link says so', async (t) => {
   const { page } = await visit(t, '#/device/truck-001');
   await page.locator('canvas').waitFor();
@@ -159,6 +165,7 @@ test('SQL: an error is marked at its place', async (t) => {
 test('SQL: the editor completes tables from the schema', async (t) => {
   const { page } = await visit(t, '#/sql?q=SELECT%201');
   await page.getByRole('region', { name: 'Tables' }).getByText('cooling').first().waitFor();
+  await page.getByRole('region', { name: 'Of the server' }).getByText('devices').first().waitFor();
   await page.getByRole('textbox', { name: 'SQL query' }).focus();
   await page.keyboard.press('Control+a');
   await page.keyboard.type('SELECT * FROM coo');
@@ -178,6 +185,7 @@ test('bindings: the test shows rows, then the failure at its byte', async (t) =>
 
 test('bindings: a new one is saved by keyboard', async (t) => {
   const { page } = await visit(t, '#/bindings?edit=%2B');
+  await page.getByText('It needs a topic filter and a table.').waitFor();
   await page.getByRole('textbox', { name: 'Name', exact: true }).focus();
   await page.keyboard.type('pumps');
   await page.keyboard.press('Tab');

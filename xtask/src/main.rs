@@ -91,12 +91,15 @@ fn faults(args: &[String]) -> Result<()> {
 
 fn fuzz(args: &[String]) -> Result<()> {
     let target = args.first().context("name a target: one of the files in fuzz/fuzz_targets, without .rs")?;
+    // What is found is kept in the first folder; the second is part of the repository, and only read.
+    let (found, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
+    std::fs::create_dir_all(run::root().join(&found)).with_context(|| format!("create {found}"))?;
     // Another toolchain must not inherit this one's cargo.
     run::run(
         std::process::Command::new("cargo")
             .env_remove("CARGO")
             .env_remove("RUSTUP_TOOLCHAIN")
-            .args(["+nightly", "fuzz", "run", target])
+            .args(["+nightly", "fuzz", "run", target, &found, &seeds])
             .args(&args[1..])
             .current_dir(run::root()),
     )

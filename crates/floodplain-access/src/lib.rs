@@ -28,7 +28,6 @@ pub use name::{NAME_CHARS_MAX, user_name};
 pub use password::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN};
 pub use registry::{Page, Registry, Scram};
 pub use role::{Caller, NoRole, Role};
-pub use scram::ScramVerifier;
 pub use secret::{Secret, TOKEN_PREFIX};
 pub use sessions::{SESSION_IDLE_MAX, SESSION_TIME_MAX};
 pub use throttle::Throttle;

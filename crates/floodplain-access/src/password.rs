@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    scram::{ScramVerifier, hmac},
+    scram::{self, hmac},
     secret,
 };
 use argon2::{
@@ -144,7 +144,7 @@ pub(crate) fn accept(user: &str, password: &str) -> Result<String, Error> {
 pub(crate) struct Kept {
     /// Argon2id as a PHC string.
     pub(crate) hash: String,
-    /// [`ScramVerifier::to_text`].
+    /// [`scram::to_text`].
     pub(crate) scram: String,
 }
 
@@ -194,7 +194,7 @@ impl Passwords {
     pub(crate) async fn keep(&self, prepared: String) -> Result<Kept, Error> {
         let turn = self.turn().await?;
         blocking(move || {
-            let kept = Kept { hash: hash(&prepared)?, scram: ScramVerifier::new(&prepared)?.to_text() };
+            let kept = Kept { hash: hash(&prepared)?, scram: scram::to_text(&scram::verifier(&prepared)?) };
             drop(turn);
             Ok(kept)
         })

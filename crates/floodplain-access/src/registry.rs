@@ -4,12 +4,11 @@ use crate::{
     Caller, Error, OpenError, Role, Secret,
     name::user_name,
     password::{self, Kept, Passwords},
-    scram::ScramVerifier,
-    secret,
+    scram, secret,
     throttle::Throttle,
     users,
 };
-use floodplain_types::{Clock, Timestamp};
+use floodplain_types::{Clock, ScramVerifier, Timestamp};
 use sqlx::{
     SqlitePool,
     migrate::{MigrateError, Migrator},
@@ -52,7 +51,7 @@ struct Inner {
     epoch: AtomicU64,
     /// In memory only: it is of no use after this process.
     setup: Mutex<Option<Secret>>,
-    /// See [`ScramVerifier::made_up`].
+    /// See [`scram::made_up`].
     scram_key: String,
 }
 
@@ -285,10 +284,10 @@ impl Registry {
         let (Some(name), Some((verifier, role))) = (&name, row) else {
             // In whatever case it is written a name has one salt, as one that is known has.
             let asked = name.as_deref().unwrap_or(user);
-            let verifier = ScramVerifier::made_up(self.inner.scram_key.as_bytes(), asked);
+            let verifier = scram::made_up(self.inner.scram_key.as_bytes(), asked);
             return Ok(Scram { verifier, caller: None });
         };
-        let verifier = ScramVerifier::parse(&verifier).ok_or_else(|| damaged("a SCRAM verifier"))?;
+        let verifier = scram::parse(&verifier).ok_or_else(|| damaged("a SCRAM verifier"))?;
         Ok(Scram { verifier, caller: Some(Caller::user(name.clone(), stored_role(&role)?)) })
     }
 

@@ -2,73 +2,53 @@
 
 use crate::{Error, secret};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use floodplain_types::ScramVerifier;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
-use std::fmt;
 
 /// Eight times PostgreSQL's default; costs the client, not the server, some ten milliseconds per login.
 const ITERATIONS: u32 = 32_768;
 
 const SALT_BYTES: usize = 16;
 
-/// What RFC 5803 stores. Enough to check a client's proof (RFC 5802 §3: `H(proof XOR HMAC(StoredKey, AuthMessage))` is
-/// `StoredKey`), too little to log in with.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ScramVerifier {
-    pub salt: Vec<u8>,
-    pub iterations: u32,
-    /// `H(HMAC(SaltedPassword, "Client Key"))`.
-    pub stored_key: [u8; 32],
-    /// `HMAC(SaltedPassword, "Server Key")`.
-    pub server_key: [u8; 32],
+/// From a password that SASLprep has prepared, with a new salt. Takes some ten milliseconds.
+pub(crate) fn verifier(prepared: &str) -> Result<ScramVerifier, Error> {
+    Ok(with(prepared, &secret::random::<SALT_BYTES>()?, ITERATIONS))
 }
 
-/// Without the keys.
-impl fmt::Debug for ScramVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScramVerifier").field("iterations", &self.iterations).finish_non_exhaustive()
-    }
+/// RFC 5802 §3.
+fn with(prepared: &str, salt: &[u8], iterations: u32) -> ScramVerifier {
+    let mut salted = [0; 32];
+    pbkdf2::pbkdf2_hmac::<Sha256>(prepared.as_bytes(), salt, iterations, &mut salted);
+    let stored_key = Sha256::digest(hmac(&salted, b"Client Key")).into();
+    ScramVerifier { salt: salt.to_vec(), iterations, stored_key, server_key: hmac(&salted, b"Server Key") }
 }
 
-impl ScramVerifier {
-    /// From a password that SASLprep has prepared, with a new salt. Takes some ten milliseconds.
-    pub(crate) fn new(prepared: &str) -> Result<Self, Error> {
-        Ok(Self::with(prepared, &secret::random::<SALT_BYTES>()?, ITERATIONS))
-    }
+/// For a name that no user has: looks like any other, is the same each time, and no password fits it. So nobody learns
+/// from the salt which users exist (RFC 5802 §9).
+pub(crate) fn made_up(key: &[u8], name: &str) -> ScramVerifier {
+    let part = |what: &str| hmac(key, format!("{what} {name}").as_bytes());
+    let salt = part("salt")[..SALT_BYTES].to_vec();
+    ScramVerifier { salt, iterations: ITERATIONS, stored_key: part("stored key"), server_key: part("server key") }
+}
 
-    /// RFC 5802 §3.
-    fn with(prepared: &str, salt: &[u8], iterations: u32) -> Self {
-        let mut salted = [0; 32];
-        pbkdf2::pbkdf2_hmac::<Sha256>(prepared.as_bytes(), salt, iterations, &mut salted);
-        let stored_key = Sha256::digest(hmac(&salted, b"Client Key")).into();
-        Self { salt: salt.to_vec(), iterations, stored_key, server_key: hmac(&salted, b"Server Key") }
-    }
+/// As PostgreSQL keeps it in `pg_authid.rolpassword`.
+pub(crate) fn to_text(verifier: &ScramVerifier) -> String {
+    let ScramVerifier { salt, iterations, stored_key, server_key } = verifier;
+    let [salt, stored, server] = [&salt[..], stored_key, server_key].map(|it| STANDARD.encode(it));
+    format!("SCRAM-SHA-256${iterations}:{salt}${stored}:{server}")
+}
 
-    /// For a name that no user has: looks like any other, is the same each time, and no password fits it. So nobody learns
-    /// from the salt which users exist (RFC 5802 §9).
-    pub(crate) fn made_up(key: &[u8], name: &str) -> Self {
-        let part = |what: &str| hmac(key, format!("{what} {name}").as_bytes());
-        let salt = part("salt")[..SALT_BYTES].to_vec();
-        Self { salt, iterations: ITERATIONS, stored_key: part("stored key"), server_key: part("server key") }
-    }
-
-    /// As PostgreSQL keeps it in `pg_authid.rolpassword`.
-    pub(crate) fn to_text(&self) -> String {
-        let [salt, stored, server] = [&self.salt[..], &self.stored_key, &self.server_key].map(|it| STANDARD.encode(it));
-        format!("SCRAM-SHA-256${}:{salt}${stored}:{server}", self.iterations)
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (head, keys) = text.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?;
-        let ((iterations, salt), (stored, server)) = (head.split_once(':')?, keys.split_once(':')?);
-        let key = |text: &str| STANDARD.decode(text).ok()?.try_into().ok();
-        Some(Self {
-            salt: STANDARD.decode(salt).ok()?,
-            iterations: iterations.parse().ok()?,
-            stored_key: key(stored)?,
-            server_key: key(server)?,
-        })
-    }
+pub(crate) fn parse(text: &str) -> Option<ScramVerifier> {
+    let (head, keys) = text.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?;
+    let ((iterations, salt), (stored, server)) = (head.split_once(':')?, keys.split_once(':')?);
+    let key = |text: &str| STANDARD.decode(text).ok()?.try_into().ok();
+    Some(ScramVerifier {
+        salt: STANDARD.decode(salt).ok()?,
+        iterations: iterations.parse().ok()?,
+        stored_key: key(stored)?,
+        server_key: key(server)?,
+    })
 }
 
 pub(crate) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
@@ -86,7 +66,7 @@ mod tests {
     #[test]
     fn the_example_of_the_standard() {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
-        let verifier = ScramVerifier::with("pencil", &salt, 4096);
+        let verifier = with("pencil", &salt, 4096);
         let message = "n=user,r=rOprNGfwEbeRWgbNEkqO,\
                        r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,\
                        c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
@@ -110,10 +90,10 @@ mod tests {
 
     #[test]
     fn made_up_ones_stay_and_differ() {
-        let one = ScramVerifier::made_up(b"key", "anna");
-        assert_eq!(one, ScramVerifier::made_up(b"key", "anna"));
-        assert_ne!(one, ScramVerifier::made_up(b"key", "bert"));
-        assert_ne!(one, ScramVerifier::made_up(b"other", "anna"));
+        let one = made_up(b"key", "anna");
+        assert_eq!(one, made_up(b"key", "anna"));
+        assert_ne!(one, made_up(b"key", "bert"));
+        assert_ne!(one, made_up(b"other", "anna"));
         assert_eq!((one.salt.len(), one.iterations), (SALT_BYTES, ITERATIONS));
         assert!(!format!("{one:?}").contains("stored_key"));
     }
@@ -122,13 +102,13 @@ mod tests {
         #[test]
         fn text_and_back(salt in prop::collection::vec(any::<u8>(), 0..40), iterations: u32, stored: [u8; 32], server: [u8; 32]) {
             let verifier = ScramVerifier { salt, iterations, stored_key: stored, server_key: server };
-            prop_assert_eq!(ScramVerifier::parse(&verifier.to_text()), Some(verifier));
+            prop_assert_eq!(parse(&to_text(&verifier)), Some(verifier));
         }
 
         #[test]
         fn noise_is_no_verifier(text in "\\PC{0,80}|SCRAM-SHA-256\\$[0-9a-zA-Z+/=:$]{0,80}") {
-            if let Some(verifier) = ScramVerifier::parse(&text) {
-                prop_assert_eq!(ScramVerifier::parse(&verifier.to_text()), Some(verifier));
+            if let Some(verifier) = parse(&text) {
+                prop_assert_eq!(parse(&to_text(&verifier)), Some(verifier));
             }
         }
     }

@@ -15,10 +15,11 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chrono::DateTime;
-use floodplain_decode::{ColumnType, Field, Input, Outcome, Role, Rows};
+use floodplain_decode::{ColumnType, Field, Input, Outcome, Role, Row, Rows};
 use floodplain_history::{
     Handle,
     bindings::{BUILTIN, Binding, BindingError, Origin},
+    dedup::{Dedup, Id},
     jobs::{Job, Replay},
     route::{DefaultRoute, MESSAGES, Route as _},
 };
@@ -57,6 +58,7 @@ impl From<BindingError> for Problem {
             BindingError::NotBuilt(_) => "not_built",
             BindingError::Unknown(_) => "binding_unknown",
             BindingError::UnknownStream(_) => "stream_unknown",
+            BindingError::UnknownTable(_) => "table_unknown",
             BindingError::ReadOnly { .. } => "binding_read_only",
             BindingError::TooMany(_) => "limit_reached",
             BindingError::ReplayRunning(_) => "replay_running",
@@ -79,7 +81,7 @@ async fn list(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
     let builtin = json!({
         "name": BUILTIN, "filter": "devices/+/+", "stream": "telemetry", "device_level": 2, "table": { "level": 3 },
         "decoder": { "format": "auto" }, "time_field": null, "key_columns": [], "class": null, "retention": null,
-        "dedup": null, "version": 0, "matched": matched, "failed": failed, "builtin": true,
+        "dedup": null, "version": 0, "matched": matched, "failed": failed, "duplicates": 0, "builtin": true,
         "source": Origin::Builtin.as_str(),
     });
     let list: Vec<Value> = bindings.list().iter().map(|binding| to_json(binding)).chain([builtin]).collect();
@@ -108,6 +110,7 @@ fn to_json(binding: &Binding) -> Value {
     value["version"] = binding.version().into();
     value["matched"] = matched.into();
     value["failed"] = failed.into();
+    value["duplicates"] = binding.counts().duplicate_count().into();
     value["builtin"] = false.into();
     value["source"] = binding.origin().as_str().into();
     value
@@ -122,6 +125,8 @@ struct Test {
     payload: Option<String>,
     payload_base64: Option<String>,
     content_type: Option<String>,
+    #[serde(default)]
+    user_properties: Vec<(String, String)>,
 }
 
 /// What would become of a message. Nothing is stored.
@@ -169,7 +174,7 @@ async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Re
         let payload = String::from_utf8_lossy(&payload);
         let field = |name: &str, value: &str| json!({ "name": name, "role": "value", "type": "Utf8", "value": value });
         let fields = [field("topic", topic), field("payload", &payload)];
-        let row = json!({ "table": MESSAGES, "device": device, "time": null, "fields": fields });
+        let row = json!({ "table": MESSAGES, "device": device, "time": null, "id": null, "fields": fields });
         json!({ "binding": name, "device": device, "table": MESSAGES, "rows": [row], "failure": failure })
     };
     let Some(target) = bound.map(|(_, target)| target).or_else(|| DEFAULT.target(&message)) else {
@@ -185,16 +190,28 @@ async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Re
     if !failure.is_null() && !is_declared && decoded.rows().len() == 0 {
         return Ok(Json(raw(failure)));
     }
+    let dedup = bound.and_then(|(binding, _)| binding.dedup());
     let rows: Vec<Value> = decoded
         .rows()
         .take(ROWS_MAX)
         .map(|row| {
             let fields: Vec<Value> = row.fields().map(|field| field_json(&field)).collect();
-            json!({ "table": row.table(), "device": row.device(), "time": row.time().map(rfc3339), "fields": fields })
+            let id = dedup.and_then(|dedup| id_of(dedup, &test.user_properties, &row));
+            let time = row.time().map(rfc3339);
+            json!({ "table": row.table(), "device": row.device(), "time": time, "id": id, "fields": fields })
         })
         .collect();
     let (device, table) = (target.device, target.table);
     Ok(Json(json!({ "binding": name, "device": device, "table": table, "rows": rows, "failure": failure })))
+}
+
+/// What a repeat of a row is known by.
+fn id_of(dedup: &Dedup, properties: &[(String, String)], row: &Row<'_>) -> Option<String> {
+    if let Id::Property(wanted) = &dedup.id {
+        return properties.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+    }
+    let mut text = String::new();
+    dedup.of_row(row, &mut text).then_some(text)
 }
 
 fn field_json(field: &Field<'_>) -> Value {

@@ -69,7 +69,7 @@ pub static CODES: &[Code] = &[
         code: "bad_request",
         status: 400,
         title: "the request is malformed",
-        meaning: "The body, the query string or the path is not as it should be; `detail` says where.",
+        meaning: "The body or the path is not as it should be; `detail` says where.",
         remedy: "Compare the request with the documentation of the path.",
     },
     Code {
@@ -506,6 +506,13 @@ pub static CODES: &[Code] = &[
         meaning: "A binding or a replay names a stream that does not take messages of devices.",
         remedy: "Declare it under [[streams]] in the configuration file, and restart the server. `SELECT DISTINCT stream \
                  FROM streams` lists what there is.",
+    },
+    Code {
+        code: "table_unknown",
+        status: 404,
+        title: "there is no such table",
+        meaning: "No table of payloads has this name; it is there from its first row on.",
+        remedy: "List them: `floodplain table list`, `SELECT table_name FROM tables`.",
     },
     Code {
         code: "token_invalid",

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use floodplain_history::{Handle, latest::Value as Latest};
+use floodplain_history::latest::Value as Latest;
 use floodplain_log::{MessageRef, ReadError, Stream};
 use floodplain_sql::{Device, Fleet, Session, Unanswered, letter_text};
 use floodplain_types::Timestamp;
@@ -106,16 +106,16 @@ async fn list(
             break None;
         }
     };
-    let handle = api.tables.as_ref().map(|tables| tables.handle.clone());
-    let rows = found.iter().map(|device| row(device, handle.as_ref())).collect::<Vec<_>>();
+    let rows = found.iter().map(row).collect::<Vec<_>>();
     Ok(Json(json!({ "devices": rows, "next": next, "total": total })).into_response())
 }
 
-/// One device, with the newest value of each column and its session.
+/// One device, with its tables, the newest value of each of their columns, and its session.
 async fn one(State(api): State<Arc<Api>>, Segment(device): Segment) -> Result<Response, Problem> {
     let found = known(&api, &device).await?;
     let Some(tables) = &api.tables else {
-        let mut answer = row(&found, None);
+        let mut answer = row(&found);
+        answer["tables"] = json!([]);
         answer["latest"] = json!([]);
         answer["session"] = session(&found);
         return Ok(Json(answer).into_response());
@@ -131,7 +131,7 @@ async fn one(State(api): State<Arc<Api>>, Segment(device): Segment) -> Result<Re
     // Values that are later than that are in the next answer.
     drop(handle.wait_decoded(&ends, DECODE_TIME_MAX).await);
     let answer = blocking(move || -> Result<Value, floodplain_history::Error> {
-        let mut answer = row(&found, Some(&handle));
+        let mut answer = row(&found);
         let (mut latest, mut names) = (Vec::new(), Vec::new());
         for table in handle.tables().into_iter().filter(|table| table != MESSAGES) {
             let columns = handle.latest_of(&table, &device)?;
@@ -310,10 +310,9 @@ fn is_connected(device: &Device) -> bool {
     device.client.as_ref().is_some_and(|client| client.connected)
 }
 
-fn row(device: &Device, handle: Option<&Handle>) -> Value {
+/// What a list says. Which tables a device has is known only by its values, so that is for one device.
+fn row(device: &Device) -> Value {
     let client = device.client.as_ref();
-    let mut tables = handle.map(|handle| handle.tables_of(&device.device)).unwrap_or_default();
-    tables.retain(|table| table != MESSAGES);
     json!({
         "device": device.device,
         "connected": is_connected(device),
@@ -323,7 +322,6 @@ fn row(device: &Device, handle: Option<&Handle>) -> Value {
         "protocol": client.and_then(|client| client.protocol),
         "messages": device.traffic.map_or(0, |traffic| traffic.messages),
         "bytes": device.traffic.map_or(0, |traffic| traffic.bytes),
-        "tables": tables,
     })
 }
 
@@ -339,7 +337,6 @@ fn session(device: &Device) -> Value {
         "expiry_seconds": expiry_seconds,
         "subscriptions": subscriptions.iter().map(filter).collect::<Vec<_>>(),
         "subscriptions_count": subscriptions_count,
-        "waiting": null,
     })
 }
 

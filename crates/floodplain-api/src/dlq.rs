@@ -54,10 +54,10 @@ async fn list(
     State(api): State<Arc<Api>>,
     asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(asked) = asked.map_err(|rejection| Problem::of("bad_request", rejection.body_text()))?;
+    let Query(asked) = asked.map_err(|rejection| Problem::of("query_invalid", rejection.body_text()))?;
     let limit = asked.limit.unwrap_or(100);
     if !(1..=1000).contains(&limit) {
-        return Err(Problem::of("bad_request", "limit is from 1 to 1000"));
+        return Err(Problem::of("limit_invalid", format!("limit is 1 to 1000, not {limit}")));
     }
     if let Some(tables) = &api.tables {
         let log = api.messages.log();

@@ -4,7 +4,7 @@ use crate::{
     messages::Messages,
     problem::Problem,
     retained::{self, Retained, RetainedSource},
-    router::{Api, Stop},
+    router::{Api, Sockets, Stop},
     tail::{Event, Follower},
     topics::fits,
 };
@@ -14,7 +14,10 @@ use axum::{
     extract::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
-        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
+        ws::{
+            CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
+            rejection::WebSocketUpgradeRejection,
+        },
     },
     http::{HeaderValue, header},
     response::Response,
@@ -239,6 +242,7 @@ enum Request {
 pub(crate) async fn subscribe(
     State(api): State<Arc<Api>>,
     Extension(Stop(stop)): Extension<Stop>,
+    Extension(Sockets { tasks, cut }): Extension<Sockets>,
     Extension(caller): Extension<Caller>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
@@ -246,36 +250,64 @@ pub(crate) async fn subscribe(
     let follower = follow(&api, Vec::new())?;
     let upgrade = upgrade.max_message_size(REQUEST_BYTES_MAX).max_frame_size(REQUEST_BYTES_MAX);
     let right = Right::new(&api, caller);
-    Ok(upgrade.on_upgrade(move |socket| serve(api, follower, right, socket, stop)))
+    // Taken while the request is still one of those that a stop waits for.
+    let token = tasks.token();
+    Ok(upgrade.on_upgrade(async move |mut socket| {
+        let followed = async {
+            if let Some((code, reason)) = serve(&api, &follower, right, &mut socket, stop).await {
+                close(&mut socket, code, reason, api.limits.close_time_max).await;
+            }
+        };
+        tokio::select! {
+            () = followed => {}
+            () = cut.cancelled() => {}
+        }
+        drop(token);
+    }))
 }
 
-async fn serve(api: Arc<Api>, follower: Follower, mut right: Right, mut socket: WebSocket, stop: CancellationToken) {
-    let mut before = Before::new(&api, []);
+/// Says why it ends, and lets the client end the connection (RFC 6455 §7.1.1): closed with something unread in it, it would
+/// be reset, and the client might not learn why.
+async fn close(socket: &mut WebSocket, code: CloseCode, reason: &'static str, time_max: Duration) {
+    let closed = async {
+        let frame = CloseFrame { code, reason: reason.into() };
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    };
+    if tokio::time::timeout(time_max, closed).await.is_err() {
+        tracing::debug!("a websocket client did not answer that it is closed");
+    }
+}
+
+/// Returns what the client is to be closed with, if it is still there.
+async fn serve(
+    api: &Api,
+    follower: &Follower,
+    mut right: Right,
+    socket: &mut WebSocket,
+    stop: CancellationToken,
+) -> Option<(CloseCode, &'static str)> {
+    let mut before = Before::new(api, []);
     loop {
         if before.is_due() && !stop.is_cancelled() {
-            let text = match before.next(&follower).await {
+            let text = match before.next(follower).await {
                 Ok(Some(json)) => format!("{{\"message\":{json}}}"),
                 Ok(None) => continue,
                 Err(error) => format!("{{\"error\":{}}}", Problem::from(error).to_json()),
             };
             if socket.send(Message::Text(text.into())).await.is_err() {
-                return;
+                return None;
             }
             continue;
         }
         let answer = tokio::select! {
-            () = stop.cancelled() => {
-                let frame = CloseFrame { code: close_code::AWAY, reason: "the server is stopping".into() };
-                drop(socket.send(Message::Close(Some(frame))).await);
-                return;
-            }
+            () = stop.cancelled() => return Some((close_code::AWAY, "the server is stopping")),
             () = right.due() => {
                 if right.holds().await {
                     continue;
                 }
-                let reason = "the user or token was removed".into();
-                drop(socket.send(Message::Close(Some(CloseFrame { code: close_code::POLICY, reason }))).await);
-                return;
+                return Some((close_code::POLICY, "the user or token was removed"));
             }
             event = follower.next() => match event {
                 Event::Message(json) if before.has_sent(&json) => continue,
@@ -283,7 +315,7 @@ async fn serve(api: Arc<Api>, follower: Follower, mut right: Right, mut socket: 
                 Event::Skipped(count) => format!("{{\"skipped\":{{\"count\":{count}}}}}"),
             },
             asked = socket.recv() => match asked {
-                Some(Ok(Message::Text(text))) => match change(&api, &follower, &mut before, &text) {
+                Some(Ok(Message::Text(text))) => match change(api, follower, &mut before, &text) {
                     Ok(answer) => answer,
                     Err(problem) => format!("{{\"error\":{}}}", problem.to_json()),
                 },
@@ -291,18 +323,18 @@ async fn serve(api: Arc<Api>, follower: Follower, mut right: Right, mut socket: 
                     format!("{{\"error\":{}}}", Problem::of("request_invalid", "requests are texts of JSON").to_json())
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
             },
             () = tokio::time::sleep(HEARTBEAT) => {
                 if socket.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return;
+                    return None;
                 }
                 continue;
             }
         };
         // The socket itself ends a client that takes nothing for too long.
         if socket.send(Message::Text(answer.into())).await.is_err() {
-            return;
+            return None;
         }
     }
 }

@@ -1,11 +1,17 @@
-//! What clients of InfluxDB expect beside `/write`: its errors, and `/ping`.
+//! What clients of InfluxDB expect beside `/write`: its errors, `/ping`, and the `CREATE DATABASE` that they begin with.
 
+use crate::{body, router::Api};
 use axum::{
     body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{Query, State},
+    http::{HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Bytes of the body of `/query`.
+const QUERY_BYTES_MAX: usize = 64 << 10;
 
 /// A line that was not written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,4 +72,34 @@ impl IntoResponse for InfluxError {
 pub(crate) async fn ping() -> Response {
     let version = HeaderValue::from_static(concat!("floodplain-", env!("CARGO_PKG_VERSION")));
     (StatusCode::NO_CONTENT, [(HeaderName::from_static("x-influxdb-version"), version)]).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+struct InfluxQuery {
+    #[serde(default)]
+    q: String,
+}
+
+/// `POST /query` (InfluxDB 1.x): `CREATE DATABASE` is well, since there is one database whatever its name; nothing else is.
+///
+/// # Cancel safety
+/// Changes nothing.
+pub(crate) async fn query(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Result<Response, InfluxError> {
+    let form = body::read(body, QUERY_BYTES_MAX, api.limits.body_time_max).await?;
+    // A form is written as the query of an address is, which is where the statement may be, too.
+    let form = std::str::from_utf8(&form).ok().and_then(|form| format!("/?{form}").parse::<Uri>().ok());
+    let statement = |uri: &Uri| Query::<InfluxQuery>::try_from_uri(uri).map(|Query(query)| query.q).unwrap_or_default();
+    let statements = [statement(&uri), form.as_ref().map(statement).unwrap_or_default()];
+    let is_create = |statement: &String| {
+        let mut words = statement.split_ascii_whitespace();
+        let mut is_next = |word: &str| words.next().is_some_and(|next| next.eq_ignore_ascii_case(word));
+        is_next("CREATE") && is_next("DATABASE") && !statement.contains(';')
+    };
+    if !statements.iter().any(is_create) {
+        let message =
+            "of InfluxQL only CREATE DATABASE is understood: ask in SQL, at POST /api/v1/sql or on the PostgreSQL wire";
+        return Err(InfluxError::new(StatusCode::BAD_REQUEST, message));
+    }
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((json, r#"{"results":[{"statement_id":0}]}"#).into_response())
 }

@@ -8,6 +8,7 @@
 //! | `GET /api/v1/topics/{filter}?follow` | messages as they are committed: server-sent events |
 //! | `GET /api/v1/subscribe` | the same by WebSocket |
 //! | `POST /write`, `POST /api/v2/write` | 204 once the lines of InfluxDB's line protocol are committed |
+//! | `POST /query`, `GET /ping` | what InfluxDB's clients begin with |
 //! | `GET /api/v1/devices` | which devices there are, and below it what is known of one |
 //! | `GET /api/v1/overview` | how the server is, once or every second |
 //! | `GET /api/v1/tables` | which tables there are |
@@ -56,6 +57,7 @@ mod tail;
 
 mod bindings;
 mod dlq;
+mod tables;
 
 mod console;
 mod influx;

@@ -17,11 +17,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use floodplain_access::Caller;
-use floodplain_history::bindings::BUILTIN;
 use floodplain_log::{Disk, Partition};
 use floodplain_types::{Class, Position, Timestamp};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
@@ -144,36 +143,6 @@ pub(crate) async fn get(
         Some((Ok::<_, Infallible>(event), (samples, stop, right, place)))
     };
     Ok(event_stream(Body::from_stream(futures::stream::unfold((samples, stop, Right::new(&api, caller), place), next))))
-}
-
-/// `GET /api/v1/tables`.
-pub(crate) async fn tables(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
-    let Some(tables) = &api.tables else {
-        let detail = "this server keeps no tables";
-        return Err(Problem::of("not_built", detail));
-    };
-    let time = |us: i64| rfc3339(Timestamp(us.saturating_mul(1000)));
-    let bindings = tables.handle.bindings();
-    let table = |table: floodplain_history::TableSummary| {
-        let binding = bindings.of_table(&table.table);
-        let columns = table.columns.into_iter();
-        let columns =
-            columns.map(|column| json!({ "name": column.name, "type": column.data_type, "role": column.role }));
-        json!({
-            "table": table.table,
-            "columns": columns.collect::<Vec<_>>(),
-            "rows": table.rows,
-            "files": table.files,
-            "bytes": table.bytes,
-            "from": table.times.map(|times| time(times.min_us)),
-            "to": table.times.map(|times| time(times.max_us)),
-            "overwritten_values": table.overwritten_values,
-            "retention": binding.map_or(Value::Null, |binding| binding.to_json()["retention"].take()),
-            "binding": binding.map_or(BUILTIN, |binding| binding.name()),
-        })
-    };
-    let tables: Vec<Value> = tables.handle.summaries().into_iter().map(table).collect();
-    Ok(axum::Json(json!({ "tables": tables })).into_response())
 }
 
 struct Sampler {

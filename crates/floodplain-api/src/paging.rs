@@ -43,9 +43,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Paging {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Query(paging) = Query::<Self>::from_request_parts(parts, state)
             .await
-            .map_err(|rejection| Problem::of("bad_request", rejection.body_text()))?;
+            .map_err(|rejection| Problem::of("query_invalid", rejection.body_text()))?;
         if !(1..=1000).contains(&paging.limit) {
-            return Err(Problem::of("bad_request", "limit is from 1 to 1000"));
+            return Err(Problem::of("limit_invalid", format!("limit is 1 to 1000, not {}", paging.limit)));
         }
         Ok(paging)
     }

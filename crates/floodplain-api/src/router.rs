@@ -7,7 +7,7 @@ use crate::{
     overview::{self, Node, Overview},
     problem::Problem,
     retained::RetainedSource,
-    sql, tokens, topics, users, write,
+    sql, tables, tokens, topics, users, write,
 };
 use axum::{
     Extension, Router,
@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get, post},
+    routing::{get, post},
 };
 use floodplain_access::Registry;
 use floodplain_sql::{Fleet, Sql, Tables};
@@ -23,7 +23,7 @@ use floodplain_streams::Alerts;
 use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{fmt, sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Whether the server can do its work; asked by `/readyz`.
 pub trait Readiness: Send + Sync {
@@ -51,6 +51,10 @@ pub struct Limits {
     pub stall_time_max: Duration,
     /// How often it is looked whether somebody who follows something may still do so.
     pub caller_check_every: Duration,
+    /// How long a WebSocket client may take to answer that it is closed.
+    pub close_time_max: Duration,
+    /// How long requests and WebSockets under way get once stopping has begun.
+    pub stop_time_max: Duration,
 }
 
 impl Default for Limits {
@@ -62,6 +66,8 @@ impl Default for Limits {
             body_time_max: time,
             stall_time_max: time,
             caller_check_every: Duration::from_secs(5),
+            close_time_max: Duration::from_secs(2),
+            stop_time_max: Duration::from_secs(5),
         }
     }
 }
@@ -92,19 +98,23 @@ impl fmt::Debug for Api {
     }
 }
 
-/// Parts of `ui/api.md` that are planned, so that the console can say so.
-const NOT_BUILT: [&str; 1] = ["/api/v1/tables/{table}"];
-
 /// Ends answers that have no end of their own.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop(pub(crate) CancellationToken);
 
-pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
+/// Connections that speak HTTP no more: a stop waits for them, too.
+#[derive(Debug, Clone)]
+pub(crate) struct Sockets {
+    pub(crate) tasks: TaskTracker,
+    /// Ends them at the deadline.
+    pub(crate) cut: CancellationToken,
+}
+
+pub(crate) fn router(api: Api, stop: CancellationToken, sockets: Sockets) -> Router {
     let counters = Arc::new(Counters::new());
     let followers_max = api.messages.limits().tail.followers_max;
     let api = Arc::new(api);
-    let planned = NOT_BUILT.iter().fold(Router::new(), |router, path| router.route(path, any(not_built)));
-    planned
+    Router::new()
         .merge(login::routes())
         .merge(users::routes())
         .merge(tokens::routes())
@@ -112,16 +122,17 @@ pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
         .merge(alerts::routes())
         .merge(bindings::routes())
         .merge(dlq::routes())
+        .merge(tables::routes())
         .route("/api/v1/sql", post(sql::answer))
         .route("/api/v1/topics", get(topics::list))
         .route("/api/v1/topics/{*topic}", get(follow::events).post(topics::publish))
         .route("/api/v1/subscribe", get(follow::subscribe))
         .route("/api/v1/overview", get(overview::get))
-        .route("/api/v1/tables", get(overview::tables))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/write", post(write::write))
         .route("/api/v2/write", post(write::write))
         .route("/ping", get(influx::ping))
+        .route("/query", post(influx::query))
         .route("/", get(console::index))
         .route("/setup", get(console::index))
         .route("/a/{name}", get(console::asset))
@@ -134,6 +145,7 @@ pub(crate) fn router(api: Api, stop: CancellationToken) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(Extension(Overview::new(followers_max)))
         .layer(Extension(Stop(stop)))
+        .layer(Extension(sockets))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), access::check))
         .layer(middleware::from_fn(origin::check))
         .layer(middleware::from_fn(move |request, next| finish(Arc::clone(&counters), request, next)))
@@ -157,11 +169,6 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
 
 async fn unknown(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here", format!("unknown path {}", uri.path()))
-}
-
-async fn not_built(uri: Uri) -> Problem {
-    let detail = format!("{} is planned, and not built yet", uri.path());
-    Problem::of("not_built", detail)
 }
 
 async fn openapi() -> Response {

@@ -1,6 +1,11 @@
 //! Connections: taken, bounded, ended.
 
-use crate::{Api, access::Peer, router, stall::Stall};
+use crate::{
+    Api,
+    access::Peer,
+    router::{self, Sockets},
+    stall::Stall,
+};
 use hyper::service::Service as _;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -13,22 +18,20 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long requests under way get once stopping has begun.
-const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Before accepting again after the system refused, for example for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers HTTP/1.1 on `listener` until `stop`, then ends idle connections at once and others after their answer or
-/// five seconds.
+/// Answers HTTP/1.1 on `listener` until `stop`, then ends idle connections at once, others after their answer, and
+/// WebSockets after their close; at the latest after [`Limits::stop_time_max`](crate::Limits::stop_time_max).
 ///
 /// # Cancel safety
 /// Dropping it leaves connections to end by themselves.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     let limits = api.limits;
-    let router = router::router(api, stop.clone());
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let cut = CancellationToken::new();
+    let router = router::router(api, stop.clone(), Sockets { tasks: connections.clone(), cut: cut.clone() });
     loop {
         let (stream, peer, place) = tokio::select! {
             () = stop.cancelled() => break,
@@ -71,7 +74,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(STOP_TIME_MAX, connections.wait()).await.is_err() {
+    if tokio::time::timeout(limits.stop_time_max, connections.wait()).await.is_err() {
         tracing::warn!(open = connections.len(), "http answers were cut off at the deadline");
         cut.cancel();
         connections.wait().await;

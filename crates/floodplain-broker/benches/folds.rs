@@ -133,7 +133,73 @@ fn telemetry(batches: u64, qos: u8, topic: impl Fn(u64) -> String, mut give: imp
     }
 }
 
+/// What a snapshot costs the worker's thread, of states as large as they may be: at once, and in parts as workers do.
+fn snapshot<F: Fold>(what: &str, fold: &mut F) {
+    let started = now();
+    let mut bytes = Vec::new();
+    fold.snapshot(&mut bytes);
+    let whole = now() - started;
+    let (mut parts, mut count, started) = (Vec::with_capacity(bytes.len()), 0, now());
+    fold.begin_copy();
+    loop {
+        let max_len = parts.len() + (512 << 10);
+        count += 1;
+        if fold.copy_part(&mut parts, max_len) {
+            break;
+        }
+    }
+    let each = (now() - started) / count;
+    assert!(parts == bytes);
+    let mib = bytes.len() >> 20;
+    println!("snapshot of {what:<34} {whole:>9.1?} for {mib} MiB; in {count} parts {each:.2?} each");
+}
+
+fn snapshots() {
+    let mut feed = Feed::new(SessionFold::default());
+    let mut builder = BatchBuilder::new();
+    for n in 0..65_536_u64 {
+        let client = format!("device-{n:07}");
+        for event in 0..64 {
+            let id = format!("1.0.{:x}", n * 64 + event);
+            let headers = [("fp.x", id.as_bytes())];
+            builder.push(1_000_000, Some(client.as_bytes()), Some(&Event::Tick.encode()), headers).unwrap();
+        }
+        feed.batch(builder.finish(Compression::None).unwrap());
+    }
+    snapshot("a full dedup window", &mut feed.fold);
+
+    let mut index = Feed::new(WaitingIndex::default());
+    for n in 0..1_000 {
+        let filter = TopicFilter::new(&format!("cmd/{n}/#")).unwrap();
+        index.fold.add_filter(&filter, Position::ZERO, Position::ZERO);
+    }
+    telemetry(10_400, 1, |n| format!("cmd/{}/m", n % 1_000), |batch| _ = index.batch(batch));
+    snapshot(&format!("{} postings", index.fold.len()), &mut index.fold);
+
+    for (payload, count) in [(100, 250_000_u64), (16_384, 4_000)] {
+        let mut retained = Feed::new(RetainedFold::default());
+        for n in 0..count {
+            let (topic, payload) = (format!("t/{n}/m"), vec![7; payload]);
+            let message = MessageRef {
+                topic: &topic,
+                key: b"d",
+                payload: &payload,
+                qos: 1,
+                retain: true,
+                ..MessageRef::default()
+            };
+            message.write(&mut builder, 1_000_000, std::iter::empty()).unwrap();
+            retained.batch(builder.finish(Compression::None).unwrap());
+        }
+        snapshot(&format!("retained messages of {payload} bytes"), &mut retained.fold);
+    }
+}
+
 fn main() {
+    snapshots();
+    if std::env::args().any(|arg| arg == "snapshots") {
+        return;
+    }
     sessions(200_000);
 
     let mut index = Feed::new(WaitingIndex::default());

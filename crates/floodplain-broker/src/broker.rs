@@ -240,6 +240,7 @@ fn replay<F: Fold>(runner: &mut Runner<F>, log: &dyn Log, clock: &dyn Clock) -> 
                     Err(error) => drop(runner.on_read(log, partition, from, Err(error))?),
                 }
             }
+            Next::Step => runner.step(),
             Next::Idle => return Ok(()),
         }
     }

@@ -25,6 +25,9 @@ const FETCH_RECORDS: usize = 64;
 /// Bytes fetched at once, but at least one record.
 const FETCH_BYTES: usize = 256 << 10;
 
+/// What `dlq` says of a message that was sent as a retained one, and has to be sent again.
+const RETAINED_REMOVED: &str = "retention has removed it before it was sent again";
+
 /// A partition that a session reads from the log.
 #[derive(Debug)]
 pub(crate) struct Lag {
@@ -181,14 +184,15 @@ impl Worker {
         let mut passed = Vec::new();
         let Outbound { lags, owed, .. } = out;
         for lag in lags.iter_mut().filter(|lag| matches!(lag.step, Step::Idle)) {
-            let mut unread = owed.iter().filter(|owed| owed.partition == lag.partition && owed.queued.is_none());
+            let unread = owed.iter().filter(|owed| owed.partition == lag.partition && owed.queued.is_none());
             if is_resending && unread.clone().next().is_none() {
                 continue;
             }
-            // It lies behind the cursor (a retained message), or no filter asks for it any more.
-            if let Some(owed) = unread.find(|owed| owed.position < lag.next) {
+            // They lie behind the cursor (retained messages), or no filter asks for them any more.
+            let behind: Vec<_> = unread.map(|owed| owed.position).filter(|position| *position < lag.next).collect();
+            if !behind.is_empty() {
                 lag.step = Step::Fetching(VecDeque::new());
-                passed.push((lag.partition, owed.position));
+                passed.push((lag.partition, behind));
                 continue;
             }
             lag.step = Step::Asked;
@@ -226,8 +230,8 @@ impl Worker {
         if let Some(work) = fetch {
             self.run_job(work);
         }
-        for (partition, position) in passed {
-            self.read_at(conn, partition, position);
+        for (partition, positions) in passed {
+            self.read_at(conn, partition, positions);
         }
     }
 
@@ -244,7 +248,8 @@ impl Worker {
             if postings.is_empty() {
                 // What an earlier connection sent, and no filter asks for any more, is still owed: it is
                 // read from its place before the session goes on here.
-                if let Some(unread) = session.out.unread(partition) {
+                let unread: Vec<Position> = session.out.unread(partition).collect();
+                if !unread.is_empty() {
                     let lag = &mut session.out.lags[at];
                     lag.next = next;
                     // There is nothing below `next` any more; an owner that is not so far yet must not be asked for ever.
@@ -276,15 +281,15 @@ impl Worker {
         for (partition, filters) in dropped {
             self.drop_filters(conn, partition, filters);
         }
-        for (partition, position) in passed {
-            self.read_at(conn, partition, position);
+        for (partition, positions) in passed {
+            self.read_at(conn, partition, positions);
         }
         self.read_on(conn);
     }
 
-    fn read_at(&mut self, conn: ConnId, index: u32, position: Position) {
+    fn read_at(&mut self, conn: ConnId, index: u32, positions: Vec<Position>) {
         let partition = self.shared.data.partition(index);
-        self.run_job(Work::ReadAt { conn, index, partition, position });
+        self.run_job(Work::ReadAt { conn, index, partition, positions });
     }
 
     fn drop_filters(&mut self, conn: ConnId, partition: u32, filters: Vec<TopicFilter>) {
@@ -316,15 +321,22 @@ impl Worker {
         for found in found {
             match found {
                 Found::Record(record) => delivered += self.queue_fetched(conn, partition, record),
-                Found::Retention(position) => {
-                    self.not_there(conn, partition, *position, LostReason::Retention.text());
-                }
+                Found::Retention(position) => self.removed(conn, partition, *position),
                 Found::Damage(position) => self.not_there(conn, partition, *position, LostReason::Damage.text()),
                 Found::Unreadable(position) => self.not_there(conn, partition, *position, "it cannot be read"),
             }
         }
         self.metrics.resume_delivered_bytes.increment(delivered);
         self.pump(conn);
+    }
+
+    /// Retention was faster than the session.
+    fn removed(&mut self, conn: ConnId, partition: u32, position: Position) {
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        // The index tells the same of what lies behind the cursor, and the fold leaves out one of the two.
+        let is_tracked = session.out.track(partition).is_some_and(|track| position >= track.cursor());
+        let reason = if is_tracked { LostReason::Retention.text() } else { RETAINED_REMOVED };
+        self.not_there(conn, partition, position, reason);
     }
 
     /// A message that a session waits for is not there to be sent.

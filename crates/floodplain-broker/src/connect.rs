@@ -36,15 +36,6 @@ const fn meaning(class: Class) -> &'static str {
     }
 }
 
-fn refusal(denied: Denied) -> ConnackCode {
-    match denied {
-        Denied::BadCredential => ConnackCode::BadUserNameOrPassword,
-        Denied::NotAuthorized => ConnackCode::NotAuthorized,
-        Denied::Unavailable => ConnackCode::ServerUnavailable,
-        Denied::Busy { .. } => ConnackCode::ServerBusy,
-    }
-}
-
 /// Whether this is an id as the server gives it to a client that has none (`Worker::assign_id`).
 #[must_use]
 pub fn is_assigned_id(client: &str) -> bool {
@@ -96,7 +87,7 @@ impl Worker {
         let access = &shared.access;
         let principal = match access.identity.identify(&credentials) {
             Ok(principal) => principal,
-            Err(denied) => return self.refuse_connect(conn, encoder, refusal(denied), None),
+            Err(denied) => return self.deny_connect(conn, encoder, denied),
         };
         let partition = partition_index(principal.device.as_str().as_bytes(), self.shared.requests.partitions);
         let owner = self.shared.owner_of(partition);
@@ -126,11 +117,11 @@ impl Worker {
             return self.refuse_connect(conn, encoder, ConnackCode::ServerBusy, Some(why));
         }
         if let Err(denied) = access.admission.connect(peer) {
-            return self.refuse_connect(conn, encoder, refusal(denied), None);
+            return self.deny_connect(conn, encoder, denied);
         }
         if let Some(will) = &connect.will {
             if let Err(denied) = access.policy.publish(&principal, will.topic) {
-                return self.refuse_connect(conn, encoder, refusal(denied), None);
+                return self.deny_connect(conn, encoder, denied);
             }
             if !self.topic_fits(will.topic) {
                 return self.refuse_connect(
@@ -184,6 +175,7 @@ impl Worker {
             aliases: Vec::new(),
             subscriptions: Vec::new(),
             fresh: 0,
+            began: folds::Positions::default(),
             received: Vec::new(),
             inbound: 0,
             out: Outbound { window, ..Outbound::default() },
@@ -281,6 +273,10 @@ impl Worker {
         self.effects.push_back(Effect::Move(conn, to, handoff));
     }
 
+    fn deny_connect(&mut self, conn: ConnId, encoder: Encoder, denied: Denied) -> Greeted {
+        self.refuse_connect(conn, encoder, denied.connack(), denied.hint().as_deref())
+    }
+
     fn refuse_connect(&mut self, conn: ConnId, encoder: Encoder, code: ConnackCode, why: Option<&str>) -> Greeted {
         self.send_connack_refusal(conn, encoder, code, why);
         self.end(conn, CloseKind::ByUs);
@@ -294,7 +290,8 @@ impl Worker {
 
     /// The `Open` of a connection is committed at delta `delta` from `base`.
     pub(crate) fn open_committed(&mut self, conn: ConnId, partition: Partition, base: Position, delta: u32) {
-        // What a batch holds lies behind its base, one after the other, in every engine.
+        // Where it lies if what the batch holds lies behind its base, one after the other; the fold corrects it where an
+        // engine has left out offsets.
         let epoch = Position { offset: base.offset + u64::from(delta), ..base };
         let Some(connection) = self.get(conn).filter(|connection| connection.phase != Phase::Closed) else {
             self.say_unsaid(conn, epoch);
@@ -302,9 +299,24 @@ impl Worker {
         };
         let Some(session) = &mut connection.session else { return };
         session.epoch = Some(epoch);
-        if connection.phase == Phase::Opening {
-            self.owner.wait_opened(partition, epoch, conn);
+        self.owner.wait_opened(partition, epoch, conn);
+    }
+
+    /// The fold has come past `at_least`, where the `Open` of a connection lies, or behind it. False: it is not yet there.
+    pub(crate) fn open_folded(&mut self, conn: ConnId, at: usize, at_least: Position) -> bool {
+        let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else {
+            return true;
+        };
+        let is_opening = connection.phase == Phase::Opening;
+        let Some(session) = connection.session.as_deref_mut() else { return true };
+        // Of this connection: a newer one would have taken over, and this one would be closed.
+        let stored = self.owner.requests[at].sessions.fold().session(&session.client);
+        let Some(epoch) = stored.map(|stored| stored.epoch).filter(|epoch| *epoch >= at_least) else { return false };
+        session.epoch = Some(epoch);
+        if is_opening {
+            self.opened(conn, at, epoch);
         }
+        true
     }
 
     /// The `Open` will not be confirmed in time, or not at all.

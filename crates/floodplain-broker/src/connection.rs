@@ -1,6 +1,6 @@
 //! One connection: its phase, its bytes, its packets.
 
-use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, session::Session, worker::quarter};
+use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, metrics::Why, session::Session, worker::quarter};
 use floodplain_mqtt::{
     ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
 };
@@ -190,6 +190,10 @@ impl Worker {
                     used += end;
                 }
                 Err(error) => {
+                    let is_publish = rest.first().is_some_and(|first| first >> 4 == 3);
+                    if is_publish && error.disconnect_code() == DisconnectCode::PacketTooLarge {
+                        self.metrics.refused_messages.count(Why::TooLarge);
+                    }
                     self.malformed(conn, &error, &[]);
                     return bytes.len();
                 }
@@ -255,7 +259,12 @@ impl Worker {
 
     /// Ends a connection for a reason that is not the client's fault.
     pub(crate) fn refuse(&mut self, conn: ConnId, code: DisconnectCode) {
-        self.send_disconnect(conn, code, None);
+        self.refuse_because(conn, code, None);
+    }
+
+    /// The same with a reason string.
+    pub(crate) fn refuse_because(&mut self, conn: ConnId, code: DisconnectCode, why: Option<&str>) {
+        self.send_disconnect(conn, code, why);
         self.close_failed(conn, crate::folds::CloseReason::Administrative);
     }
 
@@ -275,6 +284,7 @@ impl Worker {
         code: ConnackCode,
         why: Option<&str>,
     ) {
+        self.metrics.refused_connections.count(code);
         let mut connack = floodplain_mqtt::Connack::new(code, false);
         connack.properties.reason_string = why;
         if self.get(conn).is_some() {

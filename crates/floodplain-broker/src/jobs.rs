@@ -26,8 +26,8 @@ pub(crate) enum Work {
     ///
     /// `index` is that of the partition among all data partitions, here and below.
     Fetch { conn: ConnId, index: u32, partition: Partition, refs: Vec<RecordRef> },
-    /// Read one record whose place in the file is not known.
-    ReadAt { conn: ConnId, index: u32, partition: Partition, position: Position },
+    /// Read records whose places in the file are not known: each batch that holds some of them once.
+    ReadAt { conn: ConnId, index: u32, partition: Partition, positions: Vec<Position> },
     /// Read the log for an index that must know what lies before it.
     Backfill { index: u32, partition: Partition, from: Position },
     /// Read for the folds of a partition that are behind what memory holds.
@@ -85,10 +85,9 @@ impl Job {
                 let found = fetch(&*self.log, partition, &refs);
                 JobResult::Fetched { conn, partition: index, bytes, found }
             }
-            Work::ReadAt { conn, index, partition, position } => {
-                let (read, found) = read_at(&*self.log, partition, position);
-                let bytes = read.iter().flat_map(|read| &read.batches).map(|b| b.batch.as_bytes().len() as u64).sum();
-                JobResult::Fetched { conn, partition: index, bytes, found: vec![found] }
+            Work::ReadAt { conn, index, partition, positions } => {
+                let (bytes, found) = read_all_at(&*self.log, partition, positions);
+                JobResult::Fetched { conn, partition: index, bytes, found }
             }
             Work::Read { reader, partition, from, max_bytes } => {
                 let read = self.log.read(partition, from, max_bytes);
@@ -142,6 +141,25 @@ fn fetch_again(log: &dyn Log, partition: Partition, reference: &RecordRef) -> Fo
         }
     }
     Found::Unreadable(reference.position)
+}
+
+/// Reads records, each batch once for all that it holds; gives the bytes that were read.
+fn read_all_at(log: &dyn Log, partition: Partition, mut positions: Vec<Position>) -> (u64, Vec<Found>) {
+    positions.sort_unstable();
+    positions.dedup();
+    let (mut bytes, mut all) = (0, Vec::with_capacity(positions.len()));
+    let mut left = positions.into_iter().peekable();
+    while let Some(position) = left.next() {
+        let (read, found) = read_at(log, partition, position);
+        all.push(found);
+        let Some(read) = read else { continue };
+        bytes += read.batches.iter().map(|batch| batch.batch.as_bytes().len() as u64).sum::<u64>();
+        // What was read is whole up to there: what is not in it is not in the log.
+        while let Some(position) = left.next_if(|position| *position < read.next) {
+            all.push(find(&read, position).map_or(Found::Damage(position), Found::Record));
+        }
+    }
+    (bytes, all)
 }
 
 fn read_at(log: &dyn Log, partition: Partition, position: Position) -> (Option<Read>, Found) {

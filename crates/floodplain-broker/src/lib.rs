@@ -14,6 +14,7 @@ mod config;
 mod connect;
 mod connection;
 mod deliver;
+mod denied;
 mod dlq;
 mod estate;
 pub mod folds;
@@ -35,6 +36,7 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 mod wheel;
+mod work;
 
 pub use broker::{Broker, Environment, StartError};
 pub use config::BrokerConfig;

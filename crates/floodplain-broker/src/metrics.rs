@@ -1,6 +1,73 @@
 //! Counters of the broker, made once per worker.
 
+use crate::seams::Denied;
+use floodplain_mqtt::ConnackCode;
 use metrics::{Counter, Gauge, counter, gauge};
+
+/// Why something that a client asked for was refused: label `reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    BadCredential,
+    NotAuthorized,
+    Unavailable,
+    Busy,
+    /// A limit of this server: sessions, subscriptions.
+    Quota,
+    TooLarge,
+    /// Not what the standard or this server allows.
+    Invalid,
+}
+
+impl Why {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::BadCredential, "bad_credential"),
+        (Self::NotAuthorized, "not_authorized"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Busy, "busy"),
+        (Self::Quota, "quota"),
+        (Self::TooLarge, "too_large"),
+        (Self::Invalid, "invalid"),
+    ];
+}
+
+impl From<Denied> for Why {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::BadCredential => Self::BadCredential,
+            Denied::NotAuthorized => Self::NotAuthorized,
+            Denied::Unavailable => Self::Unavailable,
+            Denied::Busy { .. } => Self::Busy,
+        }
+    }
+}
+
+impl From<ConnackCode> for Why {
+    fn from(code: ConnackCode) -> Self {
+        match code {
+            ConnackCode::BadUserNameOrPassword => Self::BadCredential,
+            ConnackCode::NotAuthorized => Self::NotAuthorized,
+            ConnackCode::ServerUnavailable => Self::Unavailable,
+            ConnackCode::ServerBusy => Self::Busy,
+            ConnackCode::QuotaExceeded => Self::Quota,
+            ConnackCode::PacketTooLarge => Self::TooLarge,
+            _ => Self::Invalid,
+        }
+    }
+}
+
+/// One counter for each reason.
+#[derive(Clone)]
+pub(crate) struct Refused([Counter; Why::ALL.len()]);
+
+impl Refused {
+    fn new(name: &'static str) -> Self {
+        Self(Why::ALL.map(|(_, reason)| counter!(name, "reason" => reason)))
+    }
+
+    pub(crate) fn count(&self, why: impl Into<Why>) {
+        self.0[why.into() as usize].increment(1);
+    }
+}
 
 /// Handles of one worker; all workers share the same names.
 #[derive(Clone)]
@@ -15,6 +82,12 @@ pub(crate) struct Metrics {
     pub(crate) delivered_bytes: Counter,
     pub(crate) appends_refused: Counter,
     pub(crate) appends_unknown: Counter,
+    /// CONNECTs that were answered with a refusal.
+    pub(crate) refused_connections: Refused,
+    /// PUBLISHes that were not taken.
+    pub(crate) refused_messages: Refused,
+    /// Filters that were not granted.
+    pub(crate) refused_subscriptions: Refused,
     /// QoS 0 that was lost, by reason.
     pub(crate) dropped_log_refused: Counter,
     pub(crate) dropped_outbox_full: Counter,
@@ -65,6 +138,9 @@ impl Metrics {
             delivered_bytes: counter!("floodplain_broker_delivered_bytes_total"),
             appends_refused: counter!("floodplain_broker_refused_appends_total"),
             appends_unknown: counter!("floodplain_broker_unknown_appends_total"),
+            refused_connections: Refused::new("floodplain_broker_refused_connections_total"),
+            refused_messages: Refused::new("floodplain_broker_refused_messages_total"),
+            refused_subscriptions: Refused::new("floodplain_broker_refused_subscriptions_total"),
             dropped_log_refused: dropped("log_refused"),
             dropped_outbox_full: dropped("outbox_full"),
             dropped_mailbox_full: dropped("mailbox_full"),

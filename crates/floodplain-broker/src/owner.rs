@@ -1,5 +1,7 @@
 //! The owner's side of a worker: folds of its partitions, and live delivery after commit.
 
+mod snapshots;
+
 use crate::{
     ConnId, Worker,
     append::Sent,
@@ -12,17 +14,18 @@ use crate::{
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
-use floodplain_fold::{Fold, Next, Runner};
+use floodplain_fold::{Next, Runner};
 use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Reply};
 use floodplain_types::{Class, Position, Timestamp, TopicFilter};
+use snapshots::Snapshotting;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-/// State that is copied for snapshots in one tick: some milliseconds.
-const SNAPSHOT_TICK_BYTES: usize = 8 << 20;
+/// Reads and steps of a partition's folds in one turn: then the connections are served, and then it goes on.
+pub(crate) const TURN_STEPS: usize = 4;
 
 /// What one worker asks another.
 #[derive(Debug)]
@@ -129,7 +132,7 @@ pub(crate) struct RequestPartition {
     pub(crate) partition: Partition,
     pub(crate) sessions: Runner<SessionFold>,
     pub(crate) presence: Runner<PresenceFold>,
-    /// Connections whose CONNACK waits until their `Open` is folded.
+    /// Connections whose `Open` is committed and not yet folded, and where it lies at least.
     opening: Vec<(Position, ConnId)>,
     retry_at: Timestamp,
     is_dirty: bool,
@@ -176,6 +179,8 @@ pub(crate) struct Owner {
     /// Partitions that have something to fold.
     pub(crate) dirty: bool,
     snapshots_running: usize,
+    /// The state of a fold is being copied. One at a time, since the copy is in memory.
+    is_copying: bool,
     has_last_snapshots: bool,
     /// The last batch that this worker has appended to each data partition of another one.
     sent_away: BTreeMap<u32, Position>,
@@ -202,6 +207,7 @@ impl Owner {
             outgoing: (0..workers).map(|_| BTreeMap::new()).collect(),
             dirty: true,
             snapshots_running: 0,
+            is_copying: false,
             has_last_snapshots: false,
             sent_away: BTreeMap::new(),
             scanned_at: Timestamp(0),
@@ -246,9 +252,9 @@ impl Owner {
     }
 
     /// Lets a connection wait until its `Open` is folded.
-    pub(crate) fn wait_opened(&mut self, partition: Partition, epoch: Position, conn: ConnId) {
+    pub(crate) fn wait_opened(&mut self, partition: Partition, at_least: Position, conn: ConnId) {
         if let Some(requests) = self.requests.iter_mut().find(|requests| requests.partition == partition) {
-            requests.opening.push((epoch, conn));
+            requests.opening.push((at_least, conn));
             requests.is_dirty = true;
         }
         self.dirty = true;
@@ -290,8 +296,13 @@ impl DataPartition {
             self.sent.pop_front();
             self.sent_out += 1;
         }
+        // An engine may leave out offsets between its records: then only they know where they are.
+        let is_dense = batch.batch.last_offset_delta() + 1 == batch.batch.record_count();
         if let Some(sent) = self.sent.pop_front_if(|sent| sent.base == batch.base) {
             self.sent_out += 1;
+            if !is_dense {
+                return decode(batch, self.partition.index);
+            }
             let base = batch.base;
             let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
             let placed = sent.publications.into_iter();
@@ -369,6 +380,9 @@ impl Worker {
         self.answer_outside();
         self.answer_waiting();
         self.search_estates();
+        if self.owner.is_copying {
+            self.snapshot_folds(Snapshotting::GoOn);
+        }
         // Folding may have appended: events of sessions, records of the dead-letter stream.
         self.submit();
     }
@@ -419,8 +433,13 @@ impl Worker {
     fn drive_requests(&mut self, at: usize) {
         let shared = self.shared.clone();
         let log = &*shared.log;
+        let mut steps = 0;
         loop {
             if self.steady < self.owner.requests[at].retry_at {
+                break;
+            }
+            if steps >= TURN_STEPS {
+                self.folds_on(at);
                 break;
             }
             let requests = &mut self.owner.requests[at];
@@ -429,7 +448,12 @@ impl Worker {
                     let tag = u64::from(requests.partition.index);
                     log.submit(append, Some(Reply { sink: self.mailbox.clone(), tag }));
                 }
+                Next::Step => {
+                    requests.sessions.step();
+                    steps += 1;
+                }
                 Next::Read { partition, from, max_bytes } => {
+                    steps += 1;
                     let reader = requests.partition;
                     let Some(read) = self.read(reader, partition, from, max_bytes) else { break };
                     let requests = &mut self.owner.requests[at];
@@ -446,26 +470,48 @@ impl Worker {
                 Next::Idle => break,
             }
         }
-        // Presence follows; where it has fallen behind it reads for itself.
-        while let Next::Read { partition, from, max_bytes } = self.owner.requests[at].presence.next(log, self.now) {
-            let Some(read) = self.read(partition, partition, from, max_bytes) else { break };
-            if let Err(error) = self.owner.requests[at].presence.on_read(log, partition, from, as_ref(&read)) {
-                tracing::error!(%error, "presence cannot be folded");
-                break;
-            }
-        }
+        self.drive_presence(at);
         let requests = &mut self.owner.requests[at];
         let position = requests.sessions.position();
         let (opened, waiting) =
-            std::mem::take(&mut requests.opening).into_iter().partition(|(epoch, _)| *epoch < position);
+            std::mem::take(&mut requests.opening).into_iter().partition(|(at_least, _)| *at_least < position);
         requests.opening = waiting;
         let source = requests.partition.index;
         let changes = requests.sessions.fold_mut().drain_changes();
         self.sessions_changed(source, changes);
-        for (epoch, conn) in opened {
-            self.opened(conn, at, epoch);
+        for (at_least, conn) in opened {
+            if !self.open_folded(conn, at, at_least) {
+                self.owner.requests[at].opening.push((at_least, conn));
+            }
         }
         self.ask_for_ended(at);
+    }
+
+    /// There is more to fold, and nothing else to wait for.
+    fn folds_on(&mut self, at: usize) {
+        self.owner.requests[at].is_dirty = true;
+        self.owner.dirty = true;
+    }
+
+    /// Presence follows; where it has fallen behind it reads for itself.
+    fn drive_presence(&mut self, at: usize) {
+        let shared = self.shared.clone();
+        let log = &*shared.log;
+        for _ in 0..TURN_STEPS {
+            match self.owner.requests[at].presence.next(log, self.now) {
+                Next::Step => self.owner.requests[at].presence.step(),
+                Next::Read { partition, from, max_bytes } => {
+                    let Some(read) = self.read(partition, partition, from, max_bytes) else { return };
+                    let presence = &mut self.owner.requests[at].presence;
+                    if let Err(error) = presence.on_read(log, partition, from, as_ref(&read)) {
+                        tracing::error!(%error, "presence cannot be folded");
+                        return;
+                    }
+                }
+                Next::Append(_) | Next::Idle => return,
+            }
+        }
+        self.folds_on(at);
     }
 
     fn drive_data(&mut self, at: usize) {
@@ -621,16 +667,6 @@ impl Worker {
         self.owner.requests.iter().all(is_folded) && self.owner.snapshots_running == 0
     }
 
-    /// The last snapshots before the end: retention may pass what is not in them before the next start. True the
-    /// first time.
-    pub(crate) fn last_snapshots(&mut self) -> bool {
-        if std::mem::replace(&mut self.owner.has_last_snapshots, true) {
-            return false;
-        }
-        self.snapshot_folds(1, usize::MAX);
-        self.owner.snapshots_running > 0
-    }
-
     /// Ticks, dead letters and snapshots.
     pub(crate) fn tick_folds(&mut self) {
         let now = self.now;
@@ -651,7 +687,7 @@ impl Worker {
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);
         self.owner.dirty = true;
-        self.snapshot_folds(self.shared.config.snapshot_bytes, SNAPSHOT_TICK_BYTES);
+        self.snapshot_folds(Snapshotting::Due);
     }
 
     /// Says how many sessions and subscriptions there are; all workers add to the same gauges.
@@ -681,24 +717,6 @@ impl Worker {
             if let Err(error) = self.appends.push(Class::All, partition, write, None) {
                 tracing::error!(%error, "dead letter does not fit a batch");
             }
-        }
-    }
-
-    /// Begins the snapshots that are due, but no more once their states have `max_bytes`.
-    fn snapshot_folds(&mut self, every: u64, max_bytes: usize) {
-        let mut due = DueSnapshots { every, steady: self.steady, left_bytes: max_bytes, work: Vec::new() };
-        for data in &mut self.owner.data {
-            due.look_at(&mut data.retained);
-            due.look_at(&mut data.waiting);
-        }
-        for requests in &mut self.owner.requests {
-            due.look_at(&mut requests.sessions);
-            due.look_at(&mut requests.presence);
-        }
-        let work = due.work;
-        self.owner.snapshots_running += work.len();
-        for work in work {
-            self.run_job(work);
         }
     }
 
@@ -746,26 +764,6 @@ fn again(error: &floodplain_log::ReadError) -> floodplain_log::ReadError {
         }
         E::Corrupt { file, at, reason, next } => {
             E::Corrupt { file: file.clone(), at: *at, reason: reason.clone(), next: *next }
-        }
-    }
-}
-
-/// A round of snapshots.
-struct DueSnapshots {
-    every: u64,
-    steady: Timestamp,
-    left_bytes: usize,
-    work: Vec<Work>,
-}
-
-impl DueSnapshots {
-    fn look_at<F: Fold>(&mut self, runner: &mut Runner<F>) {
-        if self.left_bytes > 0 && runner.is_snapshot_due(self.every, self.steady) {
-            let len = runner.begin_snapshot(self.steady);
-            self.left_bytes = self.left_bytes.saturating_sub(len);
-        }
-        if let Some(snapshot) = runner.take_snapshot() {
-            self.work.push(Work::Snapshot { snapshots: runner.snapshots().clone(), snapshot: Box::new(snapshot) });
         }
     }
 }

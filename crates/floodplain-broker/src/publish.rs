@@ -1,13 +1,20 @@
 //! PUBLISH from a client, and the rest of its QoS 2 (MQTT 5.0 §3.3, §4.3).
 
 use crate::{
-    ConnId, Worker, acks::What, append::Waiter, connect::asked_class, connection::Refusal, folds::Event,
-    publication::Publication,
+    ConnId, Worker, acks::What, append::Waiter, connect::asked_class, connection::Refusal, folds::Event, metrics::Why,
+    publication::Publication, seams::Denied,
 };
 use floodplain_log::{Correlation, MessageRef};
 use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, Publish, PubrelCode, QoS};
 use floodplain_types::{Class, DeviceId};
 use std::sync::Arc;
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, Copy)]
+enum Unwanted {
+    LongTopic,
+    Denied(Denied),
+}
 
 impl Worker {
     /// Whether a topic name or filter is within the limits.
@@ -61,16 +68,13 @@ impl Worker {
         }
 
         let refused = if !self.topic_fits(topic) {
-            Some(PubackCode::TopicNameInvalid)
+            Some(Unwanted::LongTopic)
         } else {
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
-            match shared.access.policy.publish(&session.principal, topic) {
-                Ok(()) => None,
-                Err(_) => Some(PubackCode::NotAuthorized),
-            }
+            shared.access.policy.publish(&session.principal, topic).err().map(Unwanted::Denied)
         };
-        if let Some(code) = refused {
-            return self.refuse_publish(conn, publish, v5, code);
+        if let Some(unwanted) = refused {
+            return self.refuse_publish(conn, publish, v5, unwanted);
         }
 
         let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
@@ -131,6 +135,7 @@ impl Worker {
             kept,
         );
         if place.is_err() {
+            self.metrics.refused_messages.count(Why::TooLarge);
             return Err(Refusal::new(DisconnectCode::PacketTooLarge, "message is too large for a record"));
         }
         self.metrics.received[usize::from(qos)].increment(1);
@@ -169,12 +174,28 @@ impl Worker {
         conn: ConnId,
         publish: &Publish<'_>,
         v5: bool,
-        code: PubackCode,
+        unwanted: Unwanted,
     ) -> Result<(), Refusal> {
-        let disconnect = match code {
-            PubackCode::TopicNameInvalid => Refusal::new(DisconnectCode::TopicNameInvalid, "topic name is too long"),
-            _ => Refusal::new(DisconnectCode::NotAuthorized, "not authorized to publish"),
+        let (why, code, disconnect) = match unwanted {
+            Unwanted::LongTopic => {
+                let disconnect = Refusal::new(DisconnectCode::TopicNameInvalid, "topic name is too long");
+                (Why::Invalid, PubackCode::TopicNameInvalid, disconnect)
+            }
+            Unwanted::Denied(denied @ (Denied::BadCredential | Denied::NotAuthorized)) => {
+                let disconnect = Refusal::new(DisconnectCode::NotAuthorized, "not authorized to publish");
+                (denied.into(), PubackCode::NotAuthorized, disconnect)
+            }
+            Unwanted::Denied(denied @ (Denied::Unavailable | Denied::Busy { .. })) => {
+                self.metrics.refused_messages.count(denied);
+                if publish.packet_id.is_some() {
+                    // It passes, but a code of 0x80 and more is final for the message [MQTT-4.4.0-2]: so there is none,
+                    // and the client sends it again on its next connection. QoS 0 is dropped.
+                    self.refuse_because(conn, DisconnectCode::ServerBusy, Some(&denied.words("publish")));
+                }
+                return Ok(());
+            }
         };
+        self.metrics.refused_messages.count(why);
         match (v5, publish.packet_id) {
             (true, Some(id)) => {
                 if let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) {

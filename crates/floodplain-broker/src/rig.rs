@@ -1,5 +1,8 @@
 //! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
 
+mod counts;
+
+use self::counts::Counts;
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Worker, seams::Access};
 use floodplain_log::{
     Append, FetchedRecord, InOrder, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
@@ -46,6 +49,8 @@ pub(crate) struct Faults {
     pub(crate) is_cold: AtomicBool,
     /// The disk does not give the record at this offset.
     pub(crate) unreadable: Mutex<Option<u64>>,
+    /// The record at this offset lies where the log is damaged.
+    pub(crate) damaged: Mutex<Option<u64>>,
 }
 
 impl Log for Counting {
@@ -103,7 +108,9 @@ impl Log for Counting {
             let source = std::io::Error::other("the sector cannot be read");
             return Err(ReadError::Io { file: "segment".to_owned(), at: 0, source });
         }
-        let fetched = self.inner.fetch(partition, refs)?;
+        let mut fetched = self.inner.fetch(partition, refs)?;
+        let damaged = *self.faults.damaged.lock().unwrap();
+        fetched.retain(|record| Some(record.position.offset) != damaged);
         let bytes: usize = fetched.iter().map(|record| record.bytes.len()).sum();
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(fetched)
@@ -128,6 +135,12 @@ pub(crate) struct Rig {
     /// Who decides, from the next [`Self::crash`] on.
     pub(crate) access: fn() -> Access,
     pub(crate) faults: Arc<Faults>,
+    /// What its workers have counted.
+    pub(crate) counts: Counts,
+    /// The log commits nothing more that can be seen: neither acknowledgements nor watermarks come.
+    is_held: bool,
+    /// Turns until the process dies.
+    fuse: Option<u32>,
     model: ModelLog,
     adverse: Option<Arc<AdverseLog>>,
     disk: FaultDisk,
@@ -162,6 +175,9 @@ impl Rig {
             classes: Arc::default(),
             access,
             faults: Arc::default(),
+            counts: Counts::default(),
+            is_held: false,
+            fuse: None,
             model,
             adverse: None,
             disk: FaultDisk::new(seed),
@@ -202,13 +218,29 @@ impl Rig {
                     std::thread::yield_now();
                 }
             });
-            let broker = Broker::open(self.config.clone(), environment, 2);
-            let workers = broker.and_then(|broker| Ok(vec![broker.worker(0)?, broker.worker(1)?]));
+            let workers = metrics::with_local_recorder(&self.counts, || {
+                let broker = Broker::open(self.config.clone(), environment, 2);
+                broker.and_then(|broker| Ok(vec![broker.worker(0)?, broker.worker(1)?]))
+            });
             is_open.store(true, Ordering::Release);
             workers.unwrap()
         });
         log.set_adversity(adversity);
         self.adverse = Some(log);
+    }
+
+    /// The process waits for its disk from now on, or not any more.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    /// The process dies after so many turns: nothing moves any more, until [`Self::crash`].
+    pub(crate) fn dies_after(&mut self, turns: u32) {
+        self.fuse = Some(turns);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.fuse == Some(0)
     }
 
     /// Changes what the log does from now on.
@@ -229,6 +261,9 @@ impl Rig {
             client.at = None;
         }
         self.run += 1;
+        self.fuse = None;
+        // Of the process.
+        self.uptime = Duration::ZERO;
         self.boot(adversity, seed);
     }
 
@@ -359,9 +394,20 @@ impl Rig {
         }
     }
 
+    /// A turn of the log alone.
+    pub(crate) fn pump(&self) {
+        self.adverse.as_ref().expect("the rig has booted").pump();
+    }
+
     /// One turn of the log, then one of each worker.
     pub(crate) fn turn(&mut self) {
-        self.adverse.as_ref().expect("the rig has booted").pump();
+        if self.is_dead() {
+            return;
+        }
+        self.fuse = self.fuse.map(|turns| turns - 1);
+        if !self.is_held {
+            self.adverse.as_ref().expect("the rig has booted").pump();
+        }
         for at in 0..self.workers.len() {
             self.workers[at].take_mail();
             while self.workers[at].read_letter() {}

@@ -6,7 +6,7 @@ mod trie;
 pub(crate) use routes::{Routes, WorkerSet};
 
 use std::{collections::HashMap, rc::Rc};
-pub(crate) use trie::Trie;
+pub(crate) use trie::{PairHash, Trie};
 
 /// Topics whose subscribers a worker remembers; when full the memory is cleared and fills again.
 const CACHED_TOPICS_MAX: usize = 16_384;

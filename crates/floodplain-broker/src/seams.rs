@@ -50,10 +50,11 @@ pub trait Identity: Send + Sync + fmt::Debug {
 
 /// Decides what an identity may do.
 pub trait Policy: Send + Sync + fmt::Debug {
-    /// Whether messages may be published to `topic`. Asked once per topic and connection epoch.
+    /// Whether messages may be published to `topic`. Asked once per message.
     ///
     /// # Errors
-    /// [`Denied`].
+    /// [`Denied`]. What passes, [`Denied::Unavailable`] and [`Denied::Busy`], ends the connection at QoS 1 and 2: there is
+    /// no answer that is not final for the message.
     fn publish(&self, principal: &Principal, topic: &str) -> Result<(), Denied>;
 
     /// Whether `filter` may be subscribed.

@@ -325,9 +325,9 @@ impl Outbound {
         self.owed.iter().any(|owed| owed.queued.is_none())
     }
 
-    /// The first message of `partition` that has to be read again.
-    pub(crate) fn unread(&self, partition: u32) -> Option<Position> {
-        let unread = self.owed.iter().find(|owed| owed.partition == partition && owed.queued.is_none());
+    /// The messages of `partition` that have to be read again.
+    pub(crate) fn unread(&self, partition: u32) -> impl Iterator<Item = Position> {
+        let unread = self.owed.iter().filter(move |owed| owed.partition == partition && owed.queued.is_none());
         unread.map(|owed| owed.position)
     }
 
@@ -383,6 +383,8 @@ pub(crate) struct Session {
     /// So many SUBSCRIBEs came a moment ago. What was committed before that may still be on its
     /// way to this worker, and does not concern the new subscription.
     pub(crate) fresh: u32,
+    /// Of each data partition where the newest of those subscriptions began.
+    pub(crate) began: Positions,
     /// Inbound QoS 2 ids between PUBLISH and PUBREL, in order of number.
     pub(crate) received: Vec<u16>,
     /// Inbound QoS 1 and 2 messages whose flow is not finished: what Receive Maximum bounds.
@@ -415,7 +417,10 @@ impl Session {
 
     /// Whether some subscription began behind `position` of `partition`.
     pub(crate) fn began_after(&self, partition: u32, position: Position) -> bool {
-        self.fresh > 0 && self.subscriptions.iter().any(|held| position < held.start.get(partition))
+        // Almost all messages lie behind the newest subscription, too: no need to look at each.
+        self.fresh > 0
+            && position < self.began.get(partition)
+            && self.subscriptions.iter().any(|held| position < held.start.get(partition))
     }
 
     /// Whether it outlives its connection, so that its state must be in the log.

@@ -6,16 +6,21 @@ use crate::{
     append::Waiter,
     connection::Refusal,
     folds::{self, Event, Positions},
+    metrics::Why,
     retained::RetainedWish,
     router::Wanted,
-    session::Subscribed,
+    session::{Session, Subscribed},
 };
 use floodplain_mqtt::{
     DisconnectCode, Packet, RetainHandling, Suback, SubackCode, SubackCodes, Subscribe, Unsuback, UnsubackCode,
     UnsubackCodes, Unsubscribe, UserProperties,
 };
 use floodplain_types::{Class, TopicFilter};
-use std::time::Duration;
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 /// Longer than anything committed is on its way to a worker.
 const FRESH: Duration = Duration::from_secs(5);
@@ -30,37 +35,43 @@ impl Worker {
         let mut codes = Vec::new();
         let mut wish = RetainedWish::default();
         let mut stored = Vec::new();
-        let mut why: Option<&'static str> = None;
+        let mut why: Option<Cow<'static, str>> = None;
         let id = subscribe.subscription_id.map_or(0, std::num::NonZeroU32::get);
         // Before anything is routed here: what is committed from now on is seen.
         let start = self.watermarks();
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(()) };
+        session.began = session.began.upper(&start);
+        let count = subscribe.subscriptions.iter().count();
+        let room = shared.config.subscriptions_max.saturating_sub(session.subscriptions.len());
+        session.subscriptions.reserve_exact(count.min(room));
+        let mut places = Places::new(session, count);
         for asked in subscribe.subscriptions.iter() {
             let fits = self.topic_fits(asked.filter);
             let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return Ok(()) };
             let options = asked.options;
-            let known = session.subscriptions.iter().position(|held| held.filter.as_str() == asked.filter);
-            let refusal = if asked.filter.starts_with("$share/") {
-                Some((SubackCode::SharedSubscriptionsNotSupported, "shared subscriptions are not supported"))
+            let known = places.find(session, asked.filter);
+            let refused = |code, why: &'static str, reason| Err((code, Cow::Borrowed(why), reason));
+            let filter = if asked.filter.starts_with("$share/") {
+                let text = "shared subscriptions are not supported";
+                refused(SubackCode::SharedSubscriptionsNotSupported, text, Why::Invalid)
             } else if !fits {
-                Some((SubackCode::TopicFilterInvalid, "topic filter is longer than the limit"))
+                refused(SubackCode::TopicFilterInvalid, "topic filter is longer than the limit", Why::Invalid)
             } else if known.is_none() && session.subscriptions.len() >= shared.config.subscriptions_max {
-                Some((SubackCode::QuotaExceeded, "too many subscriptions in one session"))
-            } else if shared.access.policy.subscribe(&session.principal, asked.filter).is_err() {
-                Some((SubackCode::NotAuthorized, "not authorized to subscribe"))
+                refused(SubackCode::QuotaExceeded, "too many subscriptions in one session", Why::Quota)
+            } else if let Err(denied) = shared.access.policy.subscribe(&session.principal, asked.filter) {
+                Err((denied.suback(), denied.words("subscribe"), denied.into()))
             } else {
-                None
+                let invalid = || (SubackCode::TopicFilterInvalid, "topic filter is not valid".into(), Why::Invalid);
+                TopicFilter::new(asked.filter).map_err(|_| invalid())
             };
-            let filter = match refusal {
-                None => TopicFilter::new(asked.filter).ok(),
-                Some((code, text)) => {
+            let filter = match filter {
+                Ok(filter) => filter,
+                Err((code, text, reason)) => {
+                    self.metrics.refused_subscriptions.count(reason);
                     codes.push(code);
                     why = why.or(Some(text));
                     continue;
                 }
-            };
-            let Some(filter) = filter else {
-                codes.push(SubackCode::TopicFilterInvalid);
-                continue;
             };
             codes.push(SubackCode::granted(options.qos));
             let wanted = Wanted {
@@ -97,7 +108,7 @@ impl Worker {
                     held.wanted = wanted;
                 }
                 None => {
-                    session.subscriptions.reserve_exact(1);
+                    places.add(&filter, session.subscriptions.len());
                     session.subscriptions.push(Subscribed { filter: filter.clone(), wanted, start: start.clone() });
                 }
             }
@@ -127,7 +138,7 @@ impl Worker {
         let suback = Suback {
             packet_id: subscribe.packet_id,
             codes: SubackCodes::from(&codes[..]),
-            reason_string: why,
+            reason_string: why.as_deref(),
             user_properties: UserProperties::default(),
         };
         let mut bytes = Vec::new();
@@ -169,6 +180,7 @@ impl Worker {
             session.fresh -= 1;
             if session.fresh == 0 && !session.is_lasting() {
                 session.subscriptions.iter_mut().for_each(|held| held.start = Positions::default());
+                session.began = Positions::default();
             }
         }
     }
@@ -181,20 +193,20 @@ impl Worker {
             return;
         }
         let mut codes = Vec::new();
-        let mut gone = Vec::new();
+        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let places = Places::new(session, unsubscribe.filters.iter().count());
+        let mut gone = BTreeSet::new();
         for filter in unsubscribe.filters.iter() {
-            let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
             // Compared byte for byte [MQTT-3.10.4-1].
-            match session.subscriptions.iter().position(|held| held.filter.as_str() == filter) {
-                Some(at) => {
-                    let held = session.subscriptions.swap_remove(at);
-                    session.out.retained.retain(|due| due.filter != held.filter);
-                    self.router.unsubscribe(&shared.routes, conn.slot, filter);
-                    gone.push(held.filter);
-                    codes.push(UnsubackCode::Success);
-                }
-                None => codes.push(UnsubackCode::NoSubscriptionExisted),
-            }
+            let is_held = places.find(session, filter).is_some_and(|at| gone.insert(at));
+            codes.push(if is_held { UnsubackCode::Success } else { UnsubackCode::NoSubscriptionExisted });
+        }
+        // From behind: what takes the place of one that is gone stays.
+        let gone = gone.into_iter().rev().map(|at| session.subscriptions.swap_remove(at).filter);
+        let gone: BTreeSet<TopicFilter> = gone.collect();
+        session.out.retained.retain(|due| !gone.contains(&due.filter));
+        for filter in &gone {
+            self.router.unsubscribe(&shared.routes, conn.slot, filter.as_str());
         }
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref()) else { return };
         let (client, partition, encoder) = (session.client.clone(), session.partition, session.encoder);
@@ -215,7 +227,12 @@ impl Worker {
         let what = What::Bytes(bytes.into(), None);
         match epoch {
             Some(epoch) => {
-                self.append_event(Class::All, &client, partition, &Event::Unsubscribe { epoch, filters: gone });
+                self.append_event(
+                    Class::All,
+                    &client,
+                    partition,
+                    &Event::Unsubscribe { epoch, filters: gone.into_iter().collect() },
+                );
                 let seq = self.owe(conn, what);
                 self.appends.wait(Class::All, Waiter::Ack { conn, seq });
             }
@@ -227,6 +244,42 @@ impl Worker {
     fn watermarks(&self) -> Positions {
         let watermark = |(index, partition)| (index, self.shared.log.watermark(partition));
         self.shared.data.all().map(watermark).collect()
+    }
+}
+
+/// Filters of a packet that are looked for one by one among those of the session.
+const FEW: usize = 16;
+
+/// Where the subscriptions of a session are, so that a packet with many filters is not compared with all of them for each.
+struct Places(Option<HashMap<TopicFilter, usize>>);
+
+impl Places {
+    /// For a packet with so many filters.
+    fn new(session: &Session, filters: usize) -> Self {
+        let all = || {
+            crate::work::done(session.subscriptions.len());
+            session.subscriptions.iter().enumerate().map(|(at, held)| (held.filter.clone(), at)).collect()
+        };
+        Self((filters > FEW).then(all))
+    }
+
+    fn find(&self, session: &Session, filter: &str) -> Option<usize> {
+        match &self.0 {
+            Some(places) => {
+                crate::work::done(1);
+                places.get(filter).copied()
+            }
+            None => {
+                crate::work::done(session.subscriptions.len());
+                session.subscriptions.iter().position(|held| held.filter.as_str() == filter)
+            }
+        }
+    }
+
+    fn add(&mut self, filter: &TopicFilter, at: usize) {
+        if let Some(places) = &mut self.0 {
+            places.insert(filter.clone(), at);
+        }
     }
 }
 

@@ -1,8 +1,13 @@
 //! Workers as a whole, on logs that are hard to use.
 
 mod answers;
+mod crashes;
+mod early;
 mod hostile;
 mod letters;
+mod limits;
+mod many;
+mod refusals;
 mod streams;
 
 use crate::rig::{ClientId, Rig, connect, packet};

@@ -1,7 +1,13 @@
 //! Dropping what a writer had to repeat.
 
-use crate::wire::{Get, Put, WireError};
-use std::collections::{BTreeMap, VecDeque};
+use crate::{
+    Copying,
+    wire::{Get, Put, WireError},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
 /// The newest dedup ids of each device, bounded per device and in all.
 ///
@@ -12,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// replay alike.
 ///
 /// Ids are kept as hashes of 128 bits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DedupWindow {
     ids_per_device: usize,
     devices_max: usize,
@@ -21,12 +27,34 @@ pub struct DedupWindow {
     by_use: BTreeMap<u64, Box<[u8]>>,
     /// Counts the ids that were new.
     count: u64,
+    /// A copy that is being made; no part of the state.
+    copying: Option<Copying<Box<[u8]>>>,
 }
+
+impl PartialEq for DedupWindow {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |window: &Self| (window.ids_per_device, window.devices_max, window.count);
+        fields(self) == fields(other) && self.devices == other.devices
+    }
+}
+
+impl Eq for DedupWindow {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Device {
     ids: VecDeque<u128>,
     used: u64,
+}
+
+impl Device {
+    fn put(&self, out: &mut Vec<u8>, name: &[u8]) {
+        out.put_bytes(name);
+        out.put_u64(self.used);
+        out.put_u64(self.ids.len() as u64);
+        for id in &self.ids {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+    }
 }
 
 impl DedupWindow {
@@ -39,6 +67,7 @@ impl DedupWindow {
             devices: BTreeMap::new(),
             by_use: BTreeMap::new(),
             count: 0,
+            copying: None,
         }
     }
 
@@ -51,6 +80,9 @@ impl DedupWindow {
                 return false;
             }
             self.count += 1;
+            if let Some(copying) = &mut self.copying {
+                copying.touch(device, || device.into(), Some(|out: &mut Vec<u8>| entry.put(out, device)));
+            }
             let name = self.by_use.remove(&entry.used).unwrap_or_else(|| device.into());
             self.by_use.insert(self.count, name);
             entry.used = self.count;
@@ -64,8 +96,10 @@ impl DedupWindow {
         if self.devices.len() >= self.devices_max
             && let Some((_, silent)) = self.by_use.pop_first()
         {
+            self.touch(&silent);
             self.devices.remove(&silent);
         }
+        self.touch(device);
         self.devices.insert(device.into(), Device { ids: VecDeque::from([hash]), used: self.count });
         self.by_use.insert(self.count, device.into());
         true
@@ -79,15 +113,38 @@ impl DedupWindow {
 
     /// Appends the window in its canonical form: devices by name.
     pub fn snapshot(&self, out: &mut Vec<u8>) {
+        self.put_head(out);
+        self.devices.iter().for_each(|(name, device)| device.put(out, name));
+    }
+
+    fn put_head(&self, out: &mut Vec<u8>) {
         out.put_u64(self.count);
         out.put_u64(self.devices.len() as u64);
-        for (name, device) in &self.devices {
-            out.put_bytes(name);
-            out.put_u64(device.used);
-            out.put_u64(device.ids.len() as u64);
-            for id in &device.ids {
-                out.extend_from_slice(&id.to_le_bytes());
-            }
+    }
+
+    /// Begins to copy the window as it is now; gives the bytes before [`Self::copy_part`]'s.
+    pub fn begin_copy(&mut self, head: &mut Vec<u8>) {
+        self.copying = Some(Copying::default());
+        self.put_head(head);
+    }
+
+    /// Appends a part of what [`Self::snapshot`] would have when the copy began, until `out` has `max_len` bytes; true
+    /// when that is all.
+    pub fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some(mut copying) = self.copying.take() else { return true };
+        let from = |from: Bound<&Box<[u8]>>| self.devices.range::<Box<[u8]>, _>((from, Bound::Unbounded));
+        let is_done = copying.part(from, |out, name, device| device.put(out, name), out, max_len);
+        if !is_done {
+            self.copying = Some(copying);
+        }
+        is_done
+    }
+
+    /// The device is about to change.
+    fn touch(&mut self, name: &[u8]) {
+        if let Some(copying) = &mut self.copying {
+            let device = self.devices.get(name);
+            copying.touch(name, || name.into(), device.map(|device| |out: &mut Vec<u8>| device.put(out, name)));
         }
     }
 
@@ -112,7 +169,7 @@ impl DedupWindow {
             by_use.insert(used, name.clone());
             devices.insert(name, Device { ids, used });
         }
-        (self.devices, self.by_use) = (devices, by_use);
+        (self.devices, self.by_use, self.copying) = (devices, by_use, None);
         Ok(())
     }
 }
@@ -140,6 +197,26 @@ mod tests {
         assert_eq!(window.devices(), 2);
         assert!(!window.is_new(b"a", b"1"));
         assert!(window.is_new(b"b", b"1"), "forgotten");
+    }
+
+    #[test]
+    fn a_copy_in_parts_is_of_the_moment_it_began() {
+        let mut window = DedupWindow::new(3, 5);
+        for i in 0..20_u8 {
+            window.is_new(&[b'a' + i % 7], &[i]);
+        }
+        let (mut expected, mut copy) = (Vec::new(), Vec::new());
+        window.snapshot(&mut expected);
+        window.begin_copy(&mut copy);
+        for i in 20..90_u8 {
+            let len = copy.len() + 1;
+            if window.copy_part(&mut copy, len) {
+                assert!(i > 24);
+                break;
+            }
+            window.is_new(&[b'a' + i % 9], &[i]);
+        }
+        assert_eq!(copy, expected);
     }
 
     #[test]

@@ -67,16 +67,54 @@ impl Output {
     }
 }
 
+/// Items of work in one step: looking at a session, a timer, a client. Some milliseconds of the owner's thread.
+pub const STEP_ITEMS: usize = 1024;
+/// Bytes of outputs after which a step does no further item. One item may go beyond it.
+pub const STEP_BYTES: usize = 256 << 10;
+
 /// Where a fold puts its outputs. The order counts: it is part of what must replay alike.
-#[derive(Debug, Default)]
+///
+/// Counts at the same time what the step has done, see [`Self::spend`].
+#[derive(Debug)]
 pub struct Outputs {
     pub(crate) items: Vec<Output>,
+    /// Items of work that this step may still do.
+    left: usize,
+    /// Bytes of outputs that it may still make.
+    left_bytes: usize,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self { items: Vec::new(), left: STEP_ITEMS, left_bytes: STEP_BYTES }
+    }
 }
 
 impl Outputs {
     /// Adds a record.
     pub fn push(&mut self, output: Output) {
+        self.left_bytes = self.left_bytes.saturating_sub(output.len_bytes());
         self.items.push(output);
+    }
+
+    /// Takes one item of work out of what the step may do. False: the step has done enough, the item is for the next.
+    #[must_use]
+    pub fn spend(&mut self) -> bool {
+        if self.left == 0 || self.left_bytes == 0 {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+
+    /// Begins a step with at most so many items of work.
+    pub(crate) fn begin_step(&mut self, items: usize) {
+        (self.left, self.left_bytes) = (items.max(1), STEP_BYTES);
+    }
+
+    /// Whether the step has done enough.
+    pub(crate) const fn is_spent(&self) -> bool {
+        self.left == 0 || self.left_bytes == 0
     }
 
     /// How many records were added in this step.
@@ -148,6 +186,19 @@ pub enum RestoreError {
 /// iterates over nothing whose order is not fixed (a `HashMap`) where that order could be seen in
 /// the state, the snapshot or the outputs. Input that makes no sense is skipped, not an error:
 /// it is in the log and will be there at each replay.
+///
+/// # What bounds a step
+/// The owner folds on the thread that serves its connections, so no call may take long. [`Self::apply`],
+/// [`Self::on_time`] and [`Self::go_on`] may do what concerns the one client, topic or device of the record; whatever
+/// concerns many of them (all connections of a run that is over, all sessions with a filter, all timers that are due)
+/// is done item by item, each after [`Outputs::spend`] has said yes: [`STEP_ITEMS`] items, or [`STEP_BYTES`] of outputs
+/// and the item that goes beyond. What is left is for the next step: the fold keeps where it is, the owner serves others,
+/// waits for outputs if many are on their way, and comes back before the next record.
+///
+/// Where a step ends must not show: the state after a record, and the outputs of a record in their order, are the same
+/// in however many steps it was folded. Snapshots are taken between records, so what a fold keeps of work that it has
+/// begun is no part of them, and a crash in the middle folds the record again from its beginning, its outputs numbered
+/// as before.
 pub trait Fold: fmt::Debug + Send {
     /// Short lower-case name: part of folder names, metric labels and dedup ids.
     const NAME: &'static str;
@@ -156,8 +207,19 @@ pub trait Fold: fmt::Debug + Send {
     /// Whether the fold ever adds outputs. One that does not needs no positions in the log.
     const EMITS: bool;
 
-    /// Folds one record.
+    /// Folds one record, or its first part if [`Self::has_more`] says so then.
     fn apply(&mut self, input: &Input<'_>, out: &mut Outputs);
+
+    /// Whether the record that was applied last has left work for [`Self::go_on`].
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// Does a further part of the record that was applied last: at least one item. Called until [`Self::has_more`] is
+    /// false, with nothing else in between.
+    fn go_on(&mut self, out: &mut Outputs) {
+        let _ = out;
+    }
 
     /// When [`Self::on_time`] wants to be called, in log time.
     ///
@@ -170,8 +232,8 @@ pub trait Fold: fmt::Debug + Send {
     /// Log time has reached `now`, which is at or after [`Self::next_timer`].
     ///
     /// Called before the record that moved the time is applied, so what ended at its time has
-    /// ended for that record. `position` is the position of that record. Afterwards
-    /// [`Self::next_timer`] must be later than `now` or `None`.
+    /// ended for that record. `position` is the position of that record. Called again with the same arguments while
+    /// [`Self::next_timer`] is at or before `now`: each call must do something about that, at least one item.
     fn on_time(&mut self, now: Timestamp, position: Position, out: &mut Outputs) {
         let _ = (now, position, out);
     }
@@ -186,6 +248,21 @@ pub trait Fold: fmt::Debug + Send {
     /// Appends the whole state in its one canonical form: equal states, equal bytes.
     fn snapshot(&self, out: &mut Vec<u8>);
 
+    /// Begins to copy the state as it is now, for [`Self::copy_part`]; a copy that is not done is dropped.
+    fn begin_copy(&mut self) {}
+
+    /// Appends a part of what [`Self::snapshot`] would have when the copy began, until `out` has `max_len` bytes (one
+    /// entry may go beyond); true when that is all. In between records are folded.
+    ///
+    /// To copy 40 to 60 MiB at once takes 40 to 100 ms, half a MiB about one
+    /// (`cargo bench -p floodplain-broker --bench folds -- snapshots`).
+    /// A fold whose state is never large does it at once, as here; the first part is asked for before anything changes.
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let _ = max_len;
+        self.snapshot(out);
+        true
+    }
+
     /// Replaces the state by one that [`Self::snapshot`] wrote in this or an earlier format.
     ///
     /// # Errors
@@ -197,5 +274,26 @@ pub trait Fold: fmt::Debug + Send {
         let mut bytes = Vec::new();
         self.snapshot(&mut bytes);
         StateHash::of(&bytes)
+    }
+}
+
+/// Folds one record whole, in however many steps that takes: what a [`crate::Runner`] does, without one.
+///
+/// `input.log_time` must be that of the record.
+pub fn fold_whole<F: Fold>(fold: &mut F, input: &Input<'_>, out: &mut Outputs) {
+    fold_in_steps(fold, input, out, STEP_ITEMS);
+}
+
+/// Like [`fold_whole`] in steps of so many items instead of [`STEP_ITEMS`]: nothing may come out differently.
+pub fn fold_in_steps<F: Fold>(fold: &mut F, input: &Input<'_>, out: &mut Outputs, items: usize) {
+    while fold.next_timer().is_some_and(|timer| timer <= input.log_time) {
+        out.begin_step(items);
+        fold.on_time(input.log_time, input.position, out);
+    }
+    out.begin_step(items);
+    fold.apply(input, out);
+    while fold.has_more() {
+        out.begin_step(items);
+        fold.go_on(out);
     }
 }

@@ -6,6 +6,7 @@
 //! [`Runner::next`] what to do, does it, and feeds back what came of it. [`Snapshots`] keeps the
 //! two newest states on disk, and [`DedupWindow`] drops what a writer had to repeat.
 
+mod copying;
 mod dedup;
 mod fold;
 mod position_record;
@@ -13,8 +14,11 @@ mod runner;
 mod snapshots;
 pub mod wire;
 
+pub use copying::Copying;
 pub use dedup::DedupWindow;
-pub use fold::{Fold, Input, Loss, Output, Outputs, RestoreError, StateHash};
+pub use fold::{
+    Fold, Input, Loss, Output, Outputs, RestoreError, STEP_BYTES, STEP_ITEMS, StateHash, fold_in_steps, fold_whole,
+};
 pub use position_record::{Emitted, PositionRecord};
 pub use runner::{Folded, Next, OpenError, Runner, RunnerConfig, RunnerError, Settled};
 pub use snapshots::{Loaded, Snapshot, SnapshotError, SnapshotMeta, Snapshots};

@@ -1,107 +1,26 @@
 //! The owner of one fold of one partition.
 
+mod api;
+mod copies;
+mod outputs;
+
+pub use api::{Folded, Next, OpenError, RunnerConfig, RunnerError, Settled};
+
 use crate::{
-    Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, Snapshot, SnapshotError, SnapshotMeta, Snapshots,
+    Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, STEP_ITEMS, Snapshot, SnapshotMeta, Snapshots,
 };
-use floodplain_log::{
-    Append, BatchBuilder, Compression, Log, Outcome, Partition, Read, ReadError, Refusal, Stream, header,
-};
-use floodplain_types::{Class, PartitionId, Position, Timestamp};
-use std::{collections::VecDeque, ops::Range, path::PathBuf, time::Duration};
+use copies::SNAPSHOT_FIRST;
+use floodplain_log::{BatchBuilder, Log, Partition, Read, ReadError};
+use floodplain_types::{PartitionId, Position, Timestamp};
+use std::{collections::VecDeque, iter::Peekable, ops::Range};
 use tracing::{error, warn};
 
+/// Outputs in one append unit: far below what engines accept, and much more than a sync costs.
+const UNIT_BYTES_MAX: usize = 512 << 10;
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 256 << 10;
 /// Outputs that wait for the log before no more input is taken.
 const PENDING_BYTES_MAX: usize = 4 << 20;
-/// Outputs in one append unit: far below what engines accept, and much more than a sync costs.
-const UNIT_BYTES_MAX: usize = 512 << 10;
-
-/// Where a runner reads, and where its outputs go.
-#[derive(Debug)]
-pub struct RunnerConfig {
-    pub partition: Partition,
-    /// The lasting name of `partition`.
-    pub id: PartitionId,
-    /// The streams that the fold's outputs name.
-    pub outputs: Vec<(&'static str, Stream)>,
-    /// Stream `_folds`, which takes the positions; needed by folds that emit.
-    pub folds: Option<Stream>,
-    pub snapshots: Snapshots,
-}
-
-/// When a fold that has replayed something first writes a snapshot, after the start of the process.
-const SNAPSHOT_FIRST: Duration = Duration::from_secs(10);
-/// How often it does so for each [`SNAPSHOT_BYTES`] of state.
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
-const SNAPSHOT_BYTES: usize = 16 << 20;
-
-/// What the caller is to do now.
-#[derive(Debug)]
-pub enum Next {
-    /// Submit this unit and give its end to [`Runner::on_outcome`]. No other unit comes before that.
-    Append(Append),
-    /// Read this (cached or not) and give the answer to [`Runner::on_read`].
-    Read { partition: Partition, from: Position, max_bytes: usize },
-    /// Nothing, until a watermark moves or an append ends.
-    Idle,
-}
-
-/// What a read brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Folded {
-    /// Records that were folded, replayed ones included.
-    pub records: u64,
-    /// A range that is gone unread: retention has passed the fold. It has been logged and counted.
-    pub lost: Option<(Position, Position)>,
-}
-
-/// How an append of the runner ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// The outputs are in the log, once.
-    Committed,
-    /// Nothing was written; [`Runner::next`] gives the unit again. Wait a little before asking.
-    Retry(Refusal),
-    /// Open; [`Runner::next`] now gives what is needed to find out.
-    Unknown,
-}
-
-/// Why a runner could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A snapshot cannot be read, or is from a newer version.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The log has lost records that were committed. Nothing is repaired by guessing.
-    #[error(
-        "fold {fold} of {partition} has seen {seen}, but the log ends at {watermark}: restore the log, or remove the snapshot {dir} to fold what is left"
-    )]
-    LogBehind { fold: &'static str, partition: PartitionId, seen: Position, watermark: Position, dir: PathBuf },
-    /// A snapshot of something else is in the folder.
-    #[error("snapshot in {dir} is of {found}, not of {expected}")]
-    Foreign { dir: PathBuf, found: String, expected: String },
-    /// The fold emits, but there is no stream for its positions.
-    #[error("fold {0} emits and needs the stream of positions")]
-    NoFoldsStream(&'static str),
-}
-
-/// Why a runner cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RunnerError {
-    /// Another process owns the partition now.
-    #[error("ownership of {partition} was lost")]
-    Fenced { partition: PartitionId },
-    /// The log accepts nothing any more, or never this: poisoned, closing, or an output that is too large.
-    #[error("outputs of fold {fold} of {partition} cannot be appended")]
-    Append { fold: &'static str, partition: PartitionId, source: Refusal },
-    /// The disk or the bytes failed; the same read may be tried again.
-    #[error("fold {fold} of {partition} cannot read")]
-    Read { fold: &'static str, partition: PartitionId, source: Box<ReadError> },
-    /// Like [`OpenError::LogBehind`], found in `_folds`.
-    #[error("fold {fold} of {partition} has emitted up to {emitted}, but the log ends at {watermark}: restore the log")]
-    LogBehind { fold: &'static str, partition: PartitionId, emitted: Emitted, watermark: Position },
-}
 
 #[derive(Debug)]
 struct Pending {
@@ -132,6 +51,19 @@ enum InFlight {
     },
 }
 
+/// How far the record at the runner's position is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing of it is folded: the state is that between two records.
+    Whole,
+    /// Timers are due before it.
+    Timers,
+    /// They are done; the record itself comes next.
+    Timed,
+    /// It is applied, and the fold has more.
+    Applied,
+}
+
 #[derive(Debug)]
 struct Meters {
     records: metrics::Counter,
@@ -158,6 +90,9 @@ impl Meters {
 /// The caller drives it in a loop: ask [`Self::next`], do it, feed the answer back. It may also
 /// feed reads it made for its own purposes; what was folded already is skipped.
 ///
+/// A call folds records until they have done [`STEP_ITEMS`] items of work beyond themselves, and no more: see
+/// [`Fold`]. A read may so be folded in part, even a record: [`Next::Step`] goes on with that.
+///
 /// Outputs appear once. They go out with the position they lead up to in one append unit of class
 /// `all`, one unit at a time. After a restart, and after an outcome that stayed open, the runner
 /// first appends a fence to its partition of `_folds` and reads that partition up to the fence:
@@ -170,8 +105,12 @@ impl Meters {
 pub struct Runner<F: Fold> {
     fold: F,
     config: RunnerConfig,
-    /// The next record to fold.
+    /// The next record to fold, or the one that is folded in part.
     position: Position,
+    stage: Stage,
+    /// So many outputs it has caused so far.
+    number: u32,
+    step_items: usize,
     log_time: Timestamp,
     known: Known,
     emitted: Emitted,
@@ -183,6 +122,10 @@ pub struct Runner<F: Fold> {
     /// Nothing can be appended any more.
     is_stopped: bool,
     unit_bytes_max: usize,
+    /// A state that is being copied.
+    copying: Option<Snapshot>,
+    /// Bytes of the newest whole copy: the next one gets so much room at once, and is not moved while it grows.
+    state_len: usize,
     /// A state whose outputs are not all out yet.
     held: Option<Snapshot>,
     bytes_since_snapshot: u64,
@@ -204,7 +147,11 @@ impl<F: Fold> Runner<F> {
         if F::EMITS && config.folds.is_none() {
             return Err(OpenError::NoFoldsStream(F::NAME));
         }
-        let loaded = config.snapshots.load(|snapshot| fold.restore(snapshot.meta.format, &snapshot.state))?;
+        let mut state_len = 0;
+        let loaded = config.snapshots.load(|snapshot| {
+            state_len = snapshot.state.len();
+            fold.restore(snapshot.meta.format, &snapshot.state)
+        })?;
         let meta = loaded.meta.unwrap_or_else(|| SnapshotMeta {
             fold: F::NAME.to_owned(),
             format: F::FORMAT,
@@ -235,6 +182,9 @@ impl<F: Fold> Runner<F> {
             fold,
             config,
             position: meta.position,
+            stage: Stage::Whole,
+            number: 0,
+            step_items: STEP_ITEMS,
             log_time: meta.log_time,
             known: if F::EMITS { Known::Open } else { Known::Yes },
             emitted: meta.emitted,
@@ -244,6 +194,8 @@ impl<F: Fold> Runner<F> {
             in_flight: InFlight::Nothing,
             is_stopped: false,
             unit_bytes_max: UNIT_BYTES_MAX,
+            copying: None,
+            state_len,
             held: None,
             bytes_since_snapshot: 0,
             snapshot_due: Timestamp(0) + SNAPSHOT_FIRST,
@@ -265,7 +217,12 @@ impl<F: Fold> Runner<F> {
         &mut self.fold
     }
 
-    /// The position after the last record that was folded.
+    /// Lets a step do so many items of work instead of [`STEP_ITEMS`]: for tests that look between the steps.
+    pub const fn limit_steps(&mut self, items: usize) {
+        self.step_items = items;
+    }
+
+    /// The position after the last record that was folded whole.
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
@@ -292,14 +249,17 @@ impl<F: Fold> Runner<F> {
     /// Whether all outputs of all folded records are committed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.known == Known::Yes && self.in_flight == InFlight::Nothing && self.pending.is_empty()
+        self.known == Known::Yes
+            && self.in_flight == InFlight::Nothing
+            && self.pending.is_empty()
+            && self.stage == Stage::Whole
     }
 
     /// Whether the owner should append a tick: a timer is due by the wall clock `now`, and no
     /// record has said so yet.
     #[must_use]
     pub fn is_tick_due(&self, now: Timestamp) -> bool {
-        self.fold.next_timer().is_some_and(|timer| timer <= now)
+        self.stage == Stage::Whole && self.fold.next_timer().is_some_and(|timer| timer <= now)
     }
 
     /// What to do now. Asks `log` for watermarks only; `now` becomes the ingest time of outputs.
@@ -321,134 +281,73 @@ impl<F: Fold> Runner<F> {
                 return if readable { read } else { Next::Idle };
             }
         }
+        if self.has_room() && matches!(self.stage, Stage::Timers | Stage::Applied) {
+            return Next::Step;
+        }
         if self.takes_input() && self.position < log.watermark(self.config.partition) {
             return Next::Read { partition: self.config.partition, from: self.position, max_bytes: READ_BYTES };
         }
         Next::Idle
     }
 
-    /// Whether a read of the input partition would be folded now: not before the start is done,
-    /// and not while too many outputs wait.
+    /// Whether a read of the input partition would be folded now: not before the start is done, not while too many
+    /// outputs wait, and not in the middle of a record.
     #[must_use]
     pub fn takes_input(&self) -> bool {
+        self.has_room() && matches!(self.stage, Stage::Whole | Stage::Timed)
+    }
+
+    fn has_room(&self) -> bool {
         self.known == Known::Yes && self.pending_bytes < PENDING_BYTES_MAX
+    }
+
+    /// Goes on with the record that is folded in part; nothing if there is none.
+    pub fn step(&mut self) {
+        self.out.begin_step(self.step_items);
+        match self.stage {
+            Stage::Whole | Stage::Timed => {}
+            Stage::Timers => self.pass_time(self.position),
+            Stage::Applied => {
+                self.fold.go_on(&mut self.out);
+                self.keep_outputs();
+                self.end_record();
+            }
+        }
+    }
+
+    /// Does what is due before the record at `position`, as much as the step may.
+    fn pass_time(&mut self, position: Position) {
+        self.stage = Stage::Timed;
+        let is_due = |fold: &F| fold.next_timer().is_some_and(|timer| timer <= self.log_time);
+        if is_due(&self.fold) {
+            self.fold.on_time(self.log_time, position, &mut self.out);
+            if is_due(&self.fold) {
+                self.stage = Stage::Timers;
+            }
+            self.keep_outputs();
+        }
+    }
+
+    /// The record at the runner's position was applied: goes behind it, unless there is more to do.
+    fn end_record(&mut self) {
+        if self.fold.has_more() {
+            self.stage = Stage::Applied;
+        } else {
+            self.pass(self.position.next());
+            self.meters.records.increment(1);
+        }
+    }
+
+    /// Leaves everything before `to` behind.
+    fn pass(&mut self, to: Position) {
+        if to > self.position {
+            (self.position, self.stage, self.number) = (to, Stage::Whole, 0);
+        }
     }
 
     fn folds_partition(&self) -> Option<Partition> {
         let folds = self.config.folds.as_ref().filter(|_| F::EMITS)?;
         Some(folds.partition_of(&PositionRecord::key(F::NAME, &self.config.id)))
-    }
-
-    /// The unit to append now, if any: a fence, or outputs with the position they lead up to.
-    fn unit(&mut self, folds: Partition, now: Timestamp) -> Option<Append> {
-        let mut batches = Vec::new();
-        let emitted = match self.known {
-            Known::ReadUntil(_) => return None,
-            Known::Open => {
-                self.in_flight = InFlight::Fence;
-                self.emitted
-            }
-            Known::Yes => {
-                let count = self.unit_len()?;
-                // All of one partition in order, partitions by number.
-                let mut placed: Vec<(Partition, &Pending)> = Vec::with_capacity(count);
-                for pending in self.pending.range(..count) {
-                    let stream = self.config.outputs.iter().find(|(name, _)| *name == pending.output.stream);
-                    let Some((_, stream)) = stream else {
-                        // A fold and its configuration disagree: a fault of the program.
-                        error!(fold = F::NAME, stream = pending.output.stream, "output names an unknown stream");
-                        continue;
-                    };
-                    placed.push((stream.partition_of(&pending.output.key), pending));
-                }
-                placed.sort_by_key(|(partition, _)| *partition);
-                for chunk in placed.chunk_by(|a, b| a.0 == b.0) {
-                    for (_, pending) in chunk {
-                        push_output::<F>(&mut self.builder, &self.config.id, pending, now);
-                    }
-                    batches.extend(self.builder.finish(Compression::None).map(|batch| (chunk[0].0, batch)));
-                }
-                let emitted = match self.pending.get(count) {
-                    Some(next) => next.cause,
-                    None => Emitted { position: self.position, number: 0 },
-                };
-                self.in_flight = InFlight::Outputs { count, emitted };
-                emitted
-            }
-        };
-        let key = PositionRecord::key(F::NAME, &self.config.id);
-        let value = PositionRecord { emitted }.encode();
-        self.builder
-            .push(now.as_millis(), Some(&key), Some(&value), std::iter::empty::<(&str, &[u8])>())
-            .expect("a position record fits an empty batch");
-        batches.extend(self.builder.finish(Compression::None).map(|batch| (folds, batch)));
-        Some(Append { batches, class: Class::All })
-    }
-
-    /// How many outputs go into the next unit: at least one, if there is one.
-    fn unit_len(&self) -> Option<usize> {
-        let mut bytes = 0;
-        let fits = |pending: &&Pending| {
-            bytes += pending.bytes;
-            bytes <= self.unit_bytes_max
-        };
-        (!self.pending.is_empty()).then(|| self.pending.iter().take_while(fits).count().max(1))
-    }
-
-    /// Takes the end of the unit that [`Self::next`] gave.
-    ///
-    /// # Errors
-    /// [`RunnerError::Fenced`]: drop the runner, its state is another owner's now.
-    /// [`RunnerError::Append`]: it appends nothing more, but goes on folding while outputs have room.
-    pub fn on_outcome(&mut self, outcome: Outcome) -> Result<Settled, RunnerError> {
-        let in_flight = std::mem::replace(&mut self.in_flight, InFlight::Nothing);
-        let partition = || self.config.id.clone();
-        match (outcome, in_flight) {
-            (Outcome::Committed(positions), InFlight::Fence) => {
-                let fence = positions.last().copied().unwrap_or_default();
-                self.known = Known::ReadUntil(fence.next());
-                Ok(Settled::Committed)
-            }
-            (Outcome::Committed(positions), InFlight::Outputs { count, emitted }) => {
-                for pending in self.pending.drain(..count) {
-                    self.pending_bytes -= pending.bytes;
-                }
-                self.meters.outputs.increment(count as u64);
-                self.emitted = emitted;
-                // The position record is the last batch of the unit, and nothing before it says more.
-                self.folds_from = positions.last().map_or(self.folds_from, |last| last.next());
-                Ok(Settled::Committed)
-            }
-            (Outcome::Committed(_), InFlight::Nothing) => Ok(Settled::Committed),
-            (Outcome::Unknown, _) => {
-                self.meters.unknown.increment(1);
-                if F::EMITS {
-                    self.known = Known::Open;
-                }
-                Ok(Settled::Unknown)
-            }
-            (Outcome::Refused(refusal), in_flight) => match refusal {
-                Refusal::Overloaded { .. }
-                | Refusal::Behind { .. }
-                | Refusal::AfterRefused
-                | Refusal::DiskFull { .. } => Ok(Settled::Retry(refusal)),
-                Refusal::TooLarge { .. } if matches!(in_flight, InFlight::Outputs { count: 2.., .. }) => {
-                    self.unit_bytes_max /= 2;
-                    Ok(Settled::Retry(refusal))
-                }
-                Refusal::Fenced => {
-                    self.is_stopped = true;
-                    Err(RunnerError::Fenced { partition: partition() })
-                }
-                Refusal::TooLarge { .. }
-                | Refusal::Poisoned { .. }
-                | Refusal::UnknownPartition(_)
-                | Refusal::Closing => {
-                    self.is_stopped = true;
-                    Err(RunnerError::Append { fold: F::NAME, partition: partition(), source: refusal })
-                }
-            },
-        }
     }
 
     /// Takes the answer to a read of `partition` from `from`: one that [`Self::next`] asked for, or
@@ -489,58 +388,17 @@ impl<F: Fold> Runner<F> {
             Err(ReadError::Trimmed { start, .. }) if start > self.position => {
                 let lost = (self.position, start);
                 self.report(&(lost.0..lost.1), Loss::Retention);
-                self.position = start;
+                self.pass(start);
                 Ok(Folded { records: 0, lost: Some(lost) })
             }
             Err(ReadError::Trimmed { .. }) => Ok(Folded::default()),
             Err(ReadError::Corrupt { next, .. }) if next > self.position => {
                 self.report(&(self.position..next), Loss::Damage);
-                self.position = next;
+                self.pass(next);
                 Ok(Folded::default())
             }
             Err(source) => Err(failed(&self.config.id, source)),
         }
-    }
-
-    fn read_back(&mut self, read: &Read, from: Position) {
-        if from > self.folds_from {
-            return;
-        }
-        let key = PositionRecord::key(F::NAME, &self.config.id);
-        for batch in &read.batches {
-            let Ok(records) = batch.batch.records() else { continue };
-            for record in records.iter().map_while(Result::ok).filter(|record| record.key == Some(&key)) {
-                match PositionRecord::decode(record.value.unwrap_or_default()) {
-                    Ok(found) => self.emitted = self.emitted.max(found.emitted),
-                    Err(error) => {
-                        warn!(fold = F::NAME, partition = %self.config.id, %error, "position record does not decode");
-                    }
-                }
-            }
-        }
-        self.folds_from = self.folds_from.max(read.next);
-    }
-
-    fn check_read_back(&mut self, log: &dyn Log) -> Result<(), RunnerError> {
-        let Known::ReadUntil(until) = self.known else { return Ok(()) };
-        if self.folds_from < until {
-            return Ok(());
-        }
-        let watermark = log.watermark(self.config.partition);
-        if self.emitted.position > watermark {
-            return Err(RunnerError::LogBehind {
-                fold: F::NAME,
-                partition: self.config.id.clone(),
-                emitted: self.emitted,
-                watermark,
-            });
-        }
-        while self.pending.front().is_some_and(|pending| pending.cause < self.emitted) {
-            let out = self.pending.pop_front().expect("there is a front");
-            self.pending_bytes -= out.bytes;
-        }
-        self.known = Known::Yes;
-        Ok(())
     }
 
     /// Counts what is gone from the log before the fold saw it.
@@ -555,13 +413,13 @@ impl<F: Fold> Runner<F> {
         error!(fold = F::NAME, partition = %self.config.id, from = %lost.start, to = %lost.end, "{why}");
     }
 
+    /// Folds what was read, as far as one step goes; gives the number of records that are folded whole.
     fn fold_batches(&mut self, read: &Read) -> u64 {
-        let from = self.position;
-        for lost in read.damaged.iter().filter(|lost| lost.end > from) {
-            self.report(lost, Loss::Damage);
-        }
+        self.out.begin_step(self.step_items);
+        let mut damaged = read.damaged.iter().peekable();
         let mut count = 0;
         for batch in &read.batches {
+            self.pass_damage(&mut damaged, batch.base);
             let records = match batch.batch.records() {
                 Ok(records) => records,
                 Err(error) => {
@@ -583,9 +441,14 @@ impl<F: Fold> Runner<F> {
                 if position < self.position {
                     continue;
                 }
+                if self.out.is_spent() {
+                    return count;
+                }
+                self.pass(position);
                 self.log_time = self.log_time.max(Timestamp::from_millis(batch.batch.timestamp_ms(&record)));
-                if self.fold.next_timer().is_some_and(|timer| timer <= self.log_time) {
-                    self.fold.on_time(self.log_time, position, &mut self.out);
+                self.pass_time(position);
+                if self.stage == Stage::Timers {
+                    return count;
                 }
                 let input = Input {
                     partition: self.config.partition.index,
@@ -595,88 +458,27 @@ impl<F: Fold> Runner<F> {
                     batch,
                 };
                 self.fold.apply(&input, &mut self.out);
-                self.keep_outputs(position);
-                self.position = position.next();
+                self.keep_outputs();
                 self.bytes_since_snapshot += record.bytes.len() as u64;
+                self.end_record();
+                if self.stage == Stage::Applied {
+                    return count;
+                }
                 count += 1;
             }
         }
-        self.position = self.position.max(read.next);
-        self.meters.records.increment(count);
+        self.pass_damage(&mut damaged, read.next);
+        self.pass(read.next);
         count
     }
 
-    /// Queues the outputs of one record; those that are out already (this is a replay) are dropped.
-    fn keep_outputs(&mut self, position: Position) {
-        for (number, output) in self.out.items.drain(..).enumerate() {
-            let cause = Emitted { position, number: number as u32 };
-            if cause >= self.emitted {
-                let bytes = output.len_bytes();
-                self.pending_bytes += bytes;
-                self.pending.push_back(Pending { cause, output, bytes });
+    /// Reports what damage has taken before `until`, once.
+    fn pass_damage<'r>(&mut self, damaged: &mut Peekable<impl Iterator<Item = &'r Range<Position>>>, until: Position) {
+        while let Some(lost) = damaged.next_if(|lost| lost.start < until) {
+            if lost.end > self.position {
+                self.report(lost, Loss::Damage);
+                self.pass(lost.end);
             }
         }
-    }
-
-    /// Bytes of records folded since the last [`Self::begin_snapshot`].
-    #[must_use]
-    pub const fn bytes_since_snapshot(&self) -> u64 {
-        self.bytes_since_snapshot
-    }
-
-    /// Whether a snapshot should be begun: after `every_bytes` of records, or in time, since retention does not wait
-    /// for a fold with few records. A large state, which takes long to copy, is copied less often.
-    ///
-    /// `steady` counts from the start of the process.
-    #[must_use]
-    pub fn is_snapshot_due(&self, every_bytes: u64, steady: Timestamp) -> bool {
-        let bytes = self.bytes_since_snapshot;
-        bytes >= every_bytes || (bytes > 0 && steady >= self.snapshot_due)
-    }
-
-    /// Copies the state for a snapshot. [`Self::take_snapshot`] gives it out once all outputs up to
-    /// this point are committed: a state that is ahead of its outputs would lose them in a crash.
-    ///
-    /// `steady` counts from the start of the process.
-    /// Gives the bytes that the state has.
-    pub fn begin_snapshot(&mut self, steady: Timestamp) -> usize {
-        let mut state = Vec::new();
-        self.fold.snapshot(&mut state);
-        self.snapshot_due = steady + SNAPSHOT_EVERY * (1 + (state.len() / SNAPSHOT_BYTES) as u32);
-        let len = state.len();
-        self.held = Some(Snapshot {
-            meta: SnapshotMeta {
-                fold: F::NAME.to_owned(),
-                format: F::FORMAT,
-                partition: self.config.id.to_string(),
-                position: self.position,
-                log_time: self.log_time,
-                emitted: self.emitted,
-                folds_from: self.folds_from,
-            },
-            state,
-        });
-        self.bytes_since_snapshot = 0;
-        len
-    }
-
-    /// The snapshot that was begun, when it may be written: give it to [`Snapshots::write`] on a
-    /// thread that may block.
-    pub fn take_snapshot(&mut self) -> Option<Snapshot> {
-        let begun = self.held.as_ref()?.meta.position;
-        let outputs_are_out = self.pending.front().is_none_or(|pending| pending.cause.position >= begun);
-        if outputs_are_out && self.known == Known::Yes { self.held.take() } else { None }
-    }
-}
-
-fn push_output<F: Fold>(builder: &mut BatchBuilder, partition: &PartitionId, pending: &Pending, now: Timestamp) {
-    let Pending { cause, output, .. } = pending;
-    let dedup_id = format!("{}:{partition}:{cause}", F::NAME);
-    let headers = output.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-    let headers = headers.chain([(header::DEDUP_ID, dedup_id.as_bytes())]);
-    let pushed = builder.push(now.as_millis(), Some(&output.key), output.value.as_deref(), headers);
-    if let Err(error) = pushed {
-        error!(fold = F::NAME, %partition, %cause, %error, "output is too large and was dropped");
-        metrics::counter!("floodplain_fold_dropped_outputs_total", "fold" => F::NAME).increment(1);
     }
 }

@@ -8,6 +8,7 @@
 mod v1;
 
 use crate::{
+    dedup::Dedup,
     documents::Document,
     route::{RESERVED, TABLE_BYTES_MAX, Target},
 };
@@ -51,6 +52,8 @@ pub enum BindingError {
     Unknown(String),
     #[error("there is no stream {0:?}: declare it under [[streams]] in the configuration file, and restart the server")]
     UnknownStream(String),
+    #[error("there is no table {0:?}")]
+    UnknownTable(String),
     /// It is built in, or one of the configuration file.
     #[error("binding {name:?} is of {origin}: it does not change while the server runs")]
     ReadOnly { name: String, origin: Origin },
@@ -108,6 +111,7 @@ pub struct Binding {
     is_declared: bool,
     retention: Option<Duration>,
     class: Option<Class>,
+    dedup: Option<Dedup>,
     version: u32,
     origin: Origin,
     counts: Counts,
@@ -129,6 +133,7 @@ pub struct Bound<'b, 't> {
 pub struct Counts {
     matched: AtomicU64,
     failed: AtomicU64,
+    duplicates: AtomicU64,
 }
 
 impl Counts {
@@ -140,10 +145,20 @@ impl Counts {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn duplicates(&self, count: u64) {
+        self.duplicates.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Messages that were taken, and those of them with something that was refused.
     #[must_use]
     pub fn get(&self) -> (u64, u64) {
         (self.matched.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// Messages, or rows where the id is a field of them, that repeat earlier ones.
+    #[must_use]
+    pub fn duplicate_count(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
     }
 }
 
@@ -204,21 +219,12 @@ impl Binding {
             DataStreams::check_name(&name).map_err(invalid)?;
         }
         let class = wire.class.as_deref().map(str::parse).transpose().map_err(invalid)?;
-        if wire.dedup.is_some() {
-            return Err(BindingError::NotBuilt("dedup"));
-        }
-        let retention = match (&wire.retention, &wire.table) {
-            (None, _) => None,
-            (Some(_), v1::Table::Level(_)) => return Err(BindingError::NotBuilt("retention of tables by level")),
-            (Some(text), v1::Table::Name(_)) => {
-                let duration = v1::duration(text);
-                Some(duration.ok_or_else(|| invalid(format!("retention {text:?} is no duration such as 30d or 12h")))?)
-            }
-        };
+        let dedup = wire.dedup.as_ref().map(v1::Dedup::read).transpose().map_err(invalid)?;
+        let retention = wire.retention.as_deref().map(retention).transpose().map_err(invalid)?;
         let definition = v1::definition(&wire).map_err(invalid)?;
         let is_declared = definition.decoder() != Definition::auto().decoder();
         let (decoder, counts) = (Decoder::new(definition), Counts::default());
-        Ok(Self { wire, filter, decoder, is_declared, retention, class, version, origin, counts })
+        Ok(Self { wire, filter, decoder, is_declared, retention, class, dedup, version, origin, counts })
     }
 
     /// Its name, unique among those of a tenant.
@@ -243,6 +249,27 @@ impl Binding {
     #[must_use]
     pub const fn is_declared(&self) -> bool {
         self.is_declared
+    }
+
+    /// How messages that repeat earlier ones are known; `None` if they are not looked for.
+    #[must_use]
+    pub const fn dedup(&self) -> Option<&Dedup> {
+        self.dedup.as_ref()
+    }
+
+    /// How old rows of its tables may become.
+    #[must_use]
+    pub const fn retention(&self) -> Option<Duration> {
+        self.retention
+    }
+
+    /// The table that all its rows are for; `None` if topics or payloads name them.
+    #[must_use]
+    pub fn table(&self) -> Option<&str> {
+        match &self.wire.table {
+            v1::Table::Name(name) => Some(name),
+            v1::Table::Level(_) => None,
+        }
     }
 
     /// The version of the document in which it last changed.
@@ -307,6 +334,14 @@ impl Binding {
     }
 }
 
+/// Reads an age such as `30d`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn retention(text: &str) -> Result<Duration, String> {
+    v1::duration(text).ok_or_else(|| format!("retention {text:?} is no duration such as 30d or 12h"))
+}
+
 fn may_be_table(name: &str) -> bool {
     let is_reserved = RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
     !name.is_empty() && name.len() <= TABLE_BYTES_MAX && !name.chars().any(char::is_control) && !is_reserved
@@ -362,16 +397,9 @@ impl Bindings {
         self.list.iter().find_map(|binding| Some((&**binding, binding.target(message.topic, message.key)?)))
     }
 
-    /// The binding that names a table; of several the one whose rows may become the oldest.
-    #[must_use]
-    pub fn of_table(&self, table: &str) -> Option<&Arc<Binding>> {
-        let is_of = |binding: &&Arc<Binding>| matches!(&binding.wire.table, v1::Table::Name(name) if name == table);
-        self.list.iter().filter(is_of).max_by_key(|binding| binding.retention.unwrap_or_default())
-    }
-
-    /// How old rows of a table may become.
-    pub(crate) fn retention(&self, table: &str) -> Option<Duration> {
-        self.of_table(table).and_then(|binding| binding.retention)
+    /// How long ids of messages must be known; `None` if no binding looks for them.
+    pub(crate) fn dedup_window_max(&self) -> Option<Duration> {
+        self.list.iter().filter_map(|binding| Some(binding.dedup.as_ref()?.window)).max()
     }
 
     /// The next document, with `binding` new or instead of the one of its name. The same if nothing changes.

@@ -9,6 +9,7 @@ mod command;
 mod commit;
 mod dead_letters;
 mod place;
+mod repeats;
 mod replay;
 
 pub use commit::Wake;
@@ -24,6 +25,7 @@ use crate::{
     observe::Observer,
     route::Route,
     schema::columns_of,
+    table_rules::{TableRules, TableSettings},
     tables::{Shared, Table, folder},
 };
 use change::Pending;
@@ -35,6 +37,7 @@ use floodplain_fold::Runner;
 use floodplain_log::{Disk, Log, Partition, ReadError, Stream};
 use floodplain_types::{Clock, Position, StreamId, StreamName, Timestamp};
 use place::Placing;
+use repeats::Ids;
 use replay::Unsaved;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,7 +74,7 @@ pub struct EngineConfig {
     pub flush_age: Duration,
     /// More tables are not made by themselves: their messages go to [`crate::route::MESSAGES`].
     pub tables_max: usize,
-    /// How old rows of a table may become; without limit if it is not here.
+    /// How old rows of a table may become, where nothing is set for it while the server runs; else bindings say it.
     pub retention: BTreeMap<String, Duration>,
     /// Bytes of all files; beyond it the oldest are removed.
     pub files_bytes_max: Option<u64>,
@@ -117,13 +120,23 @@ struct Source {
     flushed_until: Position,
     /// Records before it may have been decoded, and seen, before the start: by the bindings of then.
     seen_until: Position,
+    /// Of the records before `position`; while no binding looks for repeats nothing is known.
+    ids: Option<Ids>,
 }
 
-/// What `state` says of bindings and jobs.
+impl Source {
+    fn pass(&mut self, next: Position) {
+        self.position = next;
+        self.ids.iter_mut().for_each(|ids| ids.until = next);
+    }
+}
+
+/// What `state` says of bindings, jobs and tables.
 #[derive(Debug)]
 struct Documents {
     bindings: Runner<DocumentFold<Bindings>>,
     jobs: Runner<DocumentFold<Jobs>>,
+    tables: Runner<DocumentFold<TableSettings>>,
 }
 
 /// Owner of the tables of one tenant.
@@ -145,6 +158,10 @@ pub struct Engine {
     /// With progress that is not in the log yet.
     jobs: Jobs,
     unsaved: Unsaved,
+    /// Ids of what a job decodes again: of the source that it was at last.
+    again: Option<(usize, Ids)>,
+    /// Tables may be written down as those of bindings that are gone.
+    is_prune_due: bool,
     /// Reads of live records since a job had its turn.
     live_reads: u32,
     sources: Vec<Source>,
@@ -182,6 +199,7 @@ impl Engine {
         let documents = Documents {
             bindings: open_fold(&*log, &disk, &snapshots, document(crate::bindings::KEY))?,
             jobs: open_fold(&*log, &disk, &snapshots, document(crate::jobs::KEY))?,
+            tables: open_fold(&*log, &disk, &snapshots, document(crate::table_rules::KEY))?,
         };
         let name = StreamName::new(letters::STREAM).expect("the name of the stream is valid");
         let id = StreamId { tenant: config.state.id.tenant.clone(), stream: name, generation: 0 };
@@ -199,6 +217,8 @@ impl Engine {
             change: None,
             jobs: Jobs::default(),
             unsaved: Unsaved::default(),
+            again: None,
+            is_prune_due: true,
             live_reads: 0,
             sources: Vec::new(),
             turn: 0,
@@ -228,6 +248,7 @@ impl Engine {
         let now = self.clock.now();
         commit::fold(&*self.log, &mut self.documents.bindings, now)?;
         commit::fold(&*self.log, &mut self.documents.jobs, now)?;
+        commit::fold(&*self.log, &mut self.documents.tables, now)?;
         for marks in &mut self.letters.marks {
             commit::fold(&*self.log, marks, now)?;
         }
@@ -241,8 +262,16 @@ impl Engine {
             Err(error) => return Err(Error::Bindings(error)),
         }
         self.shared.set_bindings(bindings);
+        self.set_rules();
         self.set_jobs((**self.documents.jobs.fold().document()).clone());
         Ok(())
+    }
+
+    /// Says what counts for tables, now that bindings or settings are others.
+    fn set_rules(&self) {
+        let bindings = self.shared.bindings.borrow().clone();
+        let rules = TableRules::new(self.documents.tables.fold().document(), &self.config.retention, &bindings);
+        self.shared.rules.send_replace(Arc::new(rules));
     }
 
     fn open_tables(&mut self) -> Result<()> {
@@ -282,7 +311,16 @@ impl Engine {
             let name: Arc<str> = id.to_string().into();
             let (position, flushed_until) = (manifest.replay_from(&name), manifest.flushed_until(&name));
             let seen_until = self.log.watermark(partition);
-            self.sources.push(Source { partition, stream, index, name, position, flushed_until, seen_until });
+            self.sources.push(Source {
+                partition,
+                stream,
+                index,
+                name,
+                position,
+                flushed_until,
+                seen_until,
+                ids: None,
+            });
         }
         let positions: BTreeMap<_, _> = self.sources.iter().map(|source| (source.partition, source.position)).collect();
         self.shared.decoded.send_replace(positions.clone());
@@ -370,6 +408,7 @@ impl Engine {
         self.catalogs.iter_mut().try_for_each(commit::write_snapshot)?;
         commit::write_snapshot(&mut self.documents.bindings)?;
         commit::write_snapshot(&mut self.documents.jobs)?;
+        commit::write_snapshot(&mut self.documents.tables)?;
         let now = self.clock.now();
         for marks in &mut self.letters.marks {
             commit::fold(&*self.log, marks, now)?;
@@ -383,12 +422,16 @@ impl Engine {
         for _ in 0..self.sources.len() {
             let at = self.turn % self.sources.len();
             self.turn = at + 1;
-            let Source { partition, position: from, ref name, seen_until, .. } = self.sources[at];
+            let Source { partition, position: from, seen_until, .. } = self.sources[at];
             // What comes after a change was asked for at the start must not be decoded by the bindings of before.
             let until = if let Some(Change::Bindings(..)) = self.change { Some(seen_until) } else { None };
             if from >= self.log.watermark(partition) || until.is_some_and(|until| from >= until) {
                 continue;
             }
+            if !self.knows_ids(at)? {
+                return Ok(true);
+            }
+            let name = &self.sources[at].name;
             let read = match self.log.read(partition, from, READ_BYTES) {
                 Err(ReadError::Trimmed { start: next, .. } | ReadError::Corrupt { next, .. }) if next > from => {
                     error!(partition = %name, %from, to = %next, "records are gone before their rows were in files");
@@ -412,7 +455,7 @@ impl Engine {
                     if position >= self.sources[at].position && until.is_none_or(|until| position < until) {
                         self.place(at, batch, &record, position)?;
                         // What fails later does not place this record again.
-                        self.sources[at].position = position.next();
+                        self.sources[at].pass(position.next());
                     }
                 }
             }
@@ -431,7 +474,7 @@ impl Engine {
 
     fn advance(&mut self, at: usize, next: Position) {
         let source = &mut self.sources[at];
-        source.position = next;
+        source.pass(next);
         self.shared.decoded.send_modify(|decoded| {
             decoded.insert(source.partition, next);
         });

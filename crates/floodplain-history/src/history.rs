@@ -156,7 +156,8 @@ impl Handle {
     /// What there is of each table, by name. Reads no file.
     #[must_use]
     pub fn summaries(&self) -> Vec<TableSummary> {
-        self.shared.tables().values().map(TableSummary::of).collect()
+        let rules = self.shared.rules.borrow().clone();
+        self.shared.tables().values().map(|table| TableSummary::of(table, &rules)).collect()
     }
 
     /// A table as it is now, buffers and files, each row once; `None` if there is none of this name.
@@ -217,6 +218,19 @@ impl Handle {
     pub async fn replay(&self, replay: Replay) -> Result<String, BindingError> {
         let (reply, answer) = oneshot::channel();
         self.shared.command(Command::Replay(replay, reply))?;
+        answer.await.map_err(|_| BindingError::Stopped)?
+    }
+
+    /// Sets how old rows of a table may become; `None` leaves it to the configuration and to bindings.
+    ///
+    /// # Errors
+    /// [`BindingError`]; nothing has changed.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still set it.
+    pub async fn set_retention(&self, table: &str, retention: Option<Duration>) -> Result<(), BindingError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.command(Command::Retain(table.to_owned(), retention, reply))?;
         answer.await.map_err(|_| BindingError::Stopped)?
     }
 

@@ -391,11 +391,6 @@ impl Index {
         behind.take_while(move |(key, _)| key.starts_with(&start)).map(|(key, entry)| (&**key, entry))
     }
 
-    /// Whether the device has a row.
-    pub(crate) fn has(&self, device: &str) -> bool {
-        self.of(device).next().is_some()
-    }
-
     /// The newest values of one device, those of all its key columns together; `None` if a scan is needed.
     pub(crate) fn values(&self, columns: &Columns, device: &str) -> Option<Vec<LatestValue>> {
         let mut newest: Vec<Newest> = vec![None; columns.own().len()];

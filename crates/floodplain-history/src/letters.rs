@@ -1,6 +1,6 @@
 //! Dead letters of decoders: what a declared decoder refused, as records of the stream `dlq` (`docs/formats/dlq.md`).
 
-use crate::bindings::Binding;
+use crate::{bindings::Binding, route::Target};
 use floodplain_decode::Failure;
 use floodplain_fold::{
     Fold, Input, Outputs, RestoreError,
@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub const STREAM: &str = "dlq";
 /// `kind` of what a decoder refused.
 pub const DECODE: &str = "decode";
+/// Reason of letters about rows that came when they were too old for their table.
+pub const OLDER_THAN_RETENTION: &str = "older_than_retention";
 /// `kind` of the mark that a letter was decoded after all.
 pub const REPLAYED: &str = "replayed";
 
@@ -68,6 +70,35 @@ pub(crate) fn refused(
         "byte_position": failure.byte_position,
         "line": failure.line,
         "decoder": failure.decoder_version.to_string(),
+    });
+    let value = value.to_string().into_bytes();
+    Letter { source: place.source(), position: place.position, key: message.key.to_vec(), value }
+}
+
+/// Rows of a message that were older than their table keeps rows when it was received.
+pub(crate) fn too_old(
+    place: Place<'_>,
+    message: &MessageRef<'_>,
+    target: &Target<'_>,
+    binding: &str,
+    count: u64,
+) -> Letter {
+    let at = place.position.to_string();
+    let value = json!({
+        "kind": DECODE,
+        "stage": "retention",
+        "reason": OLDER_THAN_RETENTION,
+        "stream": place.stream,
+        "partition": place.partition,
+        "from": at,
+        "to": at,
+        "count": count,
+        "binding": binding,
+        "topic": message.topic,
+        "device": target.device,
+        "byte_position": null,
+        "line": null,
+        "decoder": target.decoder.version().to_string(),
     });
     let value = value.to_string().into_bytes();
     Letter { source: place.source(), position: place.position, key: message.key.to_vec(), value }

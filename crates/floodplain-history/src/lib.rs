@@ -7,7 +7,7 @@
 //! - [`buffer`]: rows of a [`window`] until they are in a file; [`run`]: its sorted parts.
 //! - [`mod@file`]: one Parquet file. [`manifest`]: which files there are.
 //! - [`snapshot`]: a table at one moment; reading it, and making one file of many.
-//! - [`bindings`] and [`route`]: which table a record is for. [`documents`]: what `state` keeps of a tenant.
+//! - [`bindings`] and [`route`]: which table a record is for. [`dedup`]: which repeat an earlier one. [`table_rules`]: how old rows become. [`documents`]: what `state` keeps of a tenant.
 //!   [`letters`]: what was refused. [`jobs`]: what is decoded again. [`observe`]: who else wants the rows.
 //!   [`engine`]: from the log to files. [`History`]: its thread and its readers.
 
@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod snapshot;
 
 pub mod bindings;
+pub mod dedup;
 pub mod documents;
 pub mod jobs;
 pub mod letters;
@@ -37,6 +38,7 @@ mod history;
 pub mod latest;
 pub mod observe;
 mod summary;
+pub mod table_rules;
 mod tables;
 
 pub use error::{Error, Lag, Result};

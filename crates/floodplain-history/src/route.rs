@@ -11,7 +11,8 @@ pub const MESSAGES: &str = "messages";
 pub(crate) const TABLE_BYTES_MAX: usize = 256;
 
 /// Names that SQL gives to tables of the server: no table of payloads has them.
-pub const RESERVED: [&str; 8] = ["records", MESSAGES, "tables", "streams", "dlq", "devices", "sessions", "events"];
+pub const RESERVED: [&str; 9] =
+    ["records", MESSAGES, "tables", "streams", "dlq", "devices", "sessions", "events", "alerts"];
 
 /// The content type that says that a payload is line protocol, which nothing else can tell.
 pub const LINE_PROTOCOL: &str = "text/vnd.influx.line-protocol";

@@ -3,6 +3,7 @@
 use crate::{
     columns::{Columns, DEVICE, FIRST, TIME},
     filter::TimeRange,
+    table_rules::{TableRule, TableRules},
     tables::Table,
 };
 
@@ -20,6 +21,8 @@ pub struct TableSummary {
     pub times: Option<TimeRange>,
     /// Values of files that newer ones of the same key have replaced.
     pub overwritten_values: u64,
+    /// Whose it is, and how old its rows may become.
+    pub rule: TableRule,
 }
 
 /// A column of a table.
@@ -33,7 +36,7 @@ pub struct ColumnSummary {
 }
 
 impl TableSummary {
-    pub(crate) fn of(table: &Table) -> Self {
+    pub(crate) fn of(table: &Table, rules: &TableRules) -> Self {
         let facts = || table.files.values().map(|file| &file.entry().facts);
         let buffered = table.buffers.values().map(|buffer| buffer.rows.appended()).sum::<u64>();
         let flushing = table.flushing.iter().map(crate::run::Run::rows).sum::<u64>();
@@ -49,6 +52,7 @@ impl TableSummary {
             times: times
                 .reduce(|one, other| TimeRange::new(one.min_us.min(other.min_us), one.max_us.max(other.max_us))),
             overwritten_values: facts().map(|facts| facts.overwritten_values).sum(),
+            rule: rules.get(table.columns.table()).cloned().unwrap_or_default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     latest::indexer::Indexer,
     run::Run,
     snapshot::{FileHandle, TableSnapshot},
+    table_rules::TableRules,
     window::Window,
 };
 use floodplain_log::Partition;
@@ -23,6 +24,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     /// Of `bindings`.
     pub(crate) bindings_version: AtomicU32,
     pub(crate) jobs: watch::Sender<Arc<Jobs>>,
+    /// What counts for tables now.
+    pub(crate) rules: watch::Sender<Arc<TableRules>>,
     /// What the engine is asked to do; `None` once it has stopped.
     commands: Mutex<Option<VecDeque<Command>>>,
     wake: Arc<Wake>,
@@ -55,6 +59,8 @@ pub(crate) enum Command {
     Put(Box<Binding>, Reply<Arc<Binding>>),
     Remove(String, Reply<()>),
     Replay(Replay, Reply<String>),
+    /// How old rows of a table may become.
+    Retain(String, Option<Duration>, Reply<()>),
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, BindingError>>;
@@ -88,6 +94,7 @@ impl Shared {
             bindings: watch::Sender::default(),
             bindings_version: AtomicU32::new(0),
             jobs: watch::Sender::default(),
+            rules: watch::Sender::default(),
             commands: Mutex::new(Some(VecDeque::new())),
             wake,
         }

@@ -16,6 +16,12 @@ pub struct Partition {
     pub index: u32,
 }
 
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "partition {} of stream number {}", self.index, self.stream)
+    }
+}
+
 /// An open stream: its lasting name and the number of its partitions, which never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stream {
@@ -98,7 +104,7 @@ pub enum Refusal {
     #[error("append of {bytes} bytes is larger than the limit of {max_bytes}")]
     TooLarge { bytes: u64, max_bytes: u64 },
     /// The partition does not exist in this log.
-    #[error("unknown partition {0:?}")]
+    #[error("this log has no {0}: open its stream first")]
     UnknownPartition(Partition),
     /// This process does not own the partition any more (never on the embedded engine).
     #[error("ownership of the partition was lost")]
@@ -158,7 +164,7 @@ pub enum ReadError {
     #[error("position {from} of {partition} is gone, the log starts at {start}")]
     Trimmed { partition: PartitionId, from: Position, start: Position },
     /// The partition does not exist in this log.
-    #[error("unknown partition {0:?}")]
+    #[error("this log has no {0}: open its stream first")]
     UnknownPartition(Partition),
     /// The disk failed; other partitions may still be read.
     #[error("cannot read {file} at byte {at}")]

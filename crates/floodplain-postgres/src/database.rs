@@ -4,23 +4,9 @@ use arrow::{
     array::RecordBatch,
     datatypes::{DataType, SchemaRef},
 };
+use floodplain_types::Parameter;
 use futures::stream::BoxStream;
 use std::fmt;
-
-/// A value for `$1`, `$2` and so on.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Bytes(Vec<u8>),
-    /// Microseconds since 1970, UTC.
-    Timestamp(i64),
-    /// Days since 1970.
-    Date(i32),
-}
 
 /// What is known of a statement before it runs.
 #[derive(Debug, Clone)]
@@ -72,5 +58,5 @@ pub trait Database: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// A dropped call ends the query.
-    async fn query(&self, user: &str, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError>;
+    async fn query(&self, user: &str, text: &str, parameters: Vec<Parameter>) -> Result<Rows, QueryError>;
 }

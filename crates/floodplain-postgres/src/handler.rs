@@ -1,7 +1,7 @@
 //! One connection: what `pgwire` asks, answered by a [`Database`].
 
 use crate::{
-    Database, Described, QueryError, Rows, Value,
+    Database, Described, QueryError, Rows,
     encode::{self, fields, pg_type},
     kept::{Kept, What},
     login::Startup,
@@ -11,6 +11,7 @@ use crate::{
 };
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
+use floodplain_types::Parameter;
 use futures::{
     Sink, SinkExt as _, StreamExt as _,
     future::{Either, select},
@@ -181,7 +182,7 @@ impl Handler {
         &self,
         user: &str,
         text: &str,
-        parameters: Vec<Value>,
+        parameters: Vec<Parameter>,
         format: &Format,
         statement: Option<&Prepared>,
     ) -> PgWireResult<Response> {

@@ -23,7 +23,7 @@ mod tls;
 mod rig;
 
 pub use arrow::datatypes::DataType;
-pub use database::{Database, Described, QueryError, Rows, Value};
-pub use login::{Demand, Login, Refused, ScramVerifier};
+pub use database::{Database, Described, QueryError, Rows};
+pub use login::{Demand, Login, Refused};
 pub use serve::{Entrance, serve};
 pub use tls::{Tls, TlsError};

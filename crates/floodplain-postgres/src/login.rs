@@ -2,6 +2,7 @@
 
 use crate::frame;
 use async_trait::async_trait;
+use floodplain_types::ScramVerifier;
 use futures::Sink;
 use pgwire::{
     api::{
@@ -32,24 +33,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-
-/// What RFC 5803 stores of a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ScramVerifier {
-    pub salt: Vec<u8>,
-    pub iterations: u32,
-    /// `H(HMAC(SaltedPassword, "Client Key"))`.
-    pub stored_key: [u8; 32],
-    /// `HMAC(SaltedPassword, "Server Key")`.
-    pub server_key: [u8; 32],
-}
-
-/// Without the keys.
-impl Debug for ScramVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScramVerifier").field("iterations", &self.iterations).finish_non_exhaustive()
-    }
-}
 
 /// What a client must show.
 #[derive(Debug, Clone, PartialEq, Eq)]

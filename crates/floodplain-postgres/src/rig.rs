@@ -1,10 +1,11 @@
 //! A server over a database that is made up, and a client that sends what it likes.
 
-use crate::{Database, Demand, Described, Entrance, Login, QueryError, Refused, Rows, ScramVerifier, Value, serve};
+use crate::{Database, Demand, Described, Entrance, Login, QueryError, Refused, Rows, serve};
 use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
+use floodplain_types::{Parameter, ScramVerifier};
 use futures::{StreamExt as _, stream};
 use std::{
     net::SocketAddr,
@@ -85,7 +86,7 @@ impl Database for Made {
         Ok(Described { parameters, schema: self.schema(text, false)? })
     }
 
-    async fn query(&self, _: &str, text: &str, _: Vec<Value>) -> Result<Rows, QueryError> {
+    async fn query(&self, _: &str, text: &str, _: Vec<Parameter>) -> Result<Rows, QueryError> {
         let schema = self.schema(text, true)?;
         self.open.fetch_add(1, Ordering::SeqCst);
         let open = Open(Arc::clone(&self.open));

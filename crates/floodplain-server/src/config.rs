@@ -1,16 +1,20 @@
 //! The keys of the configuration, and what each part of the server is told.
 
 use crate::{
-    settings::{ConfigError, Key, Kind, Origin, Setting, Settings, Sources},
+    settings::{ConfigError, Entry, Key, Kind, Origin, Setting, Settings, Sources},
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
-use floodplain_history::bindings::{Binding, BindingError};
+use floodplain_history::{
+    bindings::{self, Binding, BindingError},
+    table_rules::parse_age,
+};
 use floodplain_log::{DataStreams, EmbeddedConfig, TELEMETRY};
 use floodplain_postgres::{Tls, TlsError};
 use floodplain_streams::rule::{Rule, v1};
 use floodplain_types::{Class, StreamName};
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -198,7 +202,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Count,
         limits: Some(("0", "256")),
         default: "0",
-        help: "threads of the query pool; 0 is one per core",
+        help: "threads of one query; 0 is one per core",
     },
     Key {
         name: "sql.memory_max",
@@ -254,6 +258,8 @@ pub struct Config {
     pub history_bytes_max: Option<u64>,
     /// Those of the file.
     pub bindings: Vec<Arc<Binding>>,
+    /// How old rows of a table may become.
+    pub retention: BTreeMap<String, Duration>,
     pub sql: floodplain_sql::Config,
     /// Alerts of the file.
     pub alerts: Vec<Rule>,
@@ -281,15 +287,30 @@ impl Config {
             let expected = "error, warn, info, debug, trace or off, also per crate: info,floodplain_log=debug";
             return Err(bad(level, expected));
         }
-        let broker = BrokerConfig { streams: streams(&settings)?, ..broker(&settings) };
-        bound_streams(&settings, &broker.streams)?;
+        let streams = settings.entries("streams", stream)?;
+        if let [.., last] = &streams[..]
+            && streams.len() >= DataStreams::MAX
+        {
+            let reason = format!("there may be {} of them beside telemetry", DataStreams::MAX - 1);
+            return Err(settings.bad_entry("streams", last.as_str(), reason));
+        }
+        let bindings = settings.entries("bindings", |entry| {
+            let binding = binding(entry)?;
+            let is_there = |name: &str| name == TELEMETRY || streams.iter().any(|stream| stream.as_str() == name);
+            if is_there(binding.stream()) {
+                return Ok(binding);
+            }
+            Err(entry.bad(BindingError::UnknownStream(binding.stream().to_owned())))
+        })?;
+        let broker = BrokerConfig { streams, ..broker(&settings) };
         Ok(Self {
             log: log(&settings, &data_dir),
             broker,
-            bindings: settings.bindings.clone(),
+            bindings,
+            retention: settings.entries("tables", table)?.into_iter().collect(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
-            alerts: alerts(&settings)?,
+            alerts: settings.entries("alerts", alert)?,
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
             data_dir,
@@ -378,61 +399,45 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
     }
 }
 
-/// The tables `[[streams]]` of the file: names of data streams beside `telemetry`.
-fn streams(settings: &Settings) -> Result<Vec<StreamName>, ConfigError> {
-    let mut names = Vec::new();
-    for (index, (value, path)) in settings.tables("streams").enumerate() {
-        let name = value.get("name").and_then(toml::Value::as_str);
-        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
-        let bad = |reason: String| {
-            let (path, entry) = (path.to_owned(), entry.clone());
-            ConfigError::BadEntry { path, kind: "stream", entry, reason }
-        };
-        let name = name.ok_or_else(|| bad("it needs a name".to_owned()))?;
-        if let Some(other) = value.as_table().and_then(|table| table.keys().find(|key| *key != "name")) {
-            return Err(bad(format!("unknown key {other:?}: a stream has a name, and nothing else yet")));
-        }
-        let name = StreamName::new(name).map_err(|error| bad(error.to_string()))?;
-        DataStreams::check_name(&name).map_err(bad)?;
-        if names.contains(&name) {
-            return Err(bad("another one has this name".to_owned()));
-        }
-        names.push(name);
-        if names.len() >= DataStreams::MAX {
-            return Err(bad(format!("there may be {} of them beside telemetry", DataStreams::MAX - 1)));
-        }
+/// One of `[[streams]]`: the name of a data stream beside `telemetry`.
+fn stream(entry: &Entry<'_>) -> Result<StreamName, ConfigError> {
+    if entry.name.is_empty() {
+        return Err(entry.bad("it needs a name"));
     }
-    Ok(names)
+    if let Some(other) = entry.value.as_table().and_then(|table| table.keys().find(|key| *key != "name")) {
+        return Err(entry.bad(format!("unknown key {other:?}: a stream has a name, and nothing else yet")));
+    }
+    let name = StreamName::new(entry.name).map_err(|error| entry.bad(error))?;
+    DataStreams::check_name(&name).map_err(|reason| entry.bad(reason))?;
+    Ok(name)
 }
 
-/// Bindings of the file name streams of the file.
-fn bound_streams(settings: &Settings, streams: &[StreamName]) -> Result<(), ConfigError> {
-    let is_there = |name: &str| name == TELEMETRY || streams.iter().any(|stream| stream.as_str() == name);
-    let Some(binding) = settings.bindings.iter().find(|binding| !is_there(binding.stream())) else { return Ok(()) };
-    let (name, path) = (binding.name().to_owned(), settings.bindings_file.clone().unwrap_or_default());
-    let source = BindingError::UnknownStream(binding.stream().to_owned());
-    Err(ConfigError::BadBinding { name, path, source })
+/// One of `[[alerts]]`.
+fn alert(entry: &Entry<'_>) -> Result<Rule, ConfigError> {
+    let alert: Result<v1::Alert, toml::de::Error> = entry.value.clone().try_into();
+    let alert = alert.map_err(|error| entry.bad(error.message()))?;
+    Rule::try_from(alert).map_err(|error| entry.bad(error))
 }
 
-/// The tables `[[alerts]]` of the file.
-fn alerts(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
-    let mut rules: Vec<Rule> = Vec::new();
-    for (index, (value, path)) in settings.tables("alerts").enumerate() {
-        let name = value.get("name").and_then(toml::Value::as_str);
-        let entry = name.map_or_else(|| format!("number {}", index + 1), |name| format!("{name:?}"));
-        let bad = |reason: String| {
-            let (path, entry) = (path.to_owned(), entry.clone());
-            ConfigError::BadEntry { path, kind: "alert", entry, reason }
-        };
-        let alert: v1::Alert =
-            value.clone().try_into().map_err(|error: toml::de::Error| bad(error.message().to_owned()))?;
-        let rule = Rule::try_from(alert).map_err(|error| bad(error.to_string()))?;
-        if rules.iter().any(|other| other.name == rule.name) {
-            return Err(bad("another one has this name".to_owned()));
-        }
-        rules.push(rule);
+/// One of `[[bindings]]`: its members are those of the API.
+fn binding(entry: &Entry<'_>) -> Result<Arc<Binding>, ConfigError> {
+    let json = serde_json::to_value(entry.value).map_err(|error| entry.bad(error))?;
+    let binding = Binding::declare(entry.name, json, bindings::Origin::Config);
+    binding.map(Arc::new).map_err(|error| entry.bad(error))
+}
+
+/// One of `[[tables]]`: its name, and how old its rows may become.
+fn table(entry: &Entry<'_>) -> Result<(String, Duration), ConfigError> {
+    let mut members = entry.value.as_table().into_iter().flatten();
+    if let Some((other, _)) = members.find(|(member, _)| !["name", "retention"].contains(&member.as_str())) {
+        return Err(entry.bad(format!("unknown field `{other}`, expected `name` and `retention`")));
     }
-    Ok(rules)
+    if entry.name.is_empty() {
+        return Err(entry.bad("it needs a name"));
+    }
+    let retention = entry.value.get("retention").and_then(toml::Value::as_str);
+    let retention = retention.ok_or_else(|| entry.bad("it needs a retention such as \"30d\""))?;
+    Ok((entry.name.to_owned(), parse_age(retention).map_err(|error| entry.bad(error))?))
 }
 
 /// There is no identity and no policy yet, so nobody but this machine may connect.
@@ -545,6 +550,37 @@ mod tests {
         ] {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn bindings_and_tables_of_the_file_are_checked_like_alerts() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let roads = "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ntable = { name = \"traffic\" }\n";
+        let engine = "[[tables]]\nname = \"engine\"\nretention = \"30d\"\n";
+        let config = load(&format!("{roads}{engine}")).unwrap();
+        let (name, origin) = (config.bindings[0].name(), config.bindings[0].origin());
+        assert_eq!((config.bindings.len(), name, origin), (1, "roads", bindings::Origin::Config));
+        assert_eq!(config.retention, [("engine".to_owned(), Duration::from_secs(30 * 86_400))].into());
+        for (text, says) in [
+            (format!("{roads}{roads}"), "binding \"roads\" of"),
+            (format!("{roads}{roads}"), "another one has this name"),
+            (roads.replace("roads/+", "roads+"), "wildcard does not fill its level"),
+            (roads.replace("name = \"roads\"\n", ""), "binding number 1 of"),
+            (roads.replace("name = \"roads\"\n", ""), "is no name of a binding"),
+            ("bindings = 1\n".to_owned(), "unknown key \"bindings\""),
+            (format!("{engine}{engine}"), "another one has this name"),
+            (engine.replace("30d", "ever"), "table \"engine\" of"),
+            (engine.replace("retention", "kept"), "unknown field `kept`"),
+            ("tables = 1\n".to_owned(), "unknown key"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
         }
     }
 

@@ -6,7 +6,8 @@ use floodplain_broker::{
     folds::{Event, NEVER_EXPIRES, newest, protocol},
     is_assigned_id,
 };
-use floodplain_sql::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
+use floodplain_sql::{Client, Device, Fleet, Happening, LongFiring, Session, Traffic, Unanswered};
+use floodplain_streams::Alerts;
 use floodplain_types::{Clock as _, SystemClock, TopicFilter};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
@@ -18,17 +19,18 @@ const RETAINED_PAGE: usize = 64;
 /// How long a worker may take to answer. It does so between two batches of its work.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Asks the broker and the index of topics.
+/// Asks the broker, the index of topics, and alerts.
 #[derive(Debug)]
 pub(crate) struct Known {
     roster: Roster,
     messages: Messages,
+    alerts: Alerts,
     asking: Semaphore,
 }
 
 impl Known {
-    pub(crate) const fn new(roster: Roster, messages: Messages) -> Self {
-        Self { roster, messages, asking: Semaphore::const_new(ASKED_MAX) }
+    pub(crate) const fn new(roster: Roster, messages: Messages, alerts: Alerts) -> Self {
+        Self { roster, messages, alerts, asking: Semaphore::const_new(ASKED_MAX) }
     }
 
     /// The answers of all workers.
@@ -63,6 +65,19 @@ impl Fleet for Known {
         // What does not decode was not written by us, or by a newer version.
         let events = Event::decode(request).map(|event| event.describe()).unwrap_or_default();
         events.into_iter().map(|told| Happening { kind: told.kind, detail: told.detail }).collect()
+    }
+
+    async fn long_firing(&self) -> Result<Vec<LongFiring>, Unanswered> {
+        let alerts = self.alerts.clone();
+        let long = tokio::task::spawn_blocking(move || alerts.long_firing()).await;
+        let long = long.map_err(|error| Unanswered(format!("alerts gave no answer: {error}")))?.into_iter();
+        let row = |(rule, firing): (std::sync::Arc<str>, floodplain_streams::Firing)| LongFiring {
+            rule: rule.to_string(),
+            device: firing.device.to_string(),
+            since: firing.since,
+            value: firing.value,
+        };
+        Ok(long.map(row).collect())
     }
 
     async fn clients(&self, after: Option<&str>, limit: usize) -> Result<Vec<Client>, Unanswered> {

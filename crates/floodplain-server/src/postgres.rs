@@ -1,10 +1,9 @@
 //! SQL and users for the PostgreSQL wire.
 
 use floodplain_access::Registry;
-use floodplain_postgres::{
-    DataType, Database, Demand, Described, Login, QueryError, Refused, Rows, ScramVerifier, Value,
-};
-use floodplain_sql::{Error, Parameter, Sql};
+use floodplain_postgres::{DataType, Database, Demand, Described, Login, QueryError, Refused, Rows};
+use floodplain_sql::{Error, Sql};
+use floodplain_types::Parameter;
 use futures::{StreamExt as _, stream};
 use std::net::SocketAddr;
 
@@ -31,8 +30,7 @@ impl Login for Users {
             tracing::error!(%error, "the registry cannot be asked");
             Refused { sqlstate: "58000", message: "users cannot be looked up now".to_owned() }
         })?;
-        let floodplain_access::ScramVerifier { salt, iterations, stored_key, server_key } = scram.verifier;
-        Ok(Demand::Scram(ScramVerifier { salt, iterations, stored_key, server_key }))
+        Ok(Demand::Scram(scram.verifier))
     }
 
     async fn ended(&self, user: &str, peer: SocketAddr, succeeded: bool) {
@@ -59,8 +57,7 @@ impl Database for Queries {
         Ok(Described { parameters: description.parameters, schema: description.schema })
     }
 
-    async fn query(&self, user: &str, text: &str, parameters: Vec<Value>) -> Result<Rows, QueryError> {
-        let parameters = parameters.into_iter().map(parameter).collect();
+    async fn query(&self, user: &str, text: &str, parameters: Vec<Parameter>) -> Result<Rows, QueryError> {
         let result = self.0.for_user(user).query_with(text, parameters).await.map_err(|error| failed(&error, text))?;
         let schema = result.schema().clone();
         let batches = stream::unfold(result, |mut result| async {
@@ -71,24 +68,12 @@ impl Database for Queries {
     }
 }
 
-fn parameter(value: Value) -> Parameter {
-    match value {
-        Value::Null => Parameter::Null,
-        Value::Bool(value) => Parameter::Bool(value),
-        Value::Int(value) => Parameter::Int(value),
-        Value::Float(value) => Parameter::Float(value),
-        Value::Text(value) => Parameter::Text(value),
-        Value::Bytes(value) => Parameter::Bytes(value),
-        Value::Timestamp(us) => Parameter::Timestamp(us),
-        Value::Date(days) => Parameter::Date(days),
-    }
-}
-
 /// The SQLSTATE of an error (PostgreSQL, appendix A), and where it is in `text`.
 fn failed(error: &Error, text: &str) -> QueryError {
     let sqlstate = match error {
         Error::Syntax { .. } => "42601",
-        Error::Invalid { message, .. } if message.contains("not found") => "42P01",
+        Error::UnknownTable { .. } => "42P01",
+        Error::UnknownColumn { .. } => "42703",
         Error::Invalid { .. } => "42000",
         Error::ReadOnly { .. } => "25006",
         Error::TooLong { .. } | Error::TooComplex { .. } | Error::Rows { .. } => "54000",

@@ -26,7 +26,7 @@ use tokio::{net::TcpSocket, runtime::Runtime, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// Threads of HTTP; the work of a query is done by the query pool.
+/// Threads of HTTP; a query has its own.
 const HTTP_THREADS_MAX: usize = 2;
 
 /// As the exporter's documentation advises.
@@ -81,7 +81,7 @@ pub enum StartError {
     Mqtt(#[from] floodplain_gateway::Error),
     #[error("cannot open the registry of users")]
     Registry(#[source] floodplain_access::OpenError),
-    #[error("cannot start the query pool")]
+    #[error("cannot set up SQL")]
     Sql(#[source] floodplain_sql::Error),
     #[error("cannot listen at {address} for {what}; is another server running?")]
     Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
@@ -144,7 +144,7 @@ impl Server {
         let devices = TopicDevices { history: tables.handle.clone(), streams: streams.clone() };
         let gateway = start_gateway(config, log.clone(), devices.clone())?;
         let messages = start_messages(config, log.clone(), streams, devices)?;
-        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone()));
+        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), alerts.alerts().clone()));
         let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
         let sql = sql.map_err(StartError::Sql)?;
 
@@ -343,6 +343,7 @@ fn open_history(
         None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
     });
     history.bindings.clone_from(&config.bindings);
+    history.retention.clone_from(&config.retention);
     let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
     let history = History::open(history, disk, log, Arc::new(SystemClock), route).map_err(StartError::History)?;
     let tables = Tables { handle: history.handle().clone(), inputs };

@@ -1,14 +1,12 @@
 //! Where each value of the configuration comes from: flag, environment, file or default.
 
 use crate::units;
-use floodplain_history::bindings::{self, Binding, BindingError};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::OsString,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -158,9 +156,6 @@ pub enum ConfigError {
     /// A typing error must never become a default.
     #[error("unknown key \"{name}\" ({origin}); the nearest is \"{nearest}\"")]
     UnknownKey { name: String, origin: Origin, nearest: String },
-    /// A table of `[[bindings]]`.
-    #[error("binding {name:?} of {path}: {source}")]
-    BadBinding { name: String, path: PathBuf, source: BindingError },
     #[error("{key} = \"{value}\" ({origin}) must be {expected}")]
     BadValue { key: &'static str, value: String, origin: Origin, expected: String },
     /// The value itself is left out: it may be a secret.
@@ -172,8 +167,9 @@ pub enum ConfigError {
     Tls { key: &'static str, path: PathBuf, source: floodplain_postgres::TlsError },
 }
 
-/// Arrays of tables that the file may have beside the keys; who needs one checks it.
-const TABLES: [&str; 3] = ["alerts", "bindings", "streams"];
+/// Arrays of tables that the file may have beside the keys, and what one of them is; who needs one reads it.
+const TABLES: [(&str, &str); 4] =
+    [("alerts", "alert"), ("bindings", "binding"), ("streams", "stream"), ("tables", "table")];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -200,10 +196,28 @@ pub(crate) struct Settings {
     values: BTreeMap<&'static str, Setting>,
     /// By [`TABLES`], each with the file it is from.
     tables: BTreeMap<&'static str, (Vec<toml::Value>, PathBuf)>,
-    /// Of the file: they are lists of tables, and no keys.
-    pub(crate) bindings: Vec<Arc<Binding>>,
-    /// The file that they are from.
-    pub(crate) bindings_file: Option<PathBuf>,
+}
+
+/// One of an array of tables.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) value: &'a toml::Value,
+    /// What all of them have, and no two the same; empty if it has none.
+    pub(crate) name: &'a str,
+    number: usize,
+    kind: &'static str,
+    path: &'a Path,
+}
+
+impl Entry<'_> {
+    /// Why it is not valid; the reason quotes no value that may be a secret.
+    pub(crate) fn bad(&self, reason: impl fmt::Display) -> ConfigError {
+        let entry = match self.name {
+            "" => format!("number {}", self.number),
+            name => format!("{name:?}"),
+        };
+        ConfigError::BadEntry { path: self.path.to_owned(), kind: self.kind, entry, reason: reason.to_string() }
+    }
 }
 
 impl Settings {
@@ -212,8 +226,7 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`] names the place and what would be right.
     pub(crate) fn load(keys: &'static [Key], sources: &Sources) -> Result<Self, ConfigError> {
-        let mut settings =
-            Self { values: BTreeMap::new(), tables: BTreeMap::new(), bindings: Vec::new(), bindings_file: None };
+        let mut settings = Self { values: BTreeMap::new(), tables: BTreeMap::new() };
         for key in keys {
             settings.set(key, key.default.to_owned(), Origin::Default)?;
         }
@@ -249,7 +262,7 @@ impl Settings {
             path: path.to_owned(),
             message: error.to_string(),
         })?;
-        for name in TABLES {
+        for (name, _) in TABLES {
             match table.remove(name) {
                 Some(toml::Value::Array(entries)) => {
                     self.tables.insert(name, (entries, path.to_owned()));
@@ -257,15 +270,6 @@ impl Settings {
                 // Anything else is an unknown key.
                 Some(other) => drop(table.insert(name.to_owned(), other)),
                 None => {}
-            }
-        }
-        if let Some((bindings, file)) = self.tables.remove("bindings") {
-            self.bindings_file = Some(file);
-            self.bindings = bindings.into_iter().map(|value| binding(path, value)).collect::<Result<_, _>>()?;
-            let names = self.bindings.iter().map(|binding| binding.name()).collect::<BTreeSet<_>>();
-            if names.len() < self.bindings.len() {
-                let source = BindingError::Invalid("two of them have one name".to_owned());
-                return Err(ConfigError::BadBinding { name: "*".to_owned(), path: path.to_owned(), source });
             }
         }
         let mut flat = Vec::new();
@@ -316,12 +320,37 @@ impl Settings {
         self.values.values()
     }
 
-    /// The entries of an array of tables, in order, with the file they are from.
-    pub(crate) fn tables(&self, name: &str) -> impl Iterator<Item = (&toml::Value, &Path)> {
-        self.tables
-            .get(name)
-            .into_iter()
-            .flat_map(|(entries, path)| entries.iter().map(|entry| (entry, path.as_path())))
+    /// Reads the entries of an array of tables, in order.
+    ///
+    /// # Errors
+    /// That of `read`, and of two entries with one name.
+    pub(crate) fn entries<T>(
+        &self,
+        array: &str,
+        read: impl Fn(&Entry<'_>) -> Result<T, ConfigError>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let kind = TABLES.iter().find(|(name, _)| *name == array).map_or("entry", |(_, kind)| kind);
+        let Some((values, path)) = self.tables.get(array) else { return Ok(Vec::new()) };
+        let entry = |(number, value)| {
+            let name = toml::Value::get(value, "name").and_then(toml::Value::as_str).unwrap_or_default();
+            Entry { value, name, number, kind, path }
+        };
+        let entries: Vec<Entry<'_>> = (1..).zip(values).map(entry).collect();
+        let mut found = Vec::with_capacity(entries.len());
+        for (at, entry) in entries.iter().enumerate() {
+            found.push(read(entry)?);
+            if entries[..at].iter().any(|other| other.name == entry.name) {
+                return Err(entry.bad("another one has this name"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Why an entry of an array is not valid among the others.
+    pub(crate) fn bad_entry(&self, array: &str, name: &str, reason: String) -> ConfigError {
+        let kind = TABLES.iter().find(|(known, _)| *known == array).map_or("entry", |(_, kind)| kind);
+        let path = self.tables.get(array).map(|(_, path)| path.clone()).unwrap_or_default();
+        ConfigError::BadEntry { path, kind, entry: format!("{name:?}"), reason }
     }
 
     /// The value of a key that is in the table of keys.
@@ -354,14 +383,6 @@ impl Settings {
     pub(crate) fn count(&self, name: &str) -> u32 {
         self.get(name).value.parse().expect("checked when it was set")
     }
-}
-
-/// One of `[[bindings]]`: its members are those of the API.
-fn binding(path: &Path, value: toml::Value) -> Result<Arc<Binding>, ConfigError> {
-    let name = value.get("name").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
-    let json = serde_json::to_value(value).map_err(|error| BindingError::Invalid(error.to_string()));
-    let binding = json.and_then(|json| Binding::declare(&name, json, bindings::Origin::Config));
-    binding.map(Arc::new).map_err(|source| ConfigError::BadBinding { name, path: path.to_owned(), source })
 }
 
 /// Leaves of a TOML table with their dotted names; an empty table is a leaf, so that it is checked.
@@ -458,26 +479,6 @@ mod tests {
             let error = Settings::load(&KEYS, &Sources { file, ..Sources::default() }).unwrap_err().to_string();
             assert!(error.contains("mqtt.address"), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn bindings_are_read_and_checked() {
-        let load = |text: &str| {
-            let (_dir, path) = file(text);
-            Settings::load(&KEYS, &Sources { file: path, ..Sources::default() })
-        };
-        let one = "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ntable = { name = \"traffic\" }\nkey_columns = [\"n\"]\n\
-                   decoder = { format = \"json\", types = { n = \"int64\" } }\n";
-        let settings = load(one).unwrap();
-        assert_eq!(settings.bindings.len(), 1);
-        assert_eq!((settings.bindings[0].name(), settings.bindings[0].origin()), ("roads", bindings::Origin::Config));
-        let error = |text: &str| load(text).unwrap_err().to_string();
-        assert!(error(&format!("{one}{one}")).ends_with("two of them have one name"));
-        assert!(
-            error("[[bindings]]\nname = \"a\"\nfilter = \"a+\"\ntable = { level = 1 }\n").contains("filter \"a+\"")
-        );
-        assert!(error("[[bindings]]\nfilter = \"a\"\ntable = { level = 1 }\n").contains("is no name of a binding"));
-        assert!(error("bindings = 1").contains("unknown key \"bindings\""));
     }
 
     #[test]

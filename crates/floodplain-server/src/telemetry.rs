@@ -21,7 +21,9 @@ pub(crate) fn filter(level: &str) -> Option<EnvFilter> {
 /// Starts logging to standard error as the configuration says; a second call changes nothing.
 pub fn start_logs(config: &Config) {
     let filter = filter(&config.tracing_level).unwrap_or_default();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What it cannot write it would say on standard error too, and panic: a server must not stop working with its reader of logs.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = if config.tracing_format == "json" {
         builder.json().flatten_event(true).try_init()
     } else {

@@ -1,4 +1,4 @@
-//! Limits of the query pool.
+//! Limits of queries.
 
 use floodplain_types::TenantId;
 use std::time::Duration;
@@ -8,10 +8,13 @@ use std::time::Duration;
 pub struct Config {
     /// The tenant whose streams are visible.
     pub tenant: TenantId,
-    /// Threads of the query pool; also the number of partitions of the log that one query reads at once.
+    /// Threads of one query; also the number of partitions of the log that it reads at once.
     pub threads: usize,
-    /// What is added to the niceness of these threads, so that commits and live delivery go first (0 to 19).
+    /// What is added to the niceness of these threads (0 to 19).
     pub niceness: u8,
+    /// How long a query takes before its threads run only when no other thread wants to, so that commits and live
+    /// delivery go first.
+    pub short: Duration,
     /// Memory that sorts, joins and aggregates of all running queries may take together.
     pub memory_max_bytes: usize,
     /// How long one query may take, waiting for its turn and for a slow reader of its rows included.
@@ -32,6 +35,7 @@ impl Default for Config {
             tenant: TenantId::default_tenant(),
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             niceness: 10,
+            short: Duration::from_millis(200),
             memory_max_bytes: 256 << 20,
             time_max: Duration::from_secs(60),
             rows_max: 1_000_000,

@@ -1,10 +1,11 @@
-//! One pool of threads, and how a text becomes a running query on it.
+//! How a text becomes a running query on threads of its own.
 
 use crate::{
     Config, Error, Fleet, QueryResult,
     catalog::{self, Catalog},
+    crew::Crews,
     functions,
-    parameter::{self, Description, Parameter},
+    parameter::{self, Description},
     records::{RecordsTable, Snapshot},
     result::{self, AbortOnDrop},
     tables::{Latest, PublicSchema, Tables},
@@ -16,7 +17,10 @@ use datafusion::{
         datatypes::{DataType, SchemaRef},
     },
     catalog::TableProvider,
-    common::{DataFusionError, Result as DataFusionResult, ScalarValue, config::Dialect, tree_node::TreeNodeRecursion},
+    common::{
+        DataFusionError, Result as DataFusionResult, ScalarValue, TableReference, config::Dialect,
+        tree_node::TreeNodeRecursion,
+    },
     execution::{
         SessionState, SessionStateBuilder,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -35,6 +39,7 @@ use datafusion::{
     },
 };
 use floodplain_log::Log;
+use floodplain_types::Parameter;
 use futures::StreamExt as _;
 use metrics::{Counter, Gauge, Histogram};
 use std::sync::{
@@ -42,7 +47,6 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 use tokio::{
-    runtime::Runtime,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
@@ -56,10 +60,8 @@ const WORDS_MAX: usize = 2_000;
 const PARAMETERS_MAX: usize = 65_535;
 /// Who asks, as far as a query can tell, if nobody says.
 const USER: &str = "floodplain";
-/// Enough for the deepest expression that [`WORDS_MAX`] allows; memory is used only where it is touched.
-const STACK_BYTES: usize = 32 << 20;
 
-/// Runs queries. Cheap to clone; the threads end with the last clone and the last result.
+/// Runs queries. Cheap to clone; its threads end with the last clone and the last result.
 #[derive(Debug, Clone)]
 pub struct Sql {
     inner: Arc<Inner>,
@@ -78,19 +80,7 @@ struct Inner {
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
     metrics: Arc<Metrics>,
-    pool: Pool,
-}
-
-/// Stops its threads without waiting for them: a query that computes is dropped at its next await.
-#[derive(Debug)]
-struct Pool(Option<Runtime>);
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
+    crews: Arc<Crews>,
 }
 
 struct Metrics {
@@ -169,10 +159,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Sql {
-    /// Starts the query pool over `log`.
+    /// SQL over `log`.
     ///
     /// # Errors
-    /// [`Error::Internal`] if the system gives no threads.
+    /// [`Error::Internal`] if functions or tables cannot be set up.
     pub fn new(log: Arc<dyn Log>, config: Config) -> Result<Self, Error> {
         Self::with_tables(log, None, config)
     }
@@ -195,16 +185,6 @@ impl Sql {
         fleet: Option<Arc<dyn Fleet>>,
         config: Config,
     ) -> Result<Self, Error> {
-        let niceness = i32::from(config.niceness);
-        let pool = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.threads.max(1))
-            .max_blocking_threads((config.threads.max(1) * config.running_max.max(1)).saturating_add(8))
-            .thread_name("sql")
-            .thread_stack_size(STACK_BYTES)
-            .enable_time()
-            .on_thread_start(move || lower_priority(niceness))
-            .build()
-            .map_err(|error| Error::Internal { message: format!("cannot start the query pool: {error}") })?;
         let base = base(&config).map_err(|error| Error::from_datafusion(&error, config.memory_max_bytes))?;
         Ok(Self {
             user: USER.into(),
@@ -212,7 +192,7 @@ impl Sql {
                 running: Arc::new(Semaphore::new(config.running_max.max(1))),
                 waiting: AtomicUsize::new(0),
                 metrics: Arc::new(Metrics::new()),
-                pool: Pool(Some(pool)),
+                crews: Arc::new(Crews::new(&config)),
                 base,
                 records: Arc::new(RecordsTable::new(Arc::clone(&log), config.tenant.clone())),
                 log,
@@ -277,15 +257,18 @@ impl Sql {
         let (schema_out, schema_in) = oneshot::channel();
         // One batch waits while the next is made; the query stands still while nobody takes it.
         let (out, batches) = mpsc::channel(1);
-        let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
         let told = Arc::clone(&snapshot);
-        let work = runtime.spawn(async move {
+        let crew = inner.crews.take()?;
+        let work = crew.handle().ok_or(Error::Stopping)?.spawn(async move {
             let run = query.run(schema_out, &out, &mut account.rows);
             let ended = tokio::time::timeout_at(deadline, run).await.unwrap_or(Err(Failed::Rows(time)));
             match ended {
                 Ok(()) => {
                     told.completed.store(true, Ordering::Release);
                     account.end(true);
+                    // Whose turn is next finds them.
+                    crew.ended();
+                    drop(permit);
                 }
                 Err(Failed::Gone) => {}
                 Err(Failed::Planning(error, schema_out)) => {
@@ -345,16 +328,18 @@ impl Sql {
             memory_max_bytes: config.memory_max_bytes,
             rows_max: config.rows_max,
         };
-        let runtime = inner.pool.0.as_ref().ok_or(Error::Stopping)?;
         let declared = declared.to_vec();
-        let planned = runtime.spawn(async move {
-            let _permit = permit;
+        let crew = inner.crews.take()?;
+        let planned = crew.handle().ok_or(Error::Stopping)?.spawn(async move {
             let plan = query.plan().await?;
             let plan = parameter::declare(plan, &declared).map_err(|error| query.error(&error))?;
             let types = plan.get_parameter_types().map_err(|error| query.error(&error))?;
             let parameter = |idx: usize| types.get(&format!("${idx}")).cloned().flatten();
             let parameters = (1..=last_parameter(&query.text)).map(parameter).collect();
-            Ok(Description { parameters, schema: Arc::clone(plan.schema().inner()) })
+            let schema = Arc::clone(plan.schema().inner());
+            crew.ended();
+            drop(permit);
+            Ok(Description { parameters, schema })
         });
         let planned = tokio::time::timeout_at(deadline, planned).await;
         let planned = planned.map_err(|_| Error::Time { limit: config.time_max })?;
@@ -378,15 +363,6 @@ impl Sql {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config
-    }
-}
-
-/// On Linux the priority belongs to the thread that calls. Failing to be polite is no reason to fail.
-fn lower_priority(niceness: i32) {
-    if niceness > 0
-        && let Err(error) = rustix::process::setpriority_process(None, niceness)
-    {
-        tracing::debug!(%error, "query thread keeps its priority");
     }
 }
 
@@ -439,6 +415,7 @@ impl Inner {
             Arc::clone(&self.log),
             self.tables.clone(),
             self.fleet.clone(),
+            tokio::runtime::Handle::current(),
         );
         let schema = Arc::new(schema);
         state.register_udtf("latest", Arc::new(Latest::new(Arc::clone(&schema))));
@@ -515,12 +492,22 @@ impl Query {
             _ => Ok(()),
         };
         prepared.map_err(|error| self.error(&error))?;
-        let plan = self.state.statement_to_plan(statement).await.map_err(|error| self.error(&error))?;
+        // The planner only says that something is wrong; which tables are missing is known here.
+        let is_missing = |table: &TableReference| {
+            let schema = self.state.schema_for_ref(table.clone());
+            !schema.is_ok_and(|schema| schema.table_exist(table.table()))
+        };
+        let tables = self.state.resolve_table_references(&statement).unwrap_or_default();
+        let lacks_table = tables.iter().any(is_missing);
+        let plan = self.state.statement_to_plan(statement).await.map_err(|error| match self.error(&error) {
+            Error::Invalid { message, at } if lacks_table => Error::UnknownTable { message, at },
+            error => error,
+        })?;
         only_reads(&plan)?;
         if self.parameters.is_empty() {
             return Ok(plan);
         }
-        let values: Vec<ScalarValue> = self.parameters.iter().map(Parameter::scalar).collect();
+        let values: Vec<ScalarValue> = self.parameters.iter().map(parameter::scalar).collect();
         plan.with_param_values(values).map_err(|error| self.error(&error))
     }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a query, cut by what its author can do about it.
 
-use datafusion::common::{DataFusionError, Diagnostic};
+use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
 use std::time::Duration;
 
 /// A place in the text of a query; both count from 1, columns in characters.
@@ -19,6 +19,12 @@ pub enum Error {
     /// The text is SQL, but names or types do not fit.
     #[error("{message}")]
     Invalid { message: String, at: Option<Location> },
+    /// A table that the text names is not there.
+    #[error("{message}")]
+    UnknownTable { message: String, at: Option<Location> },
+    /// A column that the text names is in none of its tables.
+    #[error("{message}")]
+    UnknownColumn { message: String, at: Option<Location> },
     /// Queries only read.
     #[error("{statement} is refused: only SELECT, EXPLAIN, SHOW and DESCRIBE run here, data comes in by publishing it")]
     ReadOnly { statement: String },
@@ -62,7 +68,10 @@ impl Error {
     #[must_use]
     pub fn location(&self) -> Option<Location> {
         match self {
-            Self::Syntax { at, .. } | Self::Invalid { at, .. } => *at,
+            Self::Syntax { at, .. }
+            | Self::Invalid { at, .. }
+            | Self::UnknownTable { at, .. }
+            | Self::UnknownColumn { at, .. } => *at,
             _ => None,
         }
     }
@@ -76,6 +85,9 @@ impl Error {
             DataFusionError::SQL(..) => {
                 let at = at.or_else(|| location_in(&message));
                 Self::Syntax { message, at }
+            }
+            DataFusionError::SchemaError(cause, _) if matches!(**cause, SchemaError::FieldNotFound { .. }) => {
+                Self::UnknownColumn { message, at }
             }
             DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::Configuration(_) => {
                 Self::Invalid { message, at }

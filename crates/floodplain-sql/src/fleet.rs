@@ -57,6 +57,15 @@ pub struct Happening {
     pub detail: String,
 }
 
+/// An alert that fires for a device by a transition that the log does not hold any more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongFiring {
+    pub rule: String,
+    pub device: String,
+    pub since: Timestamp,
+    pub value: Option<f64>,
+}
+
 /// Whoever knows did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -67,6 +76,14 @@ pub struct Unanswered(pub String);
 pub trait Fleet: fmt::Debug + Send + Sync {
     /// What a record of stream `requests` says. Called for many records: no waiting.
     fn happenings(&self, request: &[u8]) -> Vec<Happening>;
+
+    /// What fires since before the oldest record of the log.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    async fn long_firing(&self) -> Result<Vec<LongFiring>, Unanswered> {
+        Ok(Vec::new())
+    }
 
     /// # Errors
     /// [`Unanswered`].

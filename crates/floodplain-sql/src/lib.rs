@@ -5,6 +5,7 @@
 //! nothing is copied, and a query that starts after an acknowledgement sees what was acknowledged.
 
 mod config;
+mod crew;
 mod engine;
 mod error;
 mod fleet;
@@ -26,7 +27,7 @@ pub use config::Config;
 pub use encode::{Encoder, Format};
 pub use engine::Sql;
 pub use error::{Error, Location};
-pub use fleet::{Client, Device, Fleet, Happening, Session, Traffic, Unanswered};
-pub use parameter::{Description, Parameter};
+pub use fleet::{Client, Device, Fleet, Happening, LongFiring, Session, Traffic, Unanswered};
+pub use parameter::Description;
 pub use result::{Column, QueryResult, Stats};
 pub use tables::{Tables, letter_text};

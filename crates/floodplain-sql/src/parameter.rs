@@ -8,22 +8,8 @@ use datafusion::{
     },
     logical_expr::{Expr, LogicalPlan, expr_rewriter::NamePreserver},
 };
+use floodplain_types::Parameter;
 use std::sync::Arc;
-
-/// A value for `$1`, `$2` and so on.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Parameter {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Bytes(Vec<u8>),
-    /// Microseconds since 1970, UTC.
-    Timestamp(i64),
-    /// Days since 1970.
-    Date(i32),
-}
 
 /// What is known of a statement before it runs.
 #[derive(Debug, Clone)]
@@ -59,17 +45,16 @@ pub(crate) fn declare(plan: LogicalPlan, declared: &[Option<DataType>]) -> Resul
     Ok(typed_plan?.data)
 }
 
-impl Parameter {
-    pub(crate) fn scalar(&self) -> ScalarValue {
-        match self {
-            Self::Null => ScalarValue::Null,
-            Self::Bool(value) => ScalarValue::Boolean(Some(*value)),
-            Self::Int(value) => ScalarValue::Int64(Some(*value)),
-            Self::Float(value) => ScalarValue::Float64(Some(*value)),
-            Self::Text(value) => ScalarValue::Utf8(Some(value.clone())),
-            Self::Bytes(value) => ScalarValue::Binary(Some(value.clone())),
-            Self::Timestamp(us) => ScalarValue::TimestampMicrosecond(Some(*us), Some("UTC".into())),
-            Self::Date(days) => ScalarValue::Date32(Some(*days)),
-        }
+/// As DataFusion has it.
+pub(crate) fn scalar(parameter: &Parameter) -> ScalarValue {
+    match parameter {
+        Parameter::Null => ScalarValue::Null,
+        Parameter::Bool(value) => ScalarValue::Boolean(Some(*value)),
+        Parameter::Int(value) => ScalarValue::Int64(Some(*value)),
+        Parameter::Float(value) => ScalarValue::Float64(Some(*value)),
+        Parameter::Text(value) => ScalarValue::Utf8(Some(value.clone())),
+        Parameter::Bytes(value) => ScalarValue::Binary(Some(value.clone())),
+        Parameter::Timestamp(us) => ScalarValue::TimestampMicrosecond(Some(*us), Some("UTC".into())),
+        Parameter::Date(days) => ScalarValue::Date32(Some(*days)),
     }
 }

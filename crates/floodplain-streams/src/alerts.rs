@@ -274,6 +274,21 @@ impl Alerts {
         lock(&self.0.core).states.iter().map(|runner| runner.fold().firing().count()).sum()
     }
 
+    /// What fires by a transition that retention has taken from the log, by alert and device.
+    #[must_use]
+    pub fn long_firing(&self) -> Vec<(Arc<str>, Firing)> {
+        let core = lock(&self.0.core);
+        let mut found = Vec::new();
+        for runner in &core.states {
+            let start = self.0.log.start(runner.partition());
+            let long = runner.fold().firing().filter(|(_, _, pair)| pair.moved() < start);
+            found.extend(long.map(|(alert, device, pair)| {
+                (alert.clone(), Firing { device: device.clone(), since: pair.since, value: pair.value })
+            }));
+        }
+        found
+    }
+
     /// Puts a rule in the place of the one with its name, or beside the others. It is stored when this returns. What
     /// fired by the old one ends, if the new one judges otherwise.
     ///

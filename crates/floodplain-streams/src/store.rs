@@ -106,12 +106,18 @@ pub(crate) fn open<F: Fold + Default>(
     Runner::open(F::default(), config, log).map_err(|error| Error::Fold(error.into()))
 }
 
-/// Folds what one read brings; `false` if the fold is at the watermark.
+/// Folds what one read brings, or a step of it; `false` if the fold is at the watermark.
 pub(crate) fn fold_some<F: Fold>(log: &dyn Log, runner: &mut Runner<F>, now: Timestamp) -> Result<bool> {
-    let Next::Read { partition, from, max_bytes } = runner.next(log, now) else { return Ok(false) };
-    let folded = match log.read(partition, from, max_bytes) {
-        Ok(read) => runner.on_read(log, partition, from, Ok(&read)),
-        Err(error) => runner.on_read(log, partition, from, Err(error)),
+    let folded = match runner.next(log, now) {
+        Next::Read { partition, from, max_bytes } => match log.read(partition, from, max_bytes) {
+            Ok(read) => runner.on_read(log, partition, from, Ok(&read)),
+            Err(error) => runner.on_read(log, partition, from, Err(error)),
+        },
+        Next::Step => {
+            runner.step();
+            return Ok(true);
+        }
+        Next::Append(_) | Next::Idle => return Ok(false),
     };
     folded.map(|_| true).map_err(|error| Error::Fold(error.into()))
 }

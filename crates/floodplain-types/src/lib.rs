@@ -7,9 +7,11 @@ mod partition;
 mod position;
 mod time;
 mod topic;
+mod wire;
 
 pub use id::{ClientId, DeviceId, IdError, StreamName, TenantId};
 pub use partition::{PartitionId, StreamId, murmur2, partition_index};
 pub use position::{Class, Position};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use topic::{Topic, TopicError, TopicFilter, filter_matches, validate_filter, validate_topic};
+pub use wire::{Parameter, ScramVerifier};

@@ -1,6 +1,7 @@
 //! `floodplain binding`, `floodplain replay` and `floodplain dlq`: where messages go, over HTTP.
 
 use crate::{
+    client::parse_pair,
     http::{Http, ServerArgs},
     output::{self, Output, OutputArgs, write_table},
     users::path,
@@ -58,6 +59,9 @@ pub(crate) enum BindingCommand {
         /// Content type of the message
         #[arg(long, value_name = "TYPE")]
         content_type: Option<String>,
+        /// User property of the message as NAME=VALUE; may be repeated
+        #[arg(short = 'D', long = "property", value_parser = parse_pair, value_name = "NAME=VALUE")]
+        properties: Vec<(String, String)>,
         /// Test this binding, whatever others say; without it and without --filter that of the topic
         #[arg(long, value_name = "NAME", conflicts_with = "filter")]
         binding: Option<String>,
@@ -107,9 +111,33 @@ pub(crate) struct Declaration {
     /// What a PUBACK of these topics waits for: all, leader or none [default: mqtt.ack_class]
     #[arg(long, value_parser = ["all", "leader", "none"])]
     class: Option<String>,
+    /// User property with an id: a message that repeats one of the same device makes no row
+    #[arg(long, value_name = "NAME", conflicts_with = "dedup_field")]
+    dedup_property: Option<String>,
+    /// Field with an id: a row that repeats one of the same device is none
+    #[arg(long, value_name = "FIELD")]
+    dedup_field: Option<String>,
+    /// How long an id is known, at most 1h [default: 10m]
+    #[arg(long, value_name = "TIME")]
+    dedup_window: Option<String>,
 }
 
 impl Declaration {
+    fn dedup(&self) -> Result<Value> {
+        let mut dedup = match (&self.dedup_property, &self.dedup_field) {
+            (Some(name), _) => json!({ "property": name }),
+            (None, Some(name)) => json!({ "field": name }),
+            (None, None) => {
+                ensure!(self.dedup_window.is_none(), "--dedup-window needs --dedup-property or --dedup-field");
+                return Ok(Value::Null);
+            }
+        };
+        if let Some(window) = &self.dedup_window {
+            dedup["window"] = json!(window);
+        }
+        Ok(dedup)
+    }
+
     fn to_json(&self) -> Result<Value> {
         let filter = self.filter.as_ref().context("--filter is needed")?;
         let table = match (&self.table, self.table_level) {
@@ -127,7 +155,7 @@ impl Declaration {
         Ok(json!({
             "filter": filter, "stream": self.stream, "device_level": self.device_level, "table": table, "decoder": decoder,
             "time_field": self.time_field, "key_columns": self.key_columns, "retention": self.retention,
-            "class": self.class,
+            "class": self.class, "dedup": self.dedup()?,
         }))
     }
 }
@@ -199,8 +227,10 @@ pub(crate) fn run_binding(command: &BindingCommand) -> Result<()> {
                 "device_level",
                 "table",
                 "decoder",
+                "dedup",
                 "matched",
                 "failed",
+                "duplicates",
                 "version",
                 "source",
             ];
@@ -216,7 +246,17 @@ pub(crate) fn run_binding(command: &BindingCommand) -> Result<()> {
         BindingCommand::Delete { name, server } => {
             server.open()?.ask("DELETE", &path("bindings", name), None).map(drop)
         }
-        BindingCommand::Test { topic, message, payload_file, content_type, binding, declaration, output, server } => {
+        BindingCommand::Test {
+            topic,
+            message,
+            payload_file,
+            content_type,
+            properties,
+            binding,
+            declaration,
+            output,
+            server,
+        } => {
             let payload = match payload_file {
                 Some(file) => read(file)?,
                 None => message.clone().unwrap_or_default().into_bytes(),
@@ -228,7 +268,7 @@ pub(crate) fn run_binding(command: &BindingCommand) -> Result<()> {
                 None => Value::Null,
             };
             let body = json!({ "binding": binding, "topic": topic, "payload_base64": STANDARD.encode(payload),
-                "content_type": content_type });
+                "content_type": content_type, "user_properties": properties });
             show(output.output, &http.ask("POST", "bindings/test", Some(&body))?)
         }
     }
@@ -270,7 +310,7 @@ fn stored(http: &Http, name: &str) -> Result<Value> {
     let mut binding = found.cloned().with_context(|| format!("there is no binding {name:?}"))?;
     ensure!(binding["builtin"] != true, "binding {name:?} is built in: leave --binding out to see it work");
     if let Value::Object(members) = &mut binding {
-        for added in ["version", "matched", "failed", "builtin", "source"] {
+        for added in ["version", "matched", "failed", "duplicates", "builtin", "source"] {
             members.remove(added);
         }
     }
@@ -285,6 +325,8 @@ fn cell(value: &Value) -> String {
         Value::Object(members) => match (members.get("format"), members.get("name"), members.get("level")) {
             (Some(Value::String(text)), ..) | (None, Some(Value::String(text)), _) => text.clone(),
             (None, None, Some(level)) => format!("level {level}"),
+            (None, None, None) if members.contains_key("property") => format!("property {}", cell(&value["property"])),
+            (None, None, None) if members.contains_key("field") => format!("field {}", cell(&value["field"])),
             _ => value.to_string(),
         },
         other => other.to_string(),
@@ -314,7 +356,8 @@ fn show(output: Output, answer: &Value) -> Result<()> {
         writeln!(out, "binding {}, device {}", cell(&answer["binding"]), cell(&answer["device"]))?;
         for row in answer["rows"].as_array().into_iter().flatten() {
             let time = row["time"].as_str().unwrap_or("the time of ingest");
-            writeln!(out, "\ntable {}, device {}, {time}", cell(&row["table"]), cell(&row["device"]))?;
+            let id = row["id"].as_str().map_or_else(String::new, |id| format!(", id {id}"));
+            writeln!(out, "\ntable {}, device {}, {time}{id}", cell(&row["table"]), cell(&row["device"]))?;
             let fields: Vec<Vec<String>> = row["fields"]
                 .as_array()
                 .into_iter()

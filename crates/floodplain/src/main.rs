@@ -19,6 +19,7 @@ mod serve;
 mod settings;
 mod sim;
 mod sql;
+mod tables;
 mod users;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -66,6 +67,9 @@ enum Command {
     /// List, set, remove and test bindings: which messages become rows of which table
     #[command(subcommand)]
     Binding(Box<bindings::BindingCommand>),
+    /// List tables, and set how old their rows may become
+    #[command(subcommand)]
+    Table(tables::TableCommand),
     /// Decode messages of the log again, by the bindings of now
     Replay(bindings::ReplayArgs),
     /// List what was refused or not delivered, and decode it again
@@ -106,6 +110,7 @@ fn main() -> ExitCode {
         Command::Token(command) => users::run_token(command),
         Command::Alert(command) => alert::run(command),
         Command::Binding(command) => bindings::run_binding(command),
+        Command::Table(command) => tables::run(command),
         Command::Replay(args) => bindings::run_replay(args),
         Command::Dlq(command) => bindings::run_dlq(command),
         Command::Errors(args) => errors::run(args),

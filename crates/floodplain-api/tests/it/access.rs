@@ -238,9 +238,15 @@ async fn what_is_malformed_is_told() {
     server.request("POST", "/api/v1/users", &plain, body).await.assert_problem(415, "unsupported_media_type");
     let long = format!(r#"{{"user":"{}"}}"#, "x".repeat(20_000));
     server.json("POST", "login", "", &long).await.assert_problem(413, "body_too_large");
-    for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "more=1"] {
+    for (query, code) in [
+        ("limit=0", "limit_invalid"),
+        ("limit=1001", "limit_invalid"),
+        ("limit=x", "query_invalid"),
+        ("limit=-1", "query_invalid"),
+        ("more=1", "query_invalid"),
+    ] {
         let path = format!("/api/v1/users?{query}");
-        server.request("GET", &path, &admin, "").await.assert_problem(400, "bad_request");
+        server.request("GET", &path, &admin, "").await.assert_problem(400, code);
     }
     server.json("DELETE", "users/%ff", &admin, "").await.assert_problem(400, "bad_request");
     for credentials in ["Basic", "Basic %%%", "Basic QWxhZGRpbg=="] {

@@ -52,6 +52,16 @@ impl Server {
     }
 
     pub(crate) async fn of(config: Config, limits: Limits, message_limits: MessageLimits) -> Self {
+        Self::changed(config, limits, message_limits, |_, _| {}).await
+    }
+
+    /// With an interface that is not quite the usual one; `change` gets the log, too.
+    pub(crate) async fn changed(
+        config: Config,
+        limits: Limits,
+        message_limits: MessageLimits,
+        change: impl FnOnce(&mut Api, Arc<dyn Log>),
+    ) -> Self {
         // Before anything takes its counters.
         let metrics = recorder();
         let now = Timestamp::from_millis(1_795_251_600_000);
@@ -87,7 +97,7 @@ impl Server {
         let readiness = Arc::clone(&reason);
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(&folder.path().join("registry.db"), clock.clone()).await.unwrap();
-        let api = Api {
+        let mut api = Api {
             sql: sql.clone(),
             messages,
             tables: None,
@@ -100,6 +110,7 @@ impl Server {
             readiness: Arc::new(move || readiness.lock().unwrap().clone().map_or(Ok(()), Err)),
             limits,
         };
+        change(&mut api, log.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

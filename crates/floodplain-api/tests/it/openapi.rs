@@ -19,6 +19,7 @@ fn routes() -> BTreeSet<String> {
         include_str!("../../src/alerts.rs"),
         include_str!("../../src/bindings.rs"),
         include_str!("../../src/dlq.rs"),
+        include_str!("../../src/tables.rs"),
     ]
     .concat();
     let paths = source.split(".route(\"").skip(1).filter_map(|rest| rest.split_once('"'));
@@ -46,6 +47,43 @@ async fn every_path_and_method_is_described_and_no_other() {
             assert_eq!(is_there, operations.get(method).is_some(), "{method} {path}: {answer:?}");
         }
     }
+}
+
+/// A handler that takes parameters says which when there is another.
+#[tokio::test]
+async fn every_query_parameter_is_described_and_no_other() {
+    let server = Server::start().await;
+    let document = document(&server).await;
+    let mut compared = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        // InfluxDB's clients send what is not looked at.
+        if path.ends_with("/write") {
+            continue;
+        }
+        for (method, operation) in
+            operations.as_object().unwrap().iter().filter(|(name, _)| METHODS.contains(&name.as_str()))
+        {
+            let named = |parameter: &Value| {
+                let reference = parameter["$ref"].as_str().map(|to| document.pointer(to.strip_prefix('#').unwrap()));
+                let parameter = reference.flatten().unwrap_or(parameter);
+                (parameter["in"] == "query").then(|| parameter["name"].as_str().unwrap().to_owned())
+            };
+            let described: BTreeSet<_> =
+                operation["parameters"].as_array().into_iter().flatten().filter_map(named).collect();
+            let real = format!("{}?no_such=1", path.replace('{', "x").replace('}', ""));
+            let answer = server.request(&method.to_uppercase(), &real, "", "").await;
+            let taken: BTreeSet<_> = match answer.body.split_once("unknown field `no_such`, expected ") {
+                Some((_, names)) => names.split('`').skip(1).step_by(2).map(str::to_owned).collect(),
+                None => BTreeSet::new(),
+            };
+            assert_eq!(taken, described, "{method} {path}: {answer:?}");
+            compared += described.len();
+            if !described.is_empty() {
+                answer.assert_problem(400, "query_invalid");
+            }
+        }
+    }
+    assert!(compared >= 20, "only {compared} parameters were found");
 }
 
 #[tokio::test]

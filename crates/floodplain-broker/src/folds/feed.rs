@@ -1,15 +1,25 @@
 //! Gives records to a fold without a log, the way a runner does.
 
 use super::Event;
-use floodplain_fold::{Fold, Input, Output, Outputs};
+use floodplain_fold::{Fold, Input, Output, Outputs, STEP_ITEMS, fold_in_steps};
 use floodplain_log::{Batch, BatchBuilder, Compression, MessageRef, ReadBatch};
 use floodplain_types::{Position, Timestamp};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Feed<F> {
     pub(crate) fold: F,
     pub(crate) next: u64,
     pub(crate) log_time: i64,
+    /// Items of work in one step.
+    pub(crate) step_items: usize,
+    /// The snapshot when a copy began, and so much of the copy.
+    pub(crate) copying: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<F: Default> Default for Feed<F> {
+    fn default() -> Self {
+        Self { fold: F::default(), next: 0, log_time: 0, step_items: STEP_ITEMS, copying: None }
+    }
 }
 
 pub(crate) fn seconds(s: i64) -> Timestamp {
@@ -29,10 +39,8 @@ impl<F: Fold> Feed<F> {
             let position = batch.position(&record);
             self.log_time = self.log_time.max(batch.batch.timestamp_ms(&record));
             let log_time = Timestamp::from_millis(self.log_time);
-            if self.fold.next_timer().is_some_and(|timer| timer <= log_time) {
-                self.fold.on_time(log_time, position, &mut out);
-            }
-            self.fold.apply(&Input { partition: 3, position, log_time, record: &record, batch: &batch }, &mut out);
+            let input = Input { partition: 3, position, log_time, record: &record, batch: &batch };
+            fold_in_steps(&mut self.fold, &input, &mut out, self.step_items);
             emitted.extend(out.drain());
         }
         (base, emitted)
@@ -59,6 +67,32 @@ impl<F: Fold> Feed<F> {
 
     pub(crate) fn message(&mut self, at_s: i64, message: &MessageRef<'_>) -> Position {
         self.batch(message_batch(at_s, message)).0
+    }
+
+    /// Goes on with a copy of the state, or begins one: about `len` bytes. A whole one must be what the state was.
+    pub(crate) fn copy_on(&mut self, len: usize) {
+        if self.copying.is_none() {
+            self.copying = Some((self.bytes(), Vec::new()));
+            self.fold.begin_copy();
+        }
+        let Some((expected, copy)) = &mut self.copying else { return };
+        let max_len = copy.len() + len.max(1);
+        if self.fold.copy_part(copy, max_len) {
+            assert!(expected == copy, "the copy is not what the state was when it began");
+            self.copying = None;
+        }
+    }
+
+    /// Copies the rest.
+    pub(crate) fn copy_all(&mut self) {
+        while self.copying.is_some() {
+            self.copy_on(1);
+        }
+    }
+
+    /// The state was replaced, and the copy is gone with it.
+    pub(crate) fn drop_copy(&mut self) {
+        self.copying = None;
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {

@@ -16,6 +16,8 @@ mod waiting;
 
 #[cfg(test)]
 mod feed;
+#[cfg(test)]
+mod losses;
 
 pub use describe::{Happening, protocol};
 pub use events::{

@@ -2,7 +2,7 @@
 
 use super::{Close, CloseReason, Event, RunId};
 use floodplain_fold::{
-    Fold, Input, Outputs, RestoreError,
+    Copying, Fold, Input, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
 use floodplain_types::{ClientId, Position, Timestamp};
@@ -15,6 +15,9 @@ use std::{
 /// How long a client that is gone is remembered, in log time. As long as the log keeps messages by
 /// default: afterwards nothing tells of it any more.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Clients that one record may let forget, so that no step is long: far more than one record adds.
+const FORGOTTEN_MAX: usize = 64;
 
 /// Clients that are gone and remembered in one partition; beyond that the one that is gone longest is forgotten.
 const GONE_MAX: usize = 65_536;
@@ -42,6 +45,33 @@ pub struct PresenceFold {
     clients: BTreeMap<ClientId, Presence>,
     /// Who is gone, by the time since when.
     gone: BTreeSet<(Timestamp, ClientId)>,
+    /// Work of the record that was applied last.
+    ending: Option<Ending>,
+    /// A copy that is being made, with what stands before it; no part of the state.
+    copy: Option<(Vec<u8>, Copying<ClientId>)>,
+}
+
+impl Presence {
+    fn put(&self, out: &mut Vec<u8>, client: &ClientId) {
+        let Self { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run } = self;
+        out.put_str(client.as_str());
+        out.put_position(*epoch);
+        out.put_bool(*is_connected);
+        out.put_time(*since);
+        out.put_option(*closed, |out, reason| out.put_byte(reason.code()));
+        out.put_str(peer);
+        out.put_byte(*protocol_level);
+        out.put_u64(u64::from(*keep_alive_s));
+        out.put_u64(run.0);
+    }
+}
+
+/// Connections of runs other than this one end. Done up to a client.
+#[derive(Debug)]
+struct Ending {
+    run: RunId,
+    now: Timestamp,
+    done: Option<ClientId>,
 }
 
 impl PresenceFold {
@@ -73,7 +103,17 @@ impl PresenceFold {
         }
     }
 
+    /// What is known of `client` is about to change, to come or to go.
+    fn touch(&mut self, client: &ClientId) {
+        if let Some((_, copy)) = &mut self.copy {
+            let presence = self.clients.get(client);
+            let entry = presence.map(|presence| |out: &mut Vec<u8>| presence.put(out, client));
+            copy.touch(client, || client.clone(), entry);
+        }
+    }
+
     fn end(&mut self, client: &ClientId, reason: CloseReason, now: Timestamp) {
+        self.touch(client);
         if let Some(presence) = self.clients.get_mut(client).filter(|presence| presence.is_connected) {
             presence.is_connected = false;
             presence.since = now;
@@ -82,13 +122,36 @@ impl PresenceFold {
         }
     }
 
-    /// Ends what was remembered long enough; part of every step, so no tick is needed for it.
+    fn end_others(&mut self, Ending { run, now, mut done }: Ending, out: &mut Outputs) {
+        loop {
+            let from = done.clone().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut clients = self.clients.range::<ClientId, _>((from, Bound::Unbounded));
+            let lost = loop {
+                let Some((client, presence)) = clients.next() else { return };
+                if !out.spend() {
+                    self.ending = Some(Ending { run, now, done });
+                    return;
+                }
+                done = Some(client.clone());
+                if presence.is_connected && presence.run != run {
+                    break client.clone();
+                }
+            };
+            self.end(&lost, CloseReason::ServerDied, now);
+        }
+    }
+
+    /// Ends what was remembered long enough; part of every record, so no tick is needed for it.
     fn forget(&mut self, now: Timestamp) {
         let is_over = |gone: &BTreeSet<(Timestamp, ClientId)>| {
             gone.len() > GONE_MAX || gone.first().is_some_and(|(since, _)| *since + REMEMBERED <= now)
         };
-        while is_over(&self.gone) {
+        for _ in 0..FORGOTTEN_MAX {
+            if !is_over(&self.gone) {
+                return;
+            }
             if let Some((_, client)) = self.gone.pop_first() {
+                self.touch(&client);
                 self.clients.remove(&client);
             }
         }
@@ -100,7 +163,7 @@ impl Fold for PresenceFold {
     const FORMAT: u16 = 1;
     const EMITS: bool = false;
 
-    fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
+    fn apply(&mut self, input: &Input<'_>, out: &mut Outputs) {
         let now = input.log_time;
         self.forget(now);
         let Ok(event) = Event::decode(input.record.value.unwrap_or_default()) else { return };
@@ -121,36 +184,45 @@ impl Fold for PresenceFold {
                     keep_alive_s: open.keep_alive_s,
                     run: open.run,
                 };
+                self.touch(&client);
                 self.clients.insert(client, presence);
             }
             (Event::Close(close), Some(client)) => self.close(&client, &close, now),
-            (Event::ServerStart { run }, _) => {
-                let lost = |(client, presence): (&ClientId, &Presence)| {
-                    (presence.is_connected && presence.run != run).then(|| client.clone())
-                };
-                let lost: Vec<_> = self.clients.iter().filter_map(lost).collect();
-                for client in lost {
-                    self.end(&client, CloseReason::ServerDied, now);
-                }
-            }
+            (Event::ServerStart { run }, _) => self.end_others(Ending { run, now, done: None }, out),
             _ => {}
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Outputs) {
+        if let Some(ending) = self.ending.take() {
+            self.end_others(ending, out);
         }
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {
         out.put_u64(self.clients.len() as u64);
-        for (client, presence) in &self.clients {
-            let Presence { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run } = presence;
-            out.put_str(client.as_str());
-            out.put_position(*epoch);
-            out.put_bool(*is_connected);
-            out.put_time(*since);
-            out.put_option(*closed, |out, reason| out.put_byte(reason.code()));
-            out.put_str(peer);
-            out.put_byte(*protocol_level);
-            out.put_u64(u64::from(*keep_alive_s));
-            out.put_u64(run.0);
+        self.clients.iter().for_each(|(client, presence)| presence.put(out, client));
+    }
+
+    fn begin_copy(&mut self) {
+        let mut head = Vec::new();
+        head.put_u64(self.clients.len() as u64);
+        self.copy = Some((head, Copying::default()));
+    }
+
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some((head, copy)) = &mut self.copy else { return true };
+        out.append(head);
+        let from = |from: Bound<&ClientId>| self.clients.range::<ClientId, _>((from, Bound::Unbounded));
+        let is_done = copy.part(from, |out, client, presence| presence.put(out, client), out, max_len);
+        if is_done {
+            self.copy = None;
         }
+        is_done
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {

@@ -7,13 +7,14 @@ mod walk;
 
 use bytes::Bytes;
 use floodplain_fold::{
-    DedupWindow, Fold, Input, Outputs, RestoreError,
+    Copying, DedupWindow, Fold, Input, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
 use floodplain_log::{MessageRef, header};
 use floodplain_types::{Position, Timestamp, validate_topic};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -30,6 +31,9 @@ const DELETED_MAX: usize = 65_536;
 const DELETED_BYTES_MAX: usize = 16 << 20;
 /// What a topic costs besides its name and its message.
 const ENTRY_BYTES: usize = 128;
+/// Messages that one record may let expire, so that no step is long: far more than one record adds. What has expired
+/// and is still here is delivered to nobody.
+const EXPIRED_MAX: usize = 64;
 /// Topics that one page may look at for each one that it may return.
 const LOOKED_AT_PER_ITEM: usize = 8;
 
@@ -89,9 +93,34 @@ pub struct RetainedFold {
     /// Those of what was deleted.
     deleted_bytes: usize,
     seen: DedupWindow,
+    /// A copy that is being made; no part of the state.
+    copy: Option<Copy>,
     meters: Meters,
     /// Index among all of the first partition of this stream. No part of the state.
     first: u32,
+}
+
+#[derive(Debug)]
+struct Copy {
+    topics: Copying<Arc<str>>,
+    /// What stands before the topics, and before the dedup window.
+    heads: [Vec<u8>; 2],
+    topics_done: bool,
+}
+
+impl Held {
+    fn put(&self, out: &mut Vec<u8>, topic: &str) {
+        let Self { stamp, record } = self;
+        out.put_str(topic);
+        out.put_time(stamp.ingest);
+        out.put_u64(u64::from(stamp.partition));
+        out.put_position(stamp.position);
+        out.put_option(record.as_ref(), |out, record| {
+            out.put_bytes(&record.bytes);
+            out.put_time(Timestamp(record.base_timestamp_ms));
+            out.put_option(record.expires_at, Vec::put_time);
+        });
+    }
 }
 
 #[derive(Debug)]
@@ -111,6 +140,7 @@ impl Default for RetainedFold {
             deleted_bytes: 0,
             seen: DedupWindow::new(64, 16_384),
             first: 0,
+            copy: None,
             meters: Meters {
                 full: metrics::counter!("floodplain_broker_retained_refused_total"),
                 forgotten: metrics::counter!("floodplain_broker_retained_deletions_forgotten_total"),
@@ -197,7 +227,21 @@ impl RetainedFold {
         self.put(topic, stamp, record);
     }
 
+    /// What is known of `topic` is about to change.
+    fn touch(&mut self, topic: &str) {
+        if let Some(copy) = &mut self.copy {
+            let held = self.topics.get(topic);
+            copy.topics.touch(topic, || topic.into(), held.map(|held| |out: &mut Vec<u8>| held.put(out, topic)));
+        }
+    }
+
+    fn put_head(&self, out: &mut Vec<u8>) {
+        out.put_time(self.newest);
+        out.put_u64(self.topics.len() as u64);
+    }
+
     fn put(&mut self, topic: &str, stamp: Stamp, record: Option<RetainedRecord>) {
+        self.touch(topic);
         let old = self.topics.get_key_value(topic).map(|(topic, held)| (topic.clone(), held.clone()));
         let topic = match old {
             Some((topic, held)) => {
@@ -233,6 +277,7 @@ impl RetainedFold {
             let Some((_, topic)) = self.deleted.pop_first() else { return };
             self.deleted_bytes -= cost(&topic, None);
             self.bytes -= cost(&topic, None);
+            self.touch(&topic);
             self.topics.remove(&topic);
             self.meters.forgotten.increment(1);
         }
@@ -240,7 +285,10 @@ impl RetainedFold {
 
     /// An expired message becomes a deleted one: it still hides older ones of other partitions.
     fn expire(&mut self, now: Timestamp) {
-        while self.expiries.first().is_some_and(|(time, _)| *time <= now) {
+        for _ in 0..EXPIRED_MAX {
+            if self.expiries.first().is_none_or(|(time, _)| *time > now) {
+                return;
+            }
             let Some((_, topic)) = self.expiries.pop_first() else { return };
             if let Some(stamp) = self.topics.get(&topic).map(|held| held.stamp) {
                 self.keep(&topic, stamp, None);
@@ -303,20 +351,34 @@ impl Fold for RetainedFold {
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {
-        out.put_time(self.newest);
-        out.put_u64(self.topics.len() as u64);
-        for (topic, Held { stamp, record }) in &self.topics {
-            out.put_str(topic);
-            out.put_time(stamp.ingest);
-            out.put_u64(u64::from(stamp.partition));
-            out.put_position(stamp.position);
-            out.put_option(record.as_ref(), |out, record| {
-                out.put_bytes(&record.bytes);
-                out.put_time(Timestamp(record.base_timestamp_ms));
-                out.put_option(record.expires_at, Vec::put_time);
-            });
-        }
+        self.put_head(out);
+        self.topics.iter().for_each(|(topic, held)| held.put(out, topic));
         self.seen.snapshot(out);
+    }
+
+    fn begin_copy(&mut self) {
+        let mut heads = [Vec::new(), Vec::new()];
+        self.put_head(&mut heads[0]);
+        self.seen.begin_copy(&mut heads[1]);
+        self.copy = Some(Copy { topics: Copying::default(), heads, topics_done: false });
+    }
+
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some(copy) = &mut self.copy else { return true };
+        if !copy.topics_done {
+            out.append(&mut copy.heads[0]);
+            let from = |from: Bound<&Arc<str>>| self.topics.range::<Arc<str>, _>((from, Bound::Unbounded));
+            copy.topics_done = copy.topics.part(from, |out, topic, held| held.put(out, topic), out, max_len);
+            if !copy.topics_done {
+                return false;
+            }
+        }
+        out.append(&mut copy.heads[1]);
+        let is_done = self.seen.copy_part(out, max_len);
+        if is_done {
+            self.copy = None;
+        }
+        is_done
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {

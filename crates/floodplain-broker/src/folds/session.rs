@@ -2,6 +2,7 @@
 
 mod changes;
 mod kept;
+mod many;
 mod state;
 mod stored;
 #[cfg(test)]
@@ -11,12 +12,13 @@ mod will;
 pub use changes::{Change, EndReason};
 pub use state::{Ended, Session, Subscribed};
 
-use super::{Close, CloseReason, Event, Letter, Lost, LostReason, Open, Positions, RunId, StreamNames, Subscription};
+use super::{Close, CloseReason, Event, Letter, Open, Positions, StreamNames, Subscription};
 use changes::Changes;
 use floodplain_fold::{DedupWindow, Fold, Input, Outputs, RestoreError};
 use floodplain_log::BatchBuilder;
 use floodplain_types::{ClientId, Position, Timestamp, TopicFilter};
 use kept::Kept;
+use many::Many;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
@@ -29,11 +31,6 @@ use will::will_record;
 const DEDUP_IDS: usize = 64;
 /// Clients whose newest events are remembered.
 const DEDUP_CLIENTS: usize = 65_536;
-/// How long letters about what the index has given up are gathered, so that a session which sleeps through a flood is
-/// not told of each part.
-const GATHER: Duration = Duration::from_secs(1);
-/// Of the sessions that one loss concerns each is told so much later than the one before.
-const GATHER_STEP: Duration = Duration::from_millis(10);
 
 /// The sessions of one partition of `requests`.
 ///
@@ -53,6 +50,10 @@ pub struct SessionFold {
     filters: BTreeMap<TopicFilter, Kept>,
     /// By client and epoch.
     ended: BTreeMap<(ClientId, Position), Ended>,
+    /// What the record that was applied last has left to do.
+    many: Option<Many>,
+    /// A copy that is being made; no part of the state.
+    copy: Option<Box<stored::Copy>>,
     seen: DedupWindow,
     changes: Changes,
     builder: BatchBuilder,
@@ -67,6 +68,8 @@ impl Default for SessionFold {
             timers: BTreeSet::new(),
             filters: BTreeMap::new(),
             ended: BTreeMap::new(),
+            many: None,
+            copy: None,
             seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
@@ -203,14 +206,18 @@ impl SessionFold {
 
     /// The session of `client`, if `epoch` is its present one and its connection is open.
     fn current(&mut self, client: &ClientId, epoch: Position) -> Option<&mut Session> {
+        self.touch(client);
         let session = self.sessions.get_mut(client)?;
         (session.epoch == epoch && session.is_connected).then_some(&mut **session)
     }
 
     fn subscribe(&mut self, client: &ClientId, epoch: Position, subscriptions: Vec<Subscription>, start: &Positions) {
+        self.touch(client);
         let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
             return;
         };
+        // New ones by filter: they are put in their places together.
+        let mut new = BTreeMap::<TopicFilter, Subscribed>::new();
         for mut subscription in subscriptions {
             // One copy of a filter is shared by all its subscribers.
             if let Some((shared, _)) = self.filters.get_key_value(&subscription.filter) {
@@ -218,9 +225,12 @@ impl SessionFold {
             }
             let filter = subscription.filter.clone();
             let keeps = subscription.qos > 0;
-            let kept = match session.find(filter.as_str()) {
-                Ok(at) => {
-                    let held = &mut session.subscriptions[at];
+            let held = match session.find(filter.as_str()) {
+                Ok(at) => Some(&mut session.subscriptions[at]),
+                Err(_) => new.get_mut(&filter),
+            };
+            let kept = match held {
+                Some(held) => {
                     let kept = held.keeps_messages();
                     // The same filter replaces and loses nothing [MQTT-3.8.4-3, -4], but at QoS 0
                     // nothing was kept that could be lost.
@@ -231,9 +241,9 @@ impl SessionFold {
                     held.retained_after = None;
                     kept
                 }
-                Err(at) => {
+                None => {
                     let held = Subscribed { subscription, start: start.clone(), retained_after: None };
-                    session.subscriptions.insert(at, held);
+                    new.insert(filter.clone(), held);
                     false
                 }
             };
@@ -244,29 +254,32 @@ impl SessionFold {
                 forget_filter(&mut self.filters, &mut self.changes, &filter, |kept| kept.remove(client));
             }
         }
+        session.add_all(new);
         session.lift_cursor();
     }
 
     fn unsubscribe(&mut self, client: &ClientId, epoch: Position, filters: &[TopicFilter]) {
+        self.touch(client);
         let Some(session) = self.sessions.get_mut(client).filter(|s| s.epoch == epoch && s.is_connected) else {
             return;
         };
-        for filter in filters {
-            if let Ok(at) = session.find(filter.as_str()) {
-                let held = session.subscriptions.remove(at);
-                if held.keeps_messages() {
-                    forget_filter(&mut self.filters, &mut self.changes, filter, |kept| kept.remove(client));
-                }
-            }
+        let filters: BTreeSet<&TopicFilter> = filters.iter().collect();
+        let gone = |held: &Subscribed| filters.contains(&held.subscription.filter);
+        crate::work::done(session.subscriptions.len());
+        for held in session.subscriptions.iter().filter(|held| gone(held) && held.keeps_messages()) {
+            let filter = &held.subscription.filter;
+            forget_filter(&mut self.filters, &mut self.changes, filter, |kept| kept.remove(client));
         }
+        session.subscriptions.retain(|held| !gone(held));
         session.lift_cursor();
     }
 
     fn close(&mut self, client: &ClientId, close: &Close, now: Timestamp, out: &mut Outputs) {
         let names = self.names.clone();
         let Some(session) = self.current(client, close.epoch) else { return };
+        let letters = session.untold(close.progress.letters.clone());
         session.progress(&close.progress);
-        emit(client, &close.progress.letters, &names, out);
+        emit(client, &letters, &names, out);
         // Not from zero (MQTT 5.0 §3.14.2.2.2).
         if let Some(expiry) = close.session_expiry_s
             && session.expiry_s != 0
@@ -333,60 +346,20 @@ impl SessionFold {
         let epoch = session.epoch;
         if !wanted.is_empty() {
             let ended = Ended { at, reason, wanted, done: session.done };
-            self.ended.insert((client.clone(), epoch), ended);
+            let key = (client.clone(), epoch);
+            self.touch_ended(&key);
+            self.ended.insert(key, ended);
         }
         self.changes.push(|| Change::Ended { client: client.clone(), epoch, reason });
     }
 
     fn bury(&mut self, client: ClientId, epoch: Position, letters: &[Letter], out: &mut Outputs) {
-        let Some(ended) = self.ended.remove(&(client.clone(), epoch)) else { return };
+        let key = (client.clone(), epoch);
+        self.touch_ended(&key);
+        let Some(ended) = self.ended.remove(&key) else { return };
         emit(&client, letters, &self.names, out);
         for (filter, _) in &ended.wanted {
             forget_filter(&mut self.filters, &mut self.changes, filter, Kept::bury);
-        }
-    }
-
-    /// The index has given up messages: notes it for the sessions that needed them, which then do so no more. Said
-    /// again, it changes nothing.
-    fn lost(&mut self, partition: u32, lost: &Lost, now: Timestamp, out: &mut Outputs) {
-        let Some(kept) = self.filters.get(&lost.filter) else { return };
-        let letter = |from: Position| Letter {
-            reason: lost.reason.text().into(),
-            partition,
-            from: from.max(lost.first),
-            to: lost.last,
-            count: lost.count,
-        };
-        let mut due = now + GATHER;
-        for client in kept.clients() {
-            let Some(mut session) = self.remove(&client) else { continue };
-            if let Some(from) = session.lose(partition, lost) {
-                session.letters.note(letter(from));
-                session.letters_at.get_or_insert(due);
-                due = due + GATHER_STEP;
-            }
-            self.insert(client, session);
-        }
-        for ((client, _), ended) in &mut self.ended {
-            for (_, from) in ended.wanted.iter_mut().filter(|(filter, _)| *filter == lost.filter) {
-                let needed = from.get(partition);
-                if needed <= lost.last {
-                    out.push(letter(needed).output(client.as_str(), &self.names));
-                    if lost.reason != LostReason::Damage {
-                        *from = from.with(partition, lost.last.next());
-                    }
-                }
-            }
-        }
-    }
-
-    fn server_start(&mut self, run: RunId, now: Timestamp, out: &mut Outputs) {
-        let lost = |(client, session): (&ClientId, &Session)| {
-            (session.is_connected && session.run != run).then(|| client.clone())
-        };
-        let lost: Vec<_> = self.sessions().filter_map(lost).collect();
-        for client in lost {
-            self.end_connection(&client, CloseReason::ServerDied, now, out);
         }
     }
 
@@ -397,7 +370,21 @@ impl SessionFold {
         }
     }
 
+    /// The session of `client` is about to change, to come or to go.
+    fn touch(&mut self, client: &ClientId) {
+        if let Some(copy) = &mut self.copy {
+            copy.touch(client, self.sessions.get(client).map(|session| &**session));
+        }
+    }
+
+    fn touch_ended(&mut self, key: &(ClientId, Position)) {
+        if let Some(copy) = &mut self.copy {
+            copy.touch_ended(key, self.ended.get(key));
+        }
+    }
+
     fn insert(&mut self, client: ClientId, session: Box<Session>) {
+        self.touch(&client);
         if let Some(timer) = session.timer() {
             self.timers.insert((timer, client.clone()));
         }
@@ -405,6 +392,7 @@ impl SessionFold {
     }
 
     fn remove(&mut self, client: &ClientId) -> Option<Box<Session>> {
+        self.touch(client);
         let session = self.sessions.remove(client)?;
         if let Some(timer) = session.timer() {
             self.timers.remove(&(timer, client.clone()));
@@ -451,11 +439,11 @@ impl Fold for SessionFold {
             return;
         }
         let now = input.log_time;
-        match &event {
-            Event::ServerStart { run } => return self.server_start(*run, now, out),
-            Event::Lost { partition, lost } => return self.lost(*partition, lost, now, out),
-            _ => {}
-        }
+        let event = match event {
+            Event::ServerStart { run } => return self.work(Many::ServerStart { run, now, done: None }, out),
+            Event::Lost { partition, lost } => return self.work(Many::lost(partition, lost, now), out),
+            event => event,
+        };
         let key = input.record.key.and_then(|key| std::str::from_utf8(key).ok());
         let Some(client) = key.and_then(|key| ClientId::new(key).ok()) else { return };
         match event {
@@ -466,8 +454,9 @@ impl Fold for SessionFold {
             Event::Unsubscribe { epoch, filters } => self.unsubscribe(&client, epoch, &filters),
             Event::Progress { epoch, progress } => {
                 if let Some(session) = self.current(&client, epoch) {
+                    let letters = session.untold(progress.letters.clone());
                     session.progress(&progress);
-                    emit(&client, &progress.letters, &self.names, out);
+                    emit(&client, &letters, &self.names, out);
                 }
             }
             Event::Received { epoch, packet_id } => {
@@ -490,13 +479,24 @@ impl Fold for SessionFold {
         }
     }
 
+    fn has_more(&self) -> bool {
+        self.many.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Outputs) {
+        if let Some(many) = self.many.take() {
+            self.work(many, out);
+        }
+    }
+
     fn next_timer(&self) -> Option<Timestamp> {
         self.timers.first().map(|(time, _)| *time)
     }
 
     fn on_time(&mut self, now: Timestamp, _position: Position, out: &mut Outputs) {
-        while self.timers.first().is_some_and(|(time, _)| *time <= now) {
+        while self.timers.first().is_some_and(|(time, _)| *time <= now) && out.spend() {
             let (_, client) = self.timers.pop_first().expect("there is a first");
+            self.touch(&client);
             let Some(mut session) = self.sessions.remove(&client) else { continue };
             if let Some(at) = session.expires_at().filter(|time| *time <= now) {
                 self.end(&client, session, EndReason::Expired, at, out);
@@ -514,6 +514,17 @@ impl Fold for SessionFold {
 
     fn snapshot(&self, out: &mut Vec<u8>) {
         stored::put(self, out);
+    }
+
+    fn begin_copy(&mut self) {
+        self.copy = Some(Box::new(stored::Copy::new(self)));
+    }
+
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some(mut copy) = self.copy.take() else { return true };
+        let is_done = copy.part(self, out, max_len);
+        self.copy = Some(copy).filter(|_| !is_done);
+        is_done
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {

@@ -11,7 +11,7 @@ pub use interest::Interest;
 use crate::router::Trie;
 use backfill::{Backfill, Gap};
 use floodplain_fold::{
-    DedupWindow, Fold, Input, Loss, Outputs, RestoreError,
+    Copying, DedupWindow, Fold, Input, Loss, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
 use floodplain_log::{Locator, MessageRef, RecordRef, header};
@@ -19,14 +19,16 @@ use floodplain_types::{Position, TopicFilter};
 use slab::Slab;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    ops::Range,
+    ops::{Bound, Range},
     sync::Arc,
 };
 
 /// Postings of one filter in one partition: 10 MiB. Beyond that the oldest go to `dlq`.
 const PER_FILTER_MAX: usize = 262_144;
-/// Postings of all filters in one partition: 40 MiB. Beyond that the longest list gives.
+/// Postings of all filters in one partition: 40 MiB. Beyond that the longest lists give.
 const TOTAL_MAX: usize = 1_048_576;
+/// So much room is made at once, so that not each message has all lists looked at.
+const ROOM: usize = TOTAL_MAX / 16;
 /// Topics whose filters are remembered; when full the memory is cleared and fills again.
 const CACHED_TOPICS_MAX: usize = 16_384;
 
@@ -130,6 +132,39 @@ struct List {
     untold: Option<Lost>,
 }
 
+#[derive(Debug)]
+struct Copy {
+    lists: Copying<TopicFilter>,
+    /// What stands before the lists, and before the dedup window.
+    heads: [Vec<u8>; 2],
+    lists_done: bool,
+}
+
+impl List {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_str(self.filter.as_str());
+        out.put_position(self.known_from);
+        out.put_position(self.wanted_from);
+        out.put_u64(self.postings.len() as u64);
+        for posting in &self.postings {
+            let Packed { offset: _, at, base_timestamp_ms, len, crc, generation: _, qos } = posting;
+            out.put_position(posting.position());
+            out.put_u64(*at);
+            out.put_u64(u64::from(*len));
+            out.extend_from_slice(&crc.to_le_bytes());
+            out.put_u64(base_timestamp_ms.cast_unsigned());
+            out.put_byte(*qos);
+        }
+    }
+}
+
+/// A list is about to change, or to go: a copy that has not come to it keeps it as it is.
+fn touch(copy: &mut Option<Copy>, list: &List) {
+    if let Some(copy) = copy {
+        copy.lists.touch(&list.filter, || list.filter.clone(), Some(|out: &mut Vec<u8>| list.put(out)));
+    }
+}
+
 /// Postings lists of one data partition, one per distinct filter whatever the number of
 /// sessions that have it. A posting takes 40 bytes.
 ///
@@ -150,6 +185,8 @@ pub struct WaitingIndex {
     backfill: Option<Backfill>,
     lost: Vec<Lost>,
     seen: DedupWindow,
+    /// A copy that is being made; no part of the state.
+    copy: Option<Copy>,
     lost_meter: metrics::Counter,
 }
 
@@ -165,6 +202,7 @@ impl Default for WaitingIndex {
             backfill: None,
             lost: Vec::new(),
             seen: DedupWindow::new(64, 16_384),
+            copy: None,
             lost_meter: metrics::counter!("floodplain_broker_waiting_lost_messages_total"),
         }
     }
@@ -182,10 +220,21 @@ impl WaitingIndex {
             None => self.new_list(filter, self.position.max(from)),
         };
         let list = &mut self.lists[idx as usize];
-        list.wanted_from = list.wanted_from.min(from);
+        if from < list.wanted_from {
+            touch(&mut self.copy, list);
+            list.wanted_from = from;
+        }
+    }
+
+    fn put_head(&self, out: &mut Vec<u8>) {
+        out.put_position(self.position);
+        out.put_u64(self.by_filter.len() as u64);
     }
 
     fn new_list(&mut self, filter: &TopicFilter, known_from: Position) -> u32 {
+        if let Some(copy) = &mut self.copy {
+            copy.lists.touch(filter, || filter.clone(), None::<fn(&mut Vec<u8>)>);
+        }
         let list = List {
             filter: filter.clone(),
             known_from,
@@ -203,7 +252,9 @@ impl WaitingIndex {
     /// Forgets a filter: no lasting session has it any more.
     pub fn remove_filter(&mut self, filter: &str) {
         let Some((filter, idx)) = self.by_filter.remove_entry(filter) else { return };
-        self.total -= self.lists.remove(idx as usize).postings.len();
+        let list = self.lists.remove(idx as usize);
+        touch(&mut self.copy, &list);
+        self.total -= list.postings.len();
         if let Some(values) = self.trie.get_mut(filter.as_str()) {
             values.retain(|value| *value != idx);
         }
@@ -261,6 +312,9 @@ impl WaitingIndex {
     pub fn trim(&mut self, filter: &str, below: Position) {
         let Some(idx) = self.by_filter.get(filter) else { return };
         let list = &mut self.lists[*idx as usize];
+        if list.known_from < below || list.wanted_from < below {
+            touch(&mut self.copy, list);
+        }
         let gone = list.postings.partition_point(|posting| posting.position() < below);
         list.postings.drain(..gone);
         self.total -= gone;
@@ -284,6 +338,7 @@ impl WaitingIndex {
             if list.wanted_from >= start {
                 continue;
             }
+            touch(&mut self.copy, list);
             let gone = list.postings.partition_point(|posting| posting.position() < start);
             let is_known = list.known_from <= list.wanted_from;
             let first = match (list.postings.front().filter(|_| gone > 0), unseen) {
@@ -391,6 +446,7 @@ impl WaitingIndex {
                 // Trimmed to behind the end of this walk: what is wanted from before that again takes another one.
                 continue;
             }
+            touch(&mut self.copy, list);
             if let Some((first, last, count)) = dropped {
                 let (filter, reason) = (list.filter.clone(), LostReason::QueueFull);
                 self.lost_meter.increment(count);
@@ -438,6 +494,7 @@ impl WaitingIndex {
         for idx in lists.iter() {
             let list = &mut self.lists[*idx as usize];
             if packed.position() >= list.known_from {
+                touch(&mut self.copy, list);
                 list.postings.push_back(packed);
                 self.total += 1;
                 self.limit_list(*idx);
@@ -455,17 +512,20 @@ impl WaitingIndex {
     }
 
     fn limit_total(&mut self) {
-        while self.total > TOTAL_MAX {
-            let longest = self.lists.iter().max_by_key(|(_, list)| list.postings.len());
-            let Some((idx, list)) = longest else { return };
-            let quarter = (list.postings.len() / 4).max(1);
-            self.drop_oldest(idx as u32, quarter);
+        if self.total <= TOTAL_MAX {
+            return;
+        }
+        crate::work::done(self.by_filter.len());
+        let lists = self.by_filter.values().map(|idx| (self.lists[*idx as usize].postings.len(), *idx));
+        for (idx, count) in who_gives(lists, self.total - (TOTAL_MAX - ROOM)) {
+            self.drop_oldest(idx, count);
         }
     }
 
     fn drop_oldest(&mut self, idx: u32, count: usize) {
         let list = &mut self.lists[idx as usize];
         let count = count.min(list.postings.len());
+        touch(&mut self.copy, list);
         let mut gone = list.postings.drain(..count);
         let Some(first) = gone.next().map(|posting| posting.position()) else { return };
         let last = gone.next_back().map_or(first, |posting| posting.position());
@@ -477,6 +537,22 @@ impl WaitingIndex {
         self.lost_meter.increment(count);
         give_up(list, &mut self.lost, Lost { filter, first, last, count, reason: LostReason::QueueFull });
     }
+}
+
+/// Who gives how much so that at least `wanted` is free: half of the longest list, then half of the next. `lists` are
+/// lengths and numbers; of lists with the same length the first gives.
+fn who_gives(lists: impl Iterator<Item = (usize, u32)>, wanted: usize) -> Vec<(u32, usize)> {
+    let mut lists: Vec<_> = lists.filter(|(len, _)| *len > 0).collect();
+    lists.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+    let (mut free, mut give) = (0, Vec::new());
+    for (len, list) in lists {
+        if free >= wanted {
+            break;
+        }
+        free += len.div_ceil(2);
+        give.push((list, len.div_ceil(2)));
+    }
+    give
 }
 
 /// A place in a range that ends before `end`.
@@ -529,25 +605,35 @@ impl Fold for WaitingIndex {
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) {
-        out.put_position(self.position);
-        out.put_u64(self.by_filter.len() as u64);
-        for (filter, idx) in &self.by_filter {
-            let list = &self.lists[*idx as usize];
-            out.put_str(filter.as_str());
-            out.put_position(list.known_from);
-            out.put_position(list.wanted_from);
-            out.put_u64(list.postings.len() as u64);
-            for posting in &list.postings {
-                let Packed { offset: _, at, base_timestamp_ms, len, crc, generation: _, qos } = posting;
-                out.put_position(posting.position());
-                out.put_u64(*at);
-                out.put_u64(u64::from(*len));
-                out.extend_from_slice(&crc.to_le_bytes());
-                out.put_u64(base_timestamp_ms.cast_unsigned());
-                out.put_byte(*qos);
+        self.put_head(out);
+        self.by_filter.values().for_each(|idx| self.lists[*idx as usize].put(out));
+        self.seen.snapshot(out);
+    }
+
+    fn begin_copy(&mut self) {
+        let mut heads = [Vec::new(), Vec::new()];
+        self.put_head(&mut heads[0]);
+        self.seen.begin_copy(&mut heads[1]);
+        self.copy = Some(Copy { lists: Copying::default(), heads, lists_done: false });
+    }
+
+    fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
+        let Some(copy) = &mut self.copy else { return true };
+        if !copy.lists_done {
+            out.append(&mut copy.heads[0]);
+            let from = |from: Bound<&TopicFilter>| self.by_filter.range::<TopicFilter, _>((from, Bound::Unbounded));
+            let put = |out: &mut Vec<u8>, _: &TopicFilter, idx: &u32| self.lists[*idx as usize].put(out);
+            copy.lists_done = copy.lists.part(from, put, out, max_len);
+            if !copy.lists_done {
+                return false;
             }
         }
-        self.seen.snapshot(out);
+        out.append(&mut copy.heads[1]);
+        let is_done = self.seen.copy_part(out, max_len);
+        if is_done {
+            self.copy = None;
+        }
+        is_done
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {

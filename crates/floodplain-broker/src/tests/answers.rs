@@ -1,6 +1,6 @@
 //! What answers wait for, and what becomes of those who wait in vain.
 
-use super::{PERFECT, values};
+use super::{PERFECT, clean, lasting, values};
 use crate::{
     rig::{Rig, connect, packet},
     seams::{Access, Bindings, Bound},
@@ -87,4 +87,33 @@ fn a_message_has_the_class_of_its_binding_unless_more_is_asked_for() {
     assert_eq!(class(b"quick/t", b"", 0), Class::None);
     let asks = b"\x26\x00\x0efloodplain-ack\x00\x03all";
     assert_eq!(class(b"quick/t", asks, 1), Class::All);
+}
+
+/// The log says where a batch begins. An engine may leave out offsets behind that, so where a session's `Open` lies, by which
+/// the log knows all that the session does, is not to be counted.
+#[test]
+fn sessions_are_known_whose_batch_has_gaps() {
+    const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for seed in 0..20 {
+        let mut rig = Rig::new(Adversity { gaps: 1_000, ..PERFECT }, seed);
+        let clients = NAMES.map(|_| rig.client());
+        // All in one turn, so several in one batch.
+        for (client, name) in clients.iter().zip(NAMES) {
+            rig.send_in_turn(*client, &connect(4, 0, &[], name));
+        }
+        for client in clients {
+            rig.expect(client, &[0x20, 2, 0, 0]);
+            rig.send(client, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
+            rig.expect(client, b"\x90\x03\x00\x01\x01");
+        }
+        clients.iter().for_each(|client| rig.hang_up_in_turn(*client));
+        let publisher = clean(&mut rig, "pub");
+        let message = |id: u8| [0x32, 6, 0, 1, b't', 0, id, id];
+        rig.send(publisher, &[message(1), message(2), message(3)].concat());
+        rig.expect(publisher, b"\x40\x02\x00\x01\x40\x02\x00\x02\x40\x02\x00\x03");
+        for name in NAMES {
+            let client = lasting(&mut rig, name, 1);
+            rig.expect(client, &[message(1), message(2), message(3)].concat());
+        }
+    }
 }

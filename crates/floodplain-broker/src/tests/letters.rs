@@ -5,7 +5,7 @@ use crate::{
     BrokerConfig,
     rig::{ClientId, Rig, connect, packet},
 };
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 /// A session with an expiry interval in seconds, subscribed to `t` with QoS 1.
 fn subscriber(rig: &mut Rig, expiry_s: u8) -> ClientId {
@@ -220,4 +220,46 @@ fn what_a_client_refuses_is_told_together_with_its_progress() {
         // The one that was taken comes again, too, if nothing was logged.
         assert_eq!(told + again, u64::from(count) + u64::from(told == 0), "{count}: {letters:?}");
     }
+}
+
+/// A client that is connected and behind is told once of what retention took before it came to it.
+#[test]
+fn a_connected_laggard_is_told_once() {
+    let mut rig = Rig::new(PERFECT, 1);
+    let client = subscriber(&mut rig, 200);
+    rig.hang_up(client);
+    let publisher = clean(&mut rig, "pub");
+    for i in 1..=150_u8 {
+        // PUBLISH of 14,000 bytes: some of a page are fetched, and some not, when the queue is full.
+        let body = [b"\x00\x01t\x00", &[i][..], &[i; 14_000]].concat();
+        rig.send(publisher, &[&[0x32, body.len() as u8 | 0x80, (body.len() >> 7) as u8], &body[..]].concat());
+        rig.expect(publisher, &[0x40, 2, 0, i]);
+    }
+    let client = rig.client();
+    rig.send(client, &connect(5, 0, &[0x11, 0, 0, 0, 200], "sub"));
+    for _ in 0..20 {
+        rig.turn();
+    }
+    rig.trim_all(&["telemetry"]);
+    let mut letters = letters_after(&mut rig, 20);
+    // It acknowledges what it got, asks for more, and finds that gone.
+    let mut got = BTreeSet::new();
+    for _ in 0..20 {
+        let bytes = rig.take(client);
+        let mut rest = &bytes[..];
+        while let [first, low, high, body @ ..] = rest {
+            if first & 0xf0 != 0x30 {
+                rest = &rest[2 + usize::from(*low)..];
+                continue;
+            }
+            let len = usize::from(low & 0x7f) | usize::from(*high) << 7;
+            got.insert(body[4]);
+            rig.send(client, &[0x40, 2, body[3], body[4]]);
+            rest = &body[len..];
+        }
+        letters = letters_after(&mut rig, 2);
+    }
+    assert!(got.len() > 10 && got.len() < 150, "{} came", got.len());
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert!(letters[0].contains("retention has removed it") && letters[0].contains(r#""to":"0:149""#), "{letters:?}");
 }

@@ -4,7 +4,7 @@ use floodplain_broker::folds::{
     Close, CloseReason, Event, FOLDS, Open, Positions, Progress, REQUESTS, RunId, SessionFold, Subscription, TELEMETRY,
     Will,
 };
-use floodplain_fold::{Fold, Input, Next, Output, Outputs, Runner, RunnerConfig, RunnerError, Snapshots};
+use floodplain_fold::{Fold, Input, Next, Output, Outputs, Runner, RunnerConfig, RunnerError, Snapshots, fold_whole};
 use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, Outcome, Reply, Stream, header};
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog, Outcomes, wait_until};
 use floodplain_types::{
@@ -153,6 +153,7 @@ impl Case {
     /// Drives an owner for so many steps, or until everything is out.
     fn live(&mut self, mut steps: usize) -> bool {
         let mut runner = self.runner();
+        runner.limit_steps(self.rng.random_range(1..4));
         let mut idle = 0;
         while steps > 0 {
             steps -= 1;
@@ -168,6 +169,7 @@ impl Case {
                     let read = self.log.read(partition, from, 1).unwrap();
                     runner.on_read(&*self.log, partition, from, Ok(&read)).unwrap();
                 }
+                Next::Step => runner.step(),
                 Next::Idle => {
                     idle += 1;
                     self.log.pump();
@@ -177,7 +179,11 @@ impl Case {
                 }
             }
             if self.rng.random_ratio(1, 8) {
-                runner.begin_snapshot(Timestamp(0));
+                runner.begin_copy();
+                runner.copy_on(self.rng.random_range(1..200), Timestamp(0));
+            }
+            if self.rng.random_ratio(1, 3) {
+                runner.copy_on(self.rng.random_range(1..200), Timestamp(0));
             }
             if let Some(snapshot) = runner.take_snapshot() {
                 runner.snapshots().write(&snapshot).unwrap();
@@ -200,10 +206,8 @@ impl Case {
                 let record = record.unwrap();
                 let position = batch.position(&record);
                 log_time = log_time.max(Timestamp::from_millis(batch.batch.timestamp_ms(&record)));
-                if fold.next_timer().is_some_and(|timer| timer <= log_time) {
-                    fold.on_time(log_time, position, &mut out);
-                }
-                fold.apply(&Input { partition: 0, position, log_time, record: &record, batch }, &mut out);
+                let input = Input { partition: 0, position, log_time, record: &record, batch };
+                fold_whole(&mut fold, &input, &mut out);
                 wills.extend(out.drain().enumerate().map(|(number, will): (usize, Output)| {
                     (format!("sessions:default.requests/0:{position}:{number}"), will.value.unwrap())
                 }));

@@ -15,3 +15,4 @@ mod schema;
 mod documents;
 mod hostile;
 mod line_round_trip;
+mod seeds;

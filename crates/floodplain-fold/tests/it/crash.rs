@@ -62,10 +62,11 @@ proptest! {
 }
 
 fn random_record(rng: &mut SmallRng) -> Record {
-    let ask = match rng.random_range(0..4) {
+    let ask = match rng.random_range(0..5) {
         0 => Ask::Add(rng.random()),
         1 => Ask::Emit(rng.random_range(0..5)),
         2 => Ask::Timer(rng.random_range(0..500)),
+        3 => Ask::All(rng.random_range(0..9)),
         _ => Ask::Tick,
     };
     (rng.random_range(0..4), ask, rng.random_range(-50..300))

@@ -275,10 +275,124 @@ fn many_outputs_of_one_record_go_out_in_parts() {
                 let read = log.read(partition, from, max_bytes).unwrap();
                 runner.on_read(&log, partition, from, Ok(&read)).unwrap();
             }
+            Next::Step => runner.step(),
             Next::Idle => break,
         }
     }
     let found = outputs(&log, &streams);
     assert_eq!(found.len(), 40, "each once");
     assert!(restarts > 5 && units > 10, "{restarts} restarts, {units} units");
+}
+
+/// An event that concerns many: each causes one output of 10 kB.
+#[derive(Debug, Default)]
+struct Many {
+    left: u32,
+    made: u32,
+}
+
+impl Fold for Many {
+    const NAME: &'static str = "sums";
+    const FORMAT: u16 = 1;
+    const EMITS: bool = true;
+    fn apply(&mut self, _input: &floodplain_fold::Input<'_>, out: &mut Outputs) {
+        self.left = 5_000;
+        self.go_on(out);
+    }
+    fn has_more(&self) -> bool {
+        self.left > 0
+    }
+    fn go_on(&mut self, out: &mut Outputs) {
+        while self.left > 0 && out.spend() {
+            self.left -= 1;
+            self.made += 1;
+            let key = self.made.to_be_bytes().to_vec();
+            let value = Some(vec![7; 10_000]);
+            out.push(floodplain_fold::Output { stream: "out", key, value, headers: Vec::new() });
+        }
+    }
+    fn snapshot(&self, _out: &mut Vec<u8>) {}
+    fn restore(&mut self, _format: u16, _bytes: &[u8]) -> Result<(), floodplain_fold::RestoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_event_that_concerns_many_is_bounded_in_time_and_memory() {
+    let log = model();
+    let streams = Streams::open(&log);
+    write(&log, streams.input.partition(0), &[(1, Ask::Tick, 0), (1, Ask::Tick, 0)]);
+    let mut runner = Runner::open(Many::default(), streams.config(&disk()), &log).unwrap();
+    let (mut committed, mut steps) = (0, 0);
+    loop {
+        let made = runner.fold().made;
+        match runner.next(&log, Timestamp(0)) {
+            Next::Append(append) => {
+                let records: u32 = append.batches.iter().map(|(_, batch)| batch.record_count()).sum();
+                committed += records - 1;
+                let outcomes = floodplain_testkit::Outcomes::new();
+                log.submit(append, Some(floodplain_log::Reply { sink: outcomes.clone(), tag: 0 }));
+                runner.on_outcome(outcomes.take(0).unwrap()).unwrap();
+            }
+            Next::Read { partition, from, max_bytes } => {
+                let read = log.read(partition, from, max_bytes).unwrap();
+                runner.on_read(&log, partition, from, Ok(&read)).unwrap();
+            }
+            Next::Step => {
+                runner.step();
+                steps += 1;
+                runner.begin_snapshot(Timestamp(0));
+                assert!(runner.fold().made >= 5_000 || runner.take_snapshot().is_none(), "in the middle of the first");
+                assert!(!runner.is_snapshot_due(1, Timestamp(i64::MAX)) || !runner.fold().has_more());
+            }
+            Next::Idle => break,
+        }
+        // 256 KiB in a step; of those that wait for the log 4 MiB and a step.
+        assert!(runner.fold().made - made <= 27, "{} in one step", runner.fold().made - made);
+        let waiting = (runner.fold().made + 1).saturating_sub(committed);
+        assert!(waiting < 460, "{waiting} outputs wait");
+    }
+    assert_eq!((runner.fold().made, outputs(&log, &streams).len()), (10_000, 10_000));
+    assert!(steps > 300 && runner.is_settled(), "{steps} steps");
+}
+
+/// A loss in the middle of a read is told once, though the read is folded in parts.
+#[test]
+fn damage_is_told_once_however_a_read_is_folded() {
+    #[derive(Debug, Default)]
+    struct Told(Vec<std::ops::Range<Position>>, u32);
+    impl Fold for Told {
+        const NAME: &'static str = "sums";
+        const FORMAT: u16 = 1;
+        const EMITS: bool = false;
+        fn apply(&mut self, _input: &floodplain_fold::Input<'_>, out: &mut Outputs) {
+            self.1 += u32::from(out.spend());
+        }
+        fn missed(&mut self, lost: &std::ops::Range<Position>, _loss: floodplain_fold::Loss) {
+            self.0.push(lost.clone());
+        }
+        fn snapshot(&self, _out: &mut Vec<u8>) {}
+        fn restore(&mut self, _format: u16, _bytes: &[u8]) -> Result<(), floodplain_fold::RestoreError> {
+            Ok(())
+        }
+    }
+    let log = model();
+    let streams = Streams::open(&log);
+    let input = streams.input.partition(0);
+    write(&log, input, &[(1, Ask::Tick, 0), (1, Ask::Tick, 0), (1, Ask::Tick, 0), (1, Ask::Tick, 0)]);
+    let mut runner = Runner::open(Told::default(), streams.config(&disk()), &log).unwrap();
+    runner.limit_steps(1);
+    let at = |offset| Position::new(0, offset);
+    let mut read = log.read(input, Position::ZERO, usize::MAX).unwrap();
+    // The second batch is where 10 is, after damage.
+    read.batches[1].base = at(10);
+    (read.damaged, read.next) = (vec![at(3)..at(10), at(11)..at(13)], at(13));
+    let mut rounds = 0;
+    while runner.position() < at(13) {
+        runner.on_read(&log, input, runner.position(), Ok(&read)).unwrap();
+        rounds += 1;
+        assert!(rounds < 20);
+    }
+    assert_eq!((runner.fold().0.as_slice(), runner.fold().1), (&[at(3)..at(10), at(11)..at(13)][..], 4));
+    assert!(rounds > 3, "{rounds}");
 }

@@ -2,7 +2,7 @@
 
 use floodplain_fold::{
     Fold, Input, Next, Output, Outputs, PositionRecord, RestoreError, Runner, RunnerConfig, RunnerError, Settled,
-    Snapshots,
+    Snapshots, fold_whole,
     wire::{Get, Put},
 };
 use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, Outcome, Partition, Reply, Stream, header};
@@ -24,6 +24,8 @@ pub(crate) enum Ask {
     Emit(u8),
     /// Emit one output when so many milliseconds have passed.
     Timer(u16),
+    /// Emit one output for each of so many keys.
+    All(u8),
     /// Nothing, but time passes.
     Tick,
 }
@@ -36,6 +38,7 @@ pub(crate) fn records(max: usize) -> impl Strategy<Value = Vec<Record>> {
         3 => any::<u8>().prop_map(Ask::Add),
         3 => (0_u8..5).prop_map(Ask::Emit),
         2 => (0_u16..500).prop_map(Ask::Timer),
+        2 => (0_u8..9).prop_map(Ask::All),
         1 => Just(Ask::Tick),
     ];
     prop::collection::vec((0_u8..4, ask, -50_i16..300), 1..max)
@@ -47,9 +50,18 @@ pub(crate) struct Sums {
     sums: BTreeMap<Vec<u8>, u64>,
     timers: BTreeSet<(Timestamp, Vec<u8>)>,
     emitted: u64,
+    /// Keys of [`Ask::All`] that are left: no part of the snapshot.
+    left: Vec<u8>,
 }
 
 impl Sums {
+    fn emit_left(&mut self, out: &mut Outputs) {
+        while !self.left.is_empty() && out.spend() {
+            let key = self.left.pop().unwrap();
+            self.emit(&[key], "all", out);
+        }
+    }
+
     fn emit(&mut self, key: &[u8], why: &str, out: &mut Outputs) {
         self.emitted += 1;
         let sum = self.sums.get(key).copied().unwrap_or_default();
@@ -76,8 +88,20 @@ impl Fold for Sums {
                 let ms = i64::from(u16::from_le_bytes([*lo, *hi]));
                 self.timers.insert((Timestamp(input.log_time.0 + ms * 1_000_000), key));
             }
+            [b'l', n] => {
+                self.left = (0..*n).collect();
+                self.emit_left(out);
+            }
             _ => {}
         }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    fn go_on(&mut self, out: &mut Outputs) {
+        self.emit_left(out);
     }
 
     fn next_timer(&self) -> Option<Timestamp> {
@@ -85,7 +109,7 @@ impl Fold for Sums {
     }
 
     fn on_time(&mut self, now: Timestamp, _position: Position, out: &mut Outputs) {
-        while self.timers.first().is_some_and(|(time, _)| *time <= now) {
+        while self.timers.first().is_some_and(|(time, _)| *time <= now) && out.spend() {
             let (_, key) = self.timers.pop_first().unwrap();
             self.emit(&key, "timer", out);
         }
@@ -147,7 +171,10 @@ impl Streams {
     }
 
     pub(crate) fn runner(&self, log: &dyn Log, disk: &Arc<dyn Disk>) -> Runner<Sums> {
-        Runner::open(Sums::default(), self.config(disk), log).unwrap()
+        let mut runner = Runner::open(Sums::default(), self.config(disk), log).unwrap();
+        // Small steps, so that there are many to crash between.
+        runner.limit_steps(2);
+        runner
     }
 }
 
@@ -162,6 +189,7 @@ pub(crate) fn write(log: &dyn Log, partition: Partition, records: &[Record]) {
                 Ask::Add(n) => vec![b'a', *n],
                 Ask::Emit(n) => vec![b'e', *n],
                 Ask::Timer(ms) => vec![b't', ms.to_le_bytes()[0], ms.to_le_bytes()[1]],
+                Ask::All(n) => vec![b'l', *n],
                 Ask::Tick => vec![b'k'],
             };
             builder.push(now, Some(&[*key]), Some(&value), []).unwrap();
@@ -189,10 +217,8 @@ pub(crate) fn reference(log: &dyn Log, streams: &Streams) -> (Vec<Found>, Sums) 
                     continue;
                 }
                 log_time = log_time.max(Timestamp::from_millis(batch.batch.timestamp_ms(&record)));
-                if fold.next_timer().is_some_and(|timer| timer <= log_time) {
-                    fold.on_time(log_time, position, &mut out);
-                }
-                fold.apply(&Input { partition: 0, position, log_time, record: &record, batch }, &mut out);
+                let input = Input { partition: 0, position, log_time, record: &record, batch };
+                fold_whole(&mut fold, &input, &mut out);
                 for (number, output) in out.drain().enumerate() {
                     let id = format!("sums:default.input/0:{position}:{number}");
                     found.push((id, output.key, output.value.unwrap()));
@@ -275,6 +301,10 @@ impl Worker {
                 // Small reads, so that there are many steps to crash between.
                 let read = log.read(partition, from, 1);
                 runner.on_read(log, partition, from, read.as_ref().map_err(|error| panic!("{error}")))?;
+                Ok(true)
+            }
+            Next::Step => {
+                runner.step();
                 Ok(true)
             }
             Next::Idle => Ok(false),

@@ -5,3 +5,4 @@ mod basics;
 mod protocol;
 mod server;
 mod sessions;
+mod takeover;

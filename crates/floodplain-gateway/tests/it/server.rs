@@ -34,6 +34,10 @@ impl Server {
     }
 
     pub(crate) fn start_with(dir: TempDir, threads: usize, broker: BrokerConfig) -> Self {
+        Self::start_of(dir, threads, broker, Access::open_loopback())
+    }
+
+    pub(crate) fn start_of(dir: TempDir, threads: usize, broker: BrokerConfig, access: Access) -> Self {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         let clock = Arc::new(SystemClock);
         let config = EmbeddedConfig::new(dir.path().join("log"));
@@ -41,8 +45,7 @@ impl Server {
         let config = GatewayConfig { mqtt_address: ([127, 0, 0, 1], 0).into(), threads, broker };
         // Offsets that no record has, and everything late, each in its own time.
         let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, 1);
-        let gateway =
-            Gateway::start(&config, Access::open_loopback(), shared, disk, dir.path().to_owned(), clock).unwrap();
+        let gateway = Gateway::start(&config, access, shared, disk, dir.path().to_owned(), clock).unwrap();
         Self { address: gateway.mqtt_address(), log, gateway, dir }
     }
 

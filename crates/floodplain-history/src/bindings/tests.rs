@@ -89,15 +89,23 @@ fn what_cannot_be_is_refused_with_its_reason() {
     assert!(error(with("colour", json!(1))).to_string().contains("unknown field `colour`"));
     check(with("class", json!("most")), "unknown durability class \"most\": use none, leader or all");
     binding("b", with("class", json!("leader")));
-    assert_eq!(error(with("dedup", json!({ "property": "id" }))), BindingError::NotBuilt("dedup"));
+    binding("b", with("dedup", json!({ "property": "id" })));
+    binding("b", with("dedup", json!({ "field": "seq", "window": "1h" })));
+    check(with("dedup", json!({})), "dedup has a property or a field, one of the two");
+    check(with("dedup", json!({ "property": "id", "field": "n" })), "dedup has a property or a field, one of the two");
+    check(with("dedup", json!({ "field": "" })), "the property or field of dedup has 1 to 256 bytes");
+    for window in ["61m", "0s", "ever"] {
+        let says = format!("window {window:?} of dedup is no duration from 1s to 1h");
+        check(with("dedup", json!({ "field": "n", "window": window })), &says);
+    }
+    assert!(error(with("dedup", json!({ "header": "id" }))).to_string().contains("unknown field `header`"));
     for (stream, says) in
         [("alerts", "one of the server's own"), ("Fast", "no name for a stream"), ("a/b", "may only hold")]
     {
         let BindingError::Invalid(text) = error(with("stream", json!(stream))) else { panic!("{stream}") };
         assert!(text.contains(says), "{text}");
     }
-    let by_level = json!({ "filter": "a/+", "table": { "level": 2 }, "retention": "1d" });
-    assert_eq!(error(by_level), BindingError::NotBuilt("retention of tables by level"));
+    binding("b", json!({ "filter": "a/+", "table": { "level": 2 }, "retention": "1d" }));
     let builtin = Binding::declare(BUILTIN, ok(), Origin::Api).unwrap_err();
     assert_eq!(builtin, BindingError::ReadOnly { name: BUILTIN.to_owned(), origin: Origin::Builtin });
     assert!(Binding::declare("no name", ok(), Origin::Api).is_err());

@@ -1,5 +1,6 @@
 //! The first form of bindings: what users write, and what the stream `state` keeps.
 
+use crate::dedup;
 use floodplain_decode::Definition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -48,7 +49,39 @@ pub(super) struct Binding {
     #[serde(default)]
     pub(super) retention: Option<String>,
     #[serde(default)]
-    pub(super) dedup: Option<Value>,
+    pub(super) dedup: Option<Dedup>,
+}
+
+/// Where the id of a message is, and how long it is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dedup {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) property: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) field: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<String>,
+}
+
+impl Dedup {
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn read(&self) -> Result<dedup::Dedup, String> {
+        let id = match (&self.property, &self.field) {
+            (Some(name), None) => dedup::Id::Property(name.clone()),
+            (None, Some(name)) => dedup::Id::Field(name.clone()),
+            _ => return Err("dedup has a property or a field, one of the two".to_owned()),
+        };
+        let (dedup::Id::Property(name) | dedup::Id::Field(name)) = &id;
+        if name.is_empty() || name.len() > dedup::NAME_BYTES_MAX {
+            return Err(format!("the property or field of dedup has 1 to {} bytes", dedup::NAME_BYTES_MAX));
+        }
+        let Some(text) = &self.window else { return Ok(dedup::Dedup { id, window: dedup::WINDOW }) };
+        let window = duration(text).filter(|window| *window <= dedup::WINDOW_MAX);
+        let window = window.ok_or_else(|| format!("window {text:?} of dedup is no duration from 1s to 1h"))?;
+        Ok(dedup::Dedup { id, window })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -159,12 +159,11 @@ impl Engine {
     /// Files whose rows are all too old, and the oldest that do not fit the disk budget.
     pub(super) fn begin_expire(&mut self) -> bool {
         let mut record = ManifestRecord::new(self.manifest.fold().version() + 1, Cause::Expire);
-        let (now, bindings) = (self.now(), self.shared.bindings.borrow().clone());
+        let (now, rules) = (self.now(), self.shared.rules.borrow().clone());
         let tables = self.shared.tables();
         let mut kept = Vec::new();
         for (name, table) in tables.iter() {
-            let retention = self.config.retention.get(name).copied().or_else(|| bindings.retention(name));
-            let oldest_us = retention.map(|keep| (now - keep).0.div_euclid(1000));
+            let oldest_us = rules.retention(name).map(|keep| (now - keep).0.div_euclid(1000));
             for file in table.files.values() {
                 let entry = file.entry();
                 if oldest_us.is_some_and(|oldest| entry.facts.max_time_us < oldest) {

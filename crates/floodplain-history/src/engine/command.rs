@@ -11,12 +11,13 @@ use crate::{
     bindings::{BUILTIN, Binding, BindingError, Bindings},
     documents::{Document, DocumentFold},
     jobs::{Job, JobState, Jobs, LETTERS_MAX, Left, Progress, Replay},
+    table_rules::TableSettings,
     tables::{Command, Reply},
 };
 use floodplain_fold::Runner;
 use floodplain_log::{Partition, Stream};
 use floodplain_types::{Position, Timestamp};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tracing::info;
 
 /// A change that has been asked for and has not been made yet.
@@ -24,6 +25,8 @@ use tracing::info;
 pub(super) enum Change {
     Bindings(Bindings, Answer),
     Jobs(Jobs, Reply<String>),
+    /// How old rows of a table may become.
+    Retain(String, Option<Duration>, Reply<()>),
 }
 
 /// Who is told.
@@ -38,6 +41,11 @@ pub(super) enum Answer {
 impl Engine {
     /// Makes the next change that somebody has asked for; whether there was anything to do.
     pub(super) fn obey(&mut self) -> Result<bool> {
+        if self.is_prune_due {
+            let bindings = self.shared.bindings.borrow().clone();
+            self.change_tables(|settings| Some(settings.without_gone(&bindings)))?;
+            self.is_prune_due = false;
+        }
         if self.change.is_none() {
             let Some(command) = self.shared.next_command() else { return Ok(false) };
             self.change = self.prepare(command)?;
@@ -62,6 +70,10 @@ impl Engine {
                 )?;
                 info!(version = next.version(), bindings = next.list().len(), "bindings have changed");
                 self.shared.set_bindings(Arc::new(next));
+                self.set_rules();
+                // Which message repeats which is by the bindings of now, whatever was decoded by those of before.
+                self.forget_ids();
+                self.is_prune_due = true;
             }
             Some(Change::Jobs(next, _)) => {
                 let next = next.clone();
@@ -76,6 +88,11 @@ impl Engine {
                 )?;
                 self.set_jobs(next);
             }
+            Some(Change::Retain(table, retention, _)) => {
+                let (table, retention) = (table.clone(), *retention);
+                self.change_tables(|settings| Some(settings.with_retention(&table, retention)))?;
+                self.has_grown = true;
+            }
         }
         // Who asked may have gone away meanwhile.
         match self.change.take() {
@@ -83,7 +100,7 @@ impl Engine {
                 let binding = next.get(&name).cloned().ok_or(BindingError::Unknown(name));
                 drop(reply.send(binding));
             }
-            Some(Change::Bindings(_, Answer::Remove(reply))) => drop(reply.send(Ok(()))),
+            Some(Change::Bindings(_, Answer::Remove(reply)) | Change::Retain(_, _, reply)) => drop(reply.send(Ok(()))),
             Some(Change::Jobs(next, reply)) => {
                 let name = next.list().last().map(|job| job.name.clone());
                 drop(reply.send(name.ok_or(BindingError::Stopped)));
@@ -118,6 +135,15 @@ impl Engine {
                 }
                 Ok(next) => Some(Change::Bindings(next, Answer::Remove(reply))),
             },
+            Command::Retain(table, retention, reply) => {
+                let is_there = self.shared.tables().contains_key(&table);
+                if is_there {
+                    Some(Change::Retain(table, retention, reply))
+                } else {
+                    drop(reply.send(Err(BindingError::UnknownTable(table))));
+                    None
+                }
+            }
             Command::Replay(replay, reply) => match self.check_replay(&replay, &bindings) {
                 Err(error) => {
                     drop(reply.send(Err(error)));
@@ -134,6 +160,25 @@ impl Engine {
                 }
             },
         })
+    }
+
+    /// Changes the settings of tables, which take effect at once; whether there is such a change.
+    pub(super) fn change_tables(&mut self, change: impl Fn(&TableSettings) -> Option<TableSettings>) -> Result<bool> {
+        let partition = self.config.state.partition_of(TableSettings::KEY.as_bytes());
+        loop {
+            let now = self.clock.now();
+            // An append whose end was not known may have come before this one: then it is changed anew.
+            commit::fold(&*self.log, &mut self.documents.tables, now)?;
+            let settings = self.documents.tables.fold().document();
+            let Some(next) = change(settings) else { return Ok(false) };
+            if next.version() == settings.version() {
+                self.set_rules();
+                return Ok(true);
+            }
+            let (key, value) = (TableSettings::KEY.as_bytes(), next.encode());
+            let position = commit::append(&*self.log, &self.wake, partition, key, &value, now)?;
+            commit::fold_past(&*self.log, &self.wake, &mut self.documents.tables, position, now)?;
+        }
     }
 
     fn check_replay(&self, replay: &Replay, bindings: &Bindings) -> Result<(), BindingError> {

@@ -143,15 +143,20 @@ pub(super) fn open_fold<F: Fold + Default>(
 
 /// Folds all that is committed.
 pub(super) fn fold<F: Fold>(log: &dyn Log, runner: &mut Runner<F>, now: Timestamp) -> Result<()> {
-    while let Next::Read { partition, from, max_bytes } = runner.next(log, now) {
-        let read = log.read(partition, from, max_bytes);
-        let folded = match read {
-            Ok(read) => runner.on_read(log, partition, from, Ok(&read)),
-            Err(error) => runner.on_read(log, partition, from, Err(error)),
+    loop {
+        let folded = match runner.next(log, now) {
+            Next::Read { partition, from, max_bytes } => match log.read(partition, from, max_bytes) {
+                Ok(read) => runner.on_read(log, partition, from, Ok(&read)),
+                Err(error) => runner.on_read(log, partition, from, Err(error)),
+            },
+            Next::Step => {
+                runner.step();
+                continue;
+            }
+            Next::Append(_) | Next::Idle => return Ok(()),
         };
         folded.map_err(|error| Error::Fold(error.into()))?;
     }
-    Ok(())
 }
 
 /// Folds until the record at `position`, which is committed, is folded.

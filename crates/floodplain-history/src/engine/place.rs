@@ -3,9 +3,10 @@
 use super::{Engine, commit};
 use crate::{
     Result,
-    bindings::BUILTIN,
+    bindings::{BUILTIN, Binding},
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
+    dedup::Dedup,
     letters,
     observe::Observed,
     route::{MESSAGES, RESERVED, TABLE_BYTES_MAX},
@@ -19,7 +20,11 @@ use floodplain_decode::{
 };
 use floodplain_log::{MessageRef, ReadBatch, Record};
 use floodplain_types::{Position, Timestamp};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tracing::warn;
 
 /// Columns of the table of messages. A payload that is no UTF-8 is in the last one, as base64.
@@ -33,6 +38,8 @@ pub(super) struct Placing {
     assignment: Assignment,
     text: String,
     changes: BTreeMap<String, Vec<Change>>,
+    /// Which rows of the message repeat those of earlier ones; the rest do not.
+    pub(super) repeats: Vec<bool>,
     /// Rows that were put into buffers, and messages with something that was refused.
     pub(super) rows: u64,
     pub(super) failed: u64,
@@ -40,13 +47,13 @@ pub(super) struct Placing {
 
 /// A record, and what is known of it.
 #[derive(Clone, Copy)]
-struct Found<'a> {
-    source: usize,
-    position: Position,
-    message: &'a MessageRef<'a>,
-    received: Timestamp,
+pub(super) struct Found<'a> {
+    pub(super) source: usize,
+    pub(super) position: Position,
+    pub(super) message: &'a MessageRef<'a>,
+    pub(super) received: Timestamp,
     /// It was decoded before.
-    is_again: bool,
+    pub(super) is_again: bool,
 }
 
 /// A row that is ready for a buffer.
@@ -57,6 +64,22 @@ struct Ready<'a> {
     /// It has no key of its own, whatever its time.
     is_alone: bool,
     row: u32,
+}
+
+/// A record as a message, and when it was received.
+pub(super) fn message_of<'a>(batch: &ReadBatch, record: &Record<'a>) -> (MessageRef<'a>, Timestamp) {
+    let message = MessageRef::parse(record).unwrap_or_else(|_| {
+        // What a Kafka client has written has no topic, and is kept all the same.
+        let (key, payload) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
+        MessageRef { key, payload, ..MessageRef::default() }
+    });
+    let received = Timestamp::from_millis(batch.batch.timestamp_ms(record));
+    (message, message.ingest_time_ns.map_or(received, Timestamp))
+}
+
+/// Rows with their numbers, without those that repeat others.
+fn unrepeated<'r>(rows: impl Iterator<Item = Row<'r>>, repeats: &[bool]) -> impl Iterator<Item = (u32, Row<'r>)> {
+    (0..).zip(rows).filter(|(number, _)| !repeats.get(*number as usize).copied().unwrap_or(false))
 }
 
 impl Engine {
@@ -92,16 +115,7 @@ impl Engine {
         is_again: bool,
         only: Option<&str>,
     ) -> Result<()> {
-        let message = match MessageRef::parse(record) {
-            Ok(message) => message,
-            Err(_) => {
-                // What a Kafka client has written has no topic, and is kept all the same.
-                let (key, payload) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
-                MessageRef { key, payload, ..MessageRef::default() }
-            }
-        };
-        let received = Timestamp::from_millis(batch.batch.timestamp_ms(record));
-        let received = message.ingest_time_ns.map_or(received, Timestamp);
+        let (message, received) = message_of(batch, record);
         let found = Found { source, position, message: &message, received, is_again };
         if let Some(only) = only {
             let bindings = self.shared.bindings.borrow();
@@ -129,20 +143,42 @@ impl Engine {
         if !found.is_again {
             counts.matched();
         }
+        placing.repeats.clear();
+        if let Some((binding, target)) = bound
+            && let Some(is_repeat) = self.repeats_message(found, binding, target.device)
+        {
+            self.count_repeats(found, counts, u64::from(is_repeat));
+            if is_repeat {
+                return Ok(());
+            }
+        }
         let target = bound.map(|(_, target)| target).or_else(|| route.target(message));
-        let target = target.filter(|target| self.may_have_table(target.table));
+        let is_of_rows = binding.and_then(Binding::dedup).is_some_and(Dedup::is_of_rows);
+        // Ids of rows are known whatever becomes of them.
+        let target = target.filter(|target| is_of_rows || self.may_have_table(target.table));
         let Some(target) = target else { return self.place_raw(found, 0, None, placing) };
         let (payload, content_type) = (message.payload, message.content_type);
         let input = Input { payload, content_type, device: target.device, table: target.table };
         let outcome = target.decoder.decode(&input, rows);
         let Outcome::Rows(decoded) = outcome else { return self.place_raw(found, 0, None, placing) };
+        if let Some(binding) = binding.filter(|_| is_of_rows) {
+            self.repeats_rows(found, binding, decoded.rows(), placing);
+            let count = placing.repeats.iter().filter(|is_repeat| **is_repeat).count();
+            self.count_repeats(found, counts, count as u64);
+            if count == placing.repeats.len() && count > 0 && decoded.failures().is_empty() {
+                return Ok(());
+            }
+            if !self.may_have_table(target.table) {
+                return self.place_raw(found, 0, None, placing);
+            }
+        }
         if decoded.rows().any(|row| !self.may_have_table(row.table())) {
             metrics::counter!("floodplain_history_table_refused_total").increment(1);
             return self.place_raw(found, 0, None, placing);
         }
         // First all schemas, so that a record is placed whole.
         loop {
-            for row in decoded.rows() {
+            for row in unrepeated(decoded.rows(), &placing.repeats).map(|(_, row)| row) {
                 self.schema(row.table()).assign(&row, found.position, &mut placing.assignment);
                 for change in placing.assignment.changes() {
                     let changes = placing.changes.entry(row.table().to_owned()).or_default();
@@ -156,10 +192,32 @@ impl Engine {
             }
             self.propose(&mut placing.changes)?;
         }
-        for (number, row) in (0..).zip(decoded.rows()) {
-            self.place_row(found, number, &row, placing);
+        if let Some(binding) = binding {
+            let tables = unrepeated(decoded.rows(), &placing.repeats).map(|(_, row)| row.table());
+            self.mark_tables(binding, tables)?;
         }
+        let rules = self.shared.rules.borrow().clone();
+        let mut old_rows = 0;
+        let repeats = std::mem::take(&mut placing.repeats);
+        for (number, row) in unrepeated(decoded.rows(), &repeats) {
+            if self.is_too_old(found, &row, rules.retention(row.table())) {
+                old_rows += 1;
+            } else {
+                self.place_row(found, number, &row, placing);
+            }
+        }
+        placing.repeats = repeats;
         let refused = decoded.failures().first();
+        if old_rows > 0 {
+            metrics::counter!("floodplain_history_older_than_retention_total").increment(old_rows);
+            placing.failed += u64::from(refused.is_none());
+            // One letter for a message: that of what was not understood says more.
+            let has_letter = refused.is_some() && binding.is_some_and(Binding::is_declared);
+            if !found.is_again && !has_letter {
+                let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
+                self.letters.push(letters::too_old(place, message, &target, name, old_rows));
+            }
+        }
         if let Some(failure) = refused {
             let count = decoded.refused_count();
             metrics::counter!("floodplain_history_refused_total").increment(count);
@@ -176,6 +234,32 @@ impl Engine {
                 return Ok(());
             }
             return self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing);
+        }
+        Ok(())
+    }
+
+    /// Whether a row was too old for its table when it was received, and is in no file yet.
+    fn is_too_old(&self, found: Found<'_>, row: &Row<'_>, keep: Option<Duration>) -> bool {
+        let Some(keep) = keep else { return false };
+        let Some(time) = row.time().or(found.message.event_time_ns.map(Timestamp)) else { return false };
+        found.received.since(time) > keep && !self.is_in_file(found, row.table(), time)
+    }
+
+    fn is_in_file(&self, found: Found<'_>, table: &str, time: Timestamp) -> bool {
+        let source = &self.sources[found.source];
+        let window = Window::of(time.0.div_euclid(1000), found.received.0.div_euclid(1000));
+        !found.is_again
+            && found.position < source.flushed_until
+            && self.manifest.fold().is_flushed(table, window, &source.name, found.position)
+    }
+
+    /// Writes down that a binding has rows in these tables, but for the one that it names.
+    fn mark_tables<'t>(&mut self, binding: &Binding, tables: impl Iterator<Item = &'t str>) -> Result<()> {
+        let settings = self.documents.tables.fold().document();
+        let is_new = |table: &&str| binding.table() != Some(*table) && !settings.has(table, binding.name());
+        let new: BTreeSet<&str> = tables.filter(is_new).collect();
+        if !new.is_empty() && !self.change_tables(|settings| settings.with_tables(binding.name(), &new))? {
+            metrics::counter!("floodplain_history_unmarked_tables_total").increment(1);
         }
         Ok(())
     }
@@ -312,10 +396,7 @@ impl Engine {
         let time = ready.time.unwrap_or(found.received);
         let (time_us, time_ns) = (time.0.div_euclid(1000), time.0.rem_euclid(1000) as i16);
         let window = Window::of(time_us, received_us);
-        if !found.is_again
-            && found.position < source.flushed_until
-            && self.manifest.fold().is_flushed(ready.table, window, &source.name, found.position)
-        {
+        if self.is_in_file(found, ready.table, time) {
             return false;
         }
         // Rows that must not be merged are marked by equal times.

@@ -81,6 +81,9 @@ impl Engine {
         let Replay::Range { binding, from: since, to: until, .. } = replay else { return Ok(to) };
         let source = self.sources.iter().position(|source| source.index == index);
         let Some(source) = source else { return Ok(to) };
+        if !self.knows_ids_again(source, from)? {
+            return Ok(from);
+        }
         let read = match self.log.read(self.sources[source].partition, from, READ_BYTES) {
             Err(ReadError::Trimmed { start: next, .. } | ReadError::Corrupt { next, .. }) if next > from => {
                 return Ok(next);
@@ -100,9 +103,12 @@ impl Engine {
                 step.records += 1;
                 if is_in_time {
                     self.place_again(source, batch, &record, position, binding.as_deref())?;
+                } else {
+                    self.note_again(batch, &record, position);
                 }
             }
         }
+        self.pass_again(read.next.min(to));
         Ok(read.next)
     }
 
@@ -131,16 +137,25 @@ impl Engine {
                 if at < from || at >= to {
                     continue;
                 }
-                step.records += 1;
-                let Some((head, position)) = Head::of_decoder(value) else { continue };
                 let id = || format!("{}/{index}/{}/{}", letters::STREAM, at.generation, at.offset);
-                if reason.as_ref().is_some_and(|reason| *reason != head.reason)
-                    || ids.as_ref().is_some_and(|ids| !ids.contains(&id()))
-                {
+                let wanted = Head::of_decoder(value).filter(|(head, _)| {
+                    reason.as_ref().is_none_or(|reason| *reason == head.reason)
+                        && ids.as_ref().is_none_or(|ids| ids.contains(&id()))
+                });
+                let Some((head, position)) = wanted else {
+                    step.records += 1;
                     continue;
+                };
+                let source = self.source_of(&head);
+                if let Some(source) = source
+                    && !self.knows_ids_again(source, position)?
+                {
+                    // The letters up to here are done; this one is next.
+                    return Ok(at);
                 }
+                step.records += 1;
                 let failed = self.placing.failed;
-                if !self.replay_one(&head, position)? {
+                if !self.replay_one(source, position)? {
                     step.missing += 1;
                 } else if self.placing.failed == failed {
                     let place = Place { stream: &head.stream, partition: head.partition, position };
@@ -151,11 +166,15 @@ impl Engine {
         Ok(read.next)
     }
 
+    /// The partition that the message of a letter is in.
+    fn source_of(&self, head: &Head) -> Option<usize> {
+        let stream = self.config.inputs.iter().find(|stream| stream.id.stream.as_str() == head.stream)?;
+        let partition = Partition { stream: stream.number, index: head.partition };
+        self.sources.iter().position(|source| source.partition == partition)
+    }
+
     /// Decodes the message of a letter again; `false` if the log does not have it any more.
-    fn replay_one(&mut self, head: &Head, position: Position) -> Result<bool> {
-        let stream = self.config.inputs.iter().find(|stream| stream.id.stream.as_str() == head.stream);
-        let partition = stream.map(|stream| Partition { stream: stream.number, index: head.partition });
-        let source = partition.and_then(|wanted| self.sources.iter().position(|source| source.partition == wanted));
+    fn replay_one(&mut self, source: Option<usize>, position: Position) -> Result<bool> {
         let Some(source) = source else { return Ok(false) };
         let read = match self.log.read(self.sources[source].partition, position, 1) {
             Err(ReadError::Trimmed { .. } | ReadError::Corrupt { .. }) => return Ok(false),
@@ -166,6 +185,7 @@ impl Engine {
             let mut records = records.iter().map_while(Result::ok);
             if let Some(record) = records.find(|record| batch.position(record) == position) {
                 self.place_again(source, batch, &record, position, None)?;
+                self.pass_again(position.next());
                 return Ok(true);
             }
         }
@@ -192,6 +212,7 @@ impl Engine {
         self.unsaved = Unsaved::default();
         if is_over {
             let job = &next.list[at];
+            self.again = None;
             info!(job = job.name, records = job.progress.records, failed = job.progress.failed, "replay has ended");
         }
         self.set_jobs(next);

@@ -202,21 +202,4 @@ impl Handle {
         }
         Ok(index.values(&columns, device).unwrap_or_default())
     }
-
-    /// The tables that have rows of a device, as far as indexes are there; of other tables they are made.
-    #[must_use]
-    pub fn tables_of(&self, device: &str) -> Vec<String> {
-        let shared = self.shared();
-        let tables = shared.tables();
-        let unasked: Vec<String> = tables
-            .iter()
-            .filter(|(_, table)| matches!(table.latest, State::Unasked))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let has = |table: &crate::tables::Table| table.latest.index().is_some_and(|index| index.has(device));
-        let found = tables.iter().filter(|(_, table)| has(table)).map(|(name, _)| name.clone()).collect();
-        drop(tables);
-        unasked.iter().for_each(|table| want(shared, table));
-        found
-    }
 }

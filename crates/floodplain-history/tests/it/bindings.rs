@@ -7,6 +7,7 @@ use floodplain_history::{
     engine::Engine,
     jobs::{JobState, Replay},
     route::DefaultRoute,
+    table_rules::{Source, TableRule},
 };
 use floodplain_log::Log as _;
 use floodplain_testkit::{AdverseLog, Adversity, Fault, Rule};
@@ -39,17 +40,17 @@ pub(crate) fn ask<T>(engine: &mut Engine, future: impl Future<Output = T>) -> T 
     }
 }
 
-fn put(engine: &mut Engine, name: &str, value: Value) -> Result<Arc<Binding>, BindingError> {
+pub(crate) fn put(engine: &mut Engine, name: &str, value: Value) -> Result<Arc<Binding>, BindingError> {
     let handle = engine.handle();
     ask(engine, handle.put_binding(declare(name, value)))
 }
 
-fn replay(engine: &mut Engine, replay: Replay) -> Result<String, BindingError> {
+pub(crate) fn replay(engine: &mut Engine, replay: Replay) -> Result<String, BindingError> {
     let handle = engine.handle();
     ask(engine, handle.replay(replay))
 }
 
-const ALL: Replay = Replay::Range { binding: None, stream: None, from: None, to: None };
+pub(crate) const ALL: Replay = Replay::Range { binding: None, stream: None, from: None, to: None };
 
 /// All letters, in no order.
 pub(crate) fn letters(world: &World) -> Vec<Value> {
@@ -70,7 +71,7 @@ pub(crate) fn of_kind<'a>(letters: &'a [Value], kind: &str) -> Vec<&'a Value> {
     letters.iter().filter(|letter| letter["kind"] == kind).collect()
 }
 
-fn values(handle: &Handle, table: &str, column: &str) -> Vec<String> {
+pub(crate) fn values(handle: &Handle, table: &str, column: &str) -> Vec<String> {
     let mut values: Vec<_> = rows(handle, table).iter().filter_map(|row| row.get(column).cloned()).collect();
     values.sort();
     values
@@ -201,7 +202,9 @@ fn rows_of_a_table_by_name_go_when_they_are_as_old_as_its_binding_says() {
     world.clock.advance(Duration::from_secs(3000));
     run(&mut engine);
     assert_eq!(rows(&engine.handle(), "plant").len(), 0);
-    assert_eq!(engine.handle().bindings().of_table("plant").unwrap().name(), "plants");
+    let summary = engine.handle().summaries().into_iter().find(|summary| summary.table == "plant").unwrap();
+    let kept = Some((Duration::from_secs(3600), Source::Binding));
+    assert_eq!(summary.rule, TableRule { binding: Some("plants".to_owned()), retention: kept });
 }
 
 #[test]

@@ -53,21 +53,31 @@ impl World {
     }
 
     pub(crate) fn publish(&self, topic: &str, payload: &[u8]) -> Partition {
-        self.publish_as(topic, payload, None)
+        self.publish_as(topic, payload, None, &[])
+    }
+
+    pub(crate) fn publish_with(&self, topic: &str, payload: &[u8], properties: &[(&str, &str)]) -> Partition {
+        self.publish_as(topic, payload, None, properties)
     }
 
     pub(crate) fn publish_lines(&self, topic: &str, lines: &[u8]) -> Partition {
-        self.publish_as(topic, lines, Some("text/vnd.influx.line-protocol"))
+        self.publish_as(topic, lines, Some("text/vnd.influx.line-protocol"), &[])
     }
 
-    fn publish_as(&self, topic: &str, payload: &[u8], content_type: Option<&str>) -> Partition {
+    fn publish_as(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        content_type: Option<&str>,
+        properties: &[(&str, &str)],
+    ) -> Partition {
         let device = topic.split('/').nth(1).unwrap_or("nobody");
         let key = device.as_bytes();
         let message = MessageRef { topic, payload, key, qos: 1, content_type, ..MessageRef::default() };
         let mut builder = BatchBuilder::new();
         self.clock.advance(Duration::from_millis(1));
         let now = floodplain_types::Clock::now(&*self.clock).as_millis();
-        message.write(&mut builder, now, std::iter::empty()).unwrap();
+        message.write(&mut builder, now, properties.iter().copied()).unwrap();
         let partition = self.input.partition_of(device.as_bytes());
         let batch = builder.finish(Compression::None).unwrap();
         self.log.submit(Append { batches: vec![(partition, batch)], class: Class::All }, None);

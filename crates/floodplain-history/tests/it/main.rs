@@ -3,6 +3,7 @@
 
 mod bindings;
 mod buffers;
+mod dedup;
 mod engine;
 mod engine_faults;
 mod files;
@@ -11,5 +12,6 @@ mod merging;
 mod model;
 mod observing;
 mod owner;
+mod retention;
 mod scans;
 mod streams;

@@ -295,7 +295,8 @@ impl Committer {
             view.tail.push(*partition, frame.base, frame.last(), frame.at, bytes);
         }
         frames.iter().for_each(|(partition, frame)| view.active.push(*partition, *frame));
-        view.active.len = self.writer.len;
+        let before = std::mem::replace(&mut view.active.len, self.writer.len);
+        self.inner.metrics.log_bytes.increment((self.writer.len - before) as f64);
     }
 
     /// Starts the next journal when this group would make the present one too long, or when that has

@@ -102,8 +102,12 @@ impl House {
         let merged = self.merge_small(inner);
         let is_early = inner.opened.elapsed() < inner.config.retention_delay;
         let retained = if inner.closing() || is_early { Ok(()) } else { self.retention(inner) };
-        inner.metrics.segments.set(read(&inner.view).segments.len() as f64);
-        inner.metrics.log_bytes.set(read(&inner.view).len_bytes() as f64);
+        {
+            // Groups are added to it while the view is locked, too.
+            let view = read(&inner.view);
+            inner.metrics.segments.set(view.segments.len() as f64);
+            inner.metrics.log_bytes.set(view.len_bytes() as f64);
+        }
         swept.and(moved).and(healed).and(merged).and(retained)
     }
 

@@ -324,6 +324,12 @@ fn refusals_name_their_reason() {
     let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
     let foreign = Partition { stream: 0, index: 1 };
     assert_eq!(put(&*log, foreign, &["x"], Class::All), Outcome::Refused(Refusal::UnknownPartition(foreign)));
+    let words = format!(
+        "this log has no partition {} of stream number {}: open its stream first",
+        foreign.index, foreign.stream
+    );
+    assert_eq!(Refusal::UnknownPartition(foreign).to_string(), words);
+    assert_eq!(ReadError::UnknownPartition(foreign).to_string(), words);
     let long = "x".repeat(400);
     assert_eq!(put(&*log, p, &[&long], Class::All), Outcome::Refused(Refusal::Overloaded { capacity_bytes: 300 }));
     let huge = "x".repeat(MAX_UNIT_BYTES as usize);

@@ -18,8 +18,13 @@ struct Bed {
 
 impl Bed {
     fn new(partitions: u32, config: EmbeddedConfig) -> Self {
+        Self::counting("floodplain_log_groups_total", partitions, config)
+    }
+
+    /// What is counted instead of groups.
+    fn counting(name: &'static str, partitions: u32, config: EmbeddedConfig) -> Self {
         let disk = FaultDisk::new(3);
-        let groups = Counted::new("floodplain_log_groups_total");
+        let groups = Counted::new(name);
         let clock = Arc::new(ManualClock::default()) as Arc<dyn Clock>;
         let open = || Embedded::open(Arc::new(disk.clone()), clock, config).unwrap();
         let (log, _) = metrics::with_local_recorder(&groups, open);
@@ -218,4 +223,20 @@ fn when_the_commit_thread_panics_the_log_is_poisoned_and_every_caller_is_told() 
     assert!(matches!(bed.put(10), Outcome::Refused(Refusal::Poisoned { .. })));
     assert_eq!(bed.offsets(), (0..3 + committed as u64).collect::<Vec<_>>());
     bed.log.close();
+}
+
+/// Also what no segment holds yet.
+#[test]
+fn the_size_of_the_log_is_told_as_it_grows() {
+    let bed = Bed::counting("floodplain_log_size_bytes", 1, config());
+    let journals = || -> u64 {
+        let files = bed.disk.files().into_iter();
+        files.filter(|(path, _)| path.to_string_lossy().contains("journal-")).map(|(_, len)| len).sum()
+    };
+    // The first round of house-keeping may come before a group, or after it.
+    for _ in 0..3 {
+        assert!(matches!(bed.put(10_000), Outcome::Committed(_)));
+        wait_until("the size", &|| (), || bed.groups.count() == journals());
+    }
+    assert!(bed.groups.count() > 30_000, "{}", bed.groups.count());
 }

@@ -1,6 +1,6 @@
-//! One counter of a log that is opened in a test.
+//! One counter or gauge of a log that is opened in a test.
 
-use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -36,6 +36,21 @@ impl CounterFn for Count {
     }
 }
 
+/// Of whole numbers.
+impl GaugeFn for Count {
+    fn increment(&self, value: f64) {
+        self.0.fetch_add(value as u64, Ordering::SeqCst);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.0.fetch_sub(value as u64, Ordering::SeqCst);
+    }
+
+    fn set(&self, value: f64) {
+        self.0.store(value as u64, Ordering::SeqCst);
+    }
+}
+
 impl Recorder for Counted {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -45,8 +60,8 @@ impl Recorder for Counted {
         if key.name() == self.name { Counter::from_arc(Arc::clone(&self.count)) } else { Counter::noop() }
     }
 
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        if key.name() == self.name { Gauge::from_arc(Arc::clone(&self.count)) } else { Gauge::noop() }
     }
 
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {

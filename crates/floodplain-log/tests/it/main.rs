@@ -9,4 +9,5 @@ mod fixture;
 mod kafka;
 mod order;
 mod sectors;
+mod seeds;
 mod wide;

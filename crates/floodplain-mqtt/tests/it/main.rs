@@ -15,3 +15,4 @@ mod differential;
 mod hostile;
 mod outbound;
 mod round_trip;
+mod seeds;

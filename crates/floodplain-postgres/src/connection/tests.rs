@@ -1,6 +1,7 @@
 use super::*;
-use crate::{Demand, Login, Refused, ScramVerifier, TlsError, login::Startup};
+use crate::{Demand, Login, Refused, TlsError, login::Startup};
 use async_trait::async_trait;
+use floodplain_types::ScramVerifier;
 use futures::Sink;
 use pgwire::{
     api::{

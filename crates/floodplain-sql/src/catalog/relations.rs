@@ -5,17 +5,17 @@ use super::{
     types::{self, PgType},
 };
 use crate::tables::PublicSchema;
-use datafusion::{catalog::SchemaProvider as _, common::Result, logical_expr::TableType};
+use datafusion::{catalog::SchemaProvider as _, common::Result};
 use std::collections::BTreeSet;
 use twox_hash::XxHash64;
 
-/// A table as `pg_class` and `pg_attribute` show it.
+/// A table as `pg_class` and `pg_attribute` show it. Those of the server are tables like all others, however they are made:
+/// many clients list and reflect nothing else.
 #[derive(Debug)]
 pub(super) struct Relation {
     pub(super) oid: i32,
     pub(super) schema: &'static str,
     pub(super) name: String,
-    pub(super) is_view: bool,
     pub(super) columns: Vec<Column>,
 }
 
@@ -53,14 +53,13 @@ impl Relations {
             while !taken.insert(oid) {
                 oid = oid.checked_add(1).unwrap_or(FIRST_OID);
             }
-            let is_view = table.table_type() == TableType::View;
-            relations.push(Relation { oid, schema: PUBLIC, name, is_view, columns });
+            relations.push(Relation { oid, schema: PUBLIC, name, columns });
         }
         for (table, oid) in tables::TABLES.iter().zip(SYSTEM_OID..) {
             let column = |(name, pg)| Column { name, pg, is_nullable: true };
             let columns = table.columns().map(column).collect();
             let name = table.name.to_owned();
-            relations.push(Relation { oid, schema: table.schema, name, is_view: false, columns });
+            relations.push(Relation { oid, schema: table.schema, name, columns });
         }
         Ok(Self(relations))
     }

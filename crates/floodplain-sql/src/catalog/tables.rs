@@ -87,7 +87,6 @@ pub(super) static TABLES: [Table; 49] = [
     filled("pg_user", "usesysid:oid usename:name usecreatedb:bool usesuper:bool passwd:text", users),
     filled("pg_settings", "name:text setting:text unit:text category:text short_desc:text", settings),
     filled("pg_tables", "schemaname:name tablename:name tableowner:name tablespace:name hasindexes:bool", pg_tables),
-    filled("pg_views", "schemaname:name viewname:name viewowner:name definition:text", pg_views),
     information("schemata", "catalog_name:name schema_name:name schema_owner:name", schemata),
     information("tables", "table_catalog:name table_schema:name table_name:name table_type:text", information_tables),
     information(
@@ -152,6 +151,7 @@ pub(super) static TABLES: [Table; 49] = [
     empty("pg_shdescription", "objoid:oid classoid:oid description:text"),
     empty("pg_statistic_ext", "oid:oid stxrelid:oid stxname:name stxnamespace:oid stxowner:oid stxstattarget:int4"),
     empty("pg_trigger", "oid:oid tgrelid:oid tgparentid:oid tgname:name tgfoid:oid tgtype:int2 tgenabled:char"),
+    empty("pg_views", "schemaname:name viewname:name viewowner:name definition:text"),
 ];
 
 pub(super) fn of(schema: &str) -> impl Iterator<Item = &'static Table> {
@@ -251,7 +251,7 @@ fn classes(relations: &Relations, _: &str) -> Vec<Row> {
             ("relowner", int4(USER_OID)),
             ("reltuples", ScalarValue::Float32(Some(-1.0))),
             ("relpersistence", text("p")),
-            ("relkind", text(if relation.is_view { "v" } else { "r" })),
+            ("relkind", text("r")),
             ("relnatts", int2(relation.columns.len())),
             ("relispopulated", yes()),
             ("relreplident", text("d")),
@@ -351,14 +351,7 @@ fn pg_tables(relations: &Relations, user: &str) -> Vec<Row> {
     let row = |table: &Relation| {
         vec![("schemaname", text(table.schema)), ("tablename", text(&table.name)), ("tableowner", text(user))]
     };
-    relations.all().filter(|table| !table.is_view).map(row).collect()
-}
-
-fn pg_views(relations: &Relations, user: &str) -> Vec<Row> {
-    let row = |view: &Relation| {
-        vec![("schemaname", text(view.schema)), ("viewname", text(&view.name)), ("viewowner", text(user))]
-    };
-    relations.all().filter(|table| table.is_view).map(row).collect()
+    relations.all().map(row).collect()
 }
 
 fn schemata(_: &Relations, user: &str) -> Vec<Row> {
@@ -378,7 +371,7 @@ fn information_tables(relations: &Relations, _: &str) -> Vec<Row> {
             ("table_catalog", text(DATABASE)),
             ("table_schema", text(table.schema)),
             ("table_name", text(&table.name)),
-            ("table_type", text(if table.is_view { "VIEW" } else { "BASE TABLE" })),
+            ("table_type", text("BASE TABLE")),
         ]
     };
     public(relations).map(row).collect()

@@ -92,7 +92,7 @@ impl PartitionStream for Pages {
     }
 }
 
-fn texts<'a, T>(rows: &'a [T], text: impl Fn(&'a T) -> Option<&'a str>) -> ArrayRef {
+pub(super) fn texts<'a, T>(rows: &'a [T], text: impl Fn(&'a T) -> Option<&'a str>) -> ArrayRef {
     Arc::new(rows.iter().map(text).collect::<StringArray>())
 }
 
@@ -104,7 +104,7 @@ fn counts<'a, T>(rows: &'a [T], count: impl Fn(&'a T) -> Option<u64>) -> ArrayRe
     Arc::new(rows.iter().map(|row| i64::try_from(count(row)?).ok()).collect::<Int64Array>())
 }
 
-fn times<'a, T>(rows: &'a [T], time: impl Fn(&'a T) -> Option<Timestamp>) -> ArrayRef {
+pub(super) fn times<'a, T>(rows: &'a [T], time: impl Fn(&'a T) -> Option<Timestamp>) -> ArrayRef {
     let times: TimestampMicrosecondArray = rows.iter().map(|row| Some(time(row)?.0.div_euclid(1000))).collect();
     Arc::new(times.with_timezone("UTC"))
 }

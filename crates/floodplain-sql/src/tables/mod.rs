@@ -1,5 +1,6 @@
 //! Tables of history: what was decoded, as of the moment a query asks.
 
+mod alerts;
 mod events;
 mod filter;
 mod fleet;

@@ -1,7 +1,7 @@
 //! Which tables one query finds.
 
 use super::{
-    events,
+    alerts, events,
     fleet::{self, Table},
     provider::HistoryTable,
     system,
@@ -38,6 +38,8 @@ pub(crate) struct PublicSchema {
     log: Arc<dyn Log>,
     tables: Option<Tables>,
     fleet: Option<Arc<dyn Fleet>>,
+    /// Of whoever asked: its threads have the priority of the server's other work.
+    caller: tokio::runtime::Handle,
     decoded: OnceCell<Result<(), Lag>>,
     found: Mutex<HashMap<String, Found>>,
 }
@@ -60,8 +62,9 @@ impl PublicSchema {
         log: Arc<dyn Log>,
         tables: Option<Tables>,
         fleet: Option<Arc<dyn Fleet>>,
+        caller: tokio::runtime::Handle,
     ) -> Self {
-        Self { records, log, tables, fleet, decoded: OnceCell::new(), found: Mutex::default() }
+        Self { records, log, tables, fleet, caller, decoded: OnceCell::new(), found: Mutex::default() }
     }
 
     /// Waits, once, until everything that is committed now is decoded.
@@ -96,6 +99,7 @@ impl SchemaProvider for PublicSchema {
             "sessions" => self.of_fleet(|fleet| fleet::table(Table::Sessions, fleet)),
             "devices" => self.of_fleet(|fleet| fleet::table(Table::Devices, fleet)),
             RECORDS => Ok(Some(Arc::clone(&self.records))),
+            "alerts" => alerts::alerts(Arc::clone(&self.records), self.fleet.clone()).map(Some),
             "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {
@@ -133,9 +137,14 @@ impl PublicSchema {
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(Some(found.clone()));
         }
-        let Some(name_there) = spelling(tables.handle.tables(), name) else { return Ok(None) };
-        let snapshot = tables.handle.snapshot(&name_there).map_err(|error| DataFusionError::External(error.into()))?;
-        let Some(snapshot) = snapshot else { return Ok(None) };
+        let (handle, asked) = (tables.handle.clone(), name.to_owned());
+        let take = move || match spelling(handle.tables(), &asked) {
+            Some(name) => handle.snapshot(&name),
+            None => Ok(None),
+        };
+        // Rows are sorted under a lock that decoding waits for: a thread that gives way to everybody must not hold it.
+        let taken = self.caller.spawn_blocking(take).await.map_err(|error| DataFusionError::External(error.into()))?;
+        let Some(snapshot) = taken.map_err(|error| DataFusionError::External(error.into()))? else { return Ok(None) };
         let columns = snapshot.columns().clone();
         let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);

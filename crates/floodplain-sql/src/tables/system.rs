@@ -13,12 +13,12 @@ use datafusion::{
     functions_aggregate::expr_fn::max,
     logical_expr::{LogicalPlanBuilder, cast, col, ident, lit},
 };
-use floodplain_history::{TableSummary, filter::TimeRange};
+use floodplain_history::{TableSummary, filter::TimeRange, table_rules};
 use floodplain_log::Log;
 use std::sync::Arc;
 
 /// Their names.
-pub(super) const NAMES: [&str; 3] = ["dlq", "streams", "tables"];
+pub(super) const NAMES: [&str; 4] = ["alerts", "dlq", "streams", "tables"];
 
 /// `tables`: a row for each table of payloads.
 pub(super) fn tables(tables: &[TableSummary]) -> Result<Arc<dyn TableProvider>> {
@@ -29,6 +29,7 @@ pub(super) fn tables(tables: &[TableSummary]) -> Result<Arc<dyn TableProvider>> 
         let times: TimestampMicrosecondArray = tables.iter().map(|table| table.times.map(time)).collect();
         Arc::new(times.with_timezone("UTC"))
     };
+    let kept = tables.iter().map(|table| table.rule.retention.map(|(keep, _)| table_rules::age(keep)));
     let names: StringArray = tables.iter().map(|table| Some(table.table.as_str())).collect();
     memory(vec![
         ("table_name", Arc::new(names)),
@@ -39,6 +40,7 @@ pub(super) fn tables(tables: &[TableSummary]) -> Result<Arc<dyn TableProvider>> 
         ("oldest", time(|times| times.min_us)),
         ("newest", time(|times| times.max_us)),
         ("overwritten_values", count(|table| table.overwritten_values)),
+        ("retention", Arc::new(kept.collect::<StringArray>())),
     ])
 }
 

@@ -212,7 +212,9 @@ fn functions_that_make_much_out_of_little_are_bounded() {
 /// Joins whose steps are long: of each only one or two fit the pool.
 #[test]
 fn a_dropped_result_ends_its_query() {
-    let sql = Fleet::empty().sql_with(Config { running_max: 1, waiting_max: 1, ..Config::default() });
+    // On a machine with nothing to spare it takes a while until they see that they are to end.
+    let (time_max, patience) = (Duration::from_secs(3600), Duration::from_secs(300));
+    let sql = Fleet::empty().sql_with(Config { running_max: 1, waiting_max: 1, time_max, ..Config::default() });
     let large = "FROM generate_series(1, 3000000) a, generate_series(1, 3000000) b";
     let loops = format!("SELECT count(*) {large} WHERE a.value + b.value = 7");
     let cross = format!("SELECT sum(a.value - b.value) {large}");
@@ -226,7 +228,7 @@ fn a_dropped_result_ends_its_query() {
                 drop(result);
             }
             // Waits for its turn, which comes only when the others are gone.
-            let one = tokio::time::timeout(Duration::from_secs(20), sql.query("SELECT 1"));
+            let one = tokio::time::timeout(patience, sql.query("SELECT 1"));
             let mut one = one.await.unwrap_or_else(|_| panic!("{query} goes on")).unwrap();
             assert_eq!(one.next().await.unwrap().unwrap().num_rows(), 1);
         }
@@ -271,23 +273,40 @@ fn a_query_that_nobody_reads_stands_still() {
     });
 }
 
+/// Niceness and scheduling class of the threads of queries, as proc_pid_stat(5) has them.
+fn sql_threads() -> Vec<(i32, u32)> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let threads = tasks.filter_map(|task| {
+        let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let stat = read("stat");
+        // Behind the name in parentheses: state is field 3, nice 19, policy 41.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        (read("comm").trim() == "sql").then_some((fields.get(16)?.parse().ok()?, fields.get(38)?.parse().ok()?))
+    });
+    threads.collect()
+}
+
 #[test]
-fn threads_are_polite() {
-    let sql = Fleet::empty().sql_with(Config { niceness: 7, ..Config::default() });
-    runtime().block_on(async {
-        let _running = sql.query(ENDLESS).await.unwrap();
-        let niceness = || {
-            let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-            let polite = tasks.filter(|task| {
-                let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
-                // Behind the name in parentheses: state is field 3, nice is field 19.
-                let stat = read("stat");
-                let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16)?.parse::<i32>().ok());
-                read("comm").trim() == "sql" && nice == Some(7)
-            });
-            polite.count()
-        };
-        wait_until("query threads give way", &|| {}, || niceness() >= 2);
+fn threads_of_a_long_query_run_only_when_no_other_wants_to() {
+    const SCHED_IDLE: u32 = 5;
+    // No other test has this niceness.
+    let config = |short| Config { niceness: 7, threads: 2, short, ..Config::default() };
+    let patient = Fleet::empty().sql_with(config(Duration::from_secs(3600)));
+    let strict = Fleet::empty().sql_with(config(Duration::ZERO));
+    // Time goes on while a thread waits here.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let of = |class: u32| sql_threads().into_iter().filter(|thread| *thread == (7, class)).count();
+        for _ in 0..3 {
+            let mut short = patient.query("SELECT 1").await.unwrap();
+            while short.next().await.transpose().unwrap().is_some() {}
+            wait_until("a short query ends", &|| {}, || patient.running() == 0);
+            assert_eq!((of(0), of(SCHED_IDLE)), (2, 0), "short queries share their threads");
+        }
+        let running = strict.query(ENDLESS).await.unwrap();
+        wait_until("threads of a long query give way", &|| {}, || of(0) == 2 && of(SCHED_IDLE) >= 2);
+        drop(running);
+        wait_until("they end with their query", &|| {}, || of(SCHED_IDLE) == 0);
     });
 }
 
@@ -320,5 +339,32 @@ fn time_ranges_include_what_they_say() {
         let count = lines(&sql, &format!("SELECT count(*) FROM records WHERE {predicate}"));
         let rows = lines(&sql, &format!("SELECT device, received FROM records WHERE {predicate}"));
         assert_eq!((count[0].as_str(), rows.len().to_string().as_str()), (expected, expected), "{predicate}");
+    }
+}
+
+#[test]
+fn what_is_unknown_is_told_by_its_kind() {
+    let sql = Fleet::sample().sql();
+    let error = |query: &str| ask(&sql, query, Format::Csv).unwrap_err();
+    for query in [
+        "SELECT 1 FROM nowhere",
+        "SELECT 1 FROM records WHERE device IN (SELECT device FROM public.nowhere)",
+        "WITH here AS (SELECT 1) SELECT * FROM here, nowhere",
+        "EXPLAIN SELECT 1 FROM elsewhere.nowhere.records",
+        "DESCRIBE nowhere",
+    ] {
+        let error = error(query);
+        assert!(matches!(error, Error::UnknownTable { .. }), "{query}: {error:?}");
+    }
+    for query in ["SELECT nothing FROM records", "SELECT device FROM records ORDER BY records.nothing"] {
+        let error = error(query);
+        assert!(matches!(error, Error::UnknownColumn { .. }), "{query}: {error:?}");
+    }
+    // The text does not decide.
+    for query in
+        ["SELECT missing_table('table not found') FROM records", "WITH here AS (SELECT 1) SELECT unnest(1) FROM here"]
+    {
+        let error = error(query);
+        assert!(matches!(error, Error::Invalid { .. }), "{query}: {error:?}");
     }
 }

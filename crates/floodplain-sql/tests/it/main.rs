@@ -1,6 +1,7 @@
 //! SQL over a log whose content is known.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod damage;
 mod engine;
 mod fleet;

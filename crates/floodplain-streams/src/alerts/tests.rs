@@ -325,3 +325,24 @@ fn what_a_webhook_was_not_told_it_is_told_after_the_next_start() {
     assert!(lock(&rig.told.0)[3].contains("resolved"), "and nothing twice");
     assert_eq!(rig.told().len(), 3);
 }
+
+#[test]
+fn what_fires_for_longer_than_the_log_goes_back_is_known() {
+    let rig = Rig::new();
+    let alerts = rig.open(&[]);
+    alerts.put(hot()).unwrap();
+    row(&alerts, "devices/a/engine", "a", 1, second(1), 130.0);
+    row(&alerts, "devices/b/engine", "b", 2, second(2), 140.0);
+    row(&alerts, "devices/b/engine", "b", 3, second(3), 90.0);
+    alerts.settle().unwrap();
+    assert_eq!(alerts.long_firing(), [], "the log has it");
+    for index in 0..rig.alerts.partitions {
+        let partition = rig.alerts.partition(index);
+        rig.log.trim(partition, rig.log.watermark(partition));
+    }
+    let firing = Firing { device: "a".into(), since: second(1), value: Some(130.0) };
+    assert_eq!(alerts.long_firing(), [("hot".into(), firing)]);
+    row(&alerts, "devices/a/engine", "a", 4, second(4), 90.0);
+    alerts.settle().unwrap();
+    assert_eq!(alerts.long_firing(), []);
+}

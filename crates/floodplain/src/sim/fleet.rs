@@ -136,8 +136,9 @@ impl Fleet {
     /// # Errors
     /// The server cannot be reached at all.
     pub(crate) fn start(self) -> Result<Running> {
-        // Once here, so that a wrong address is an error and not a loop.
-        Wire::connect(self.address, Version::V5, "floodplain-sim")?;
+        // Once here, so that a wrong address is an error and not a loop; the first device goes on with it.
+        let first = Device::new(self.seed, 0, self.faults);
+        let mut first = Some(Wire::connect(self.address, Version::V5, &first.name)?);
         let stop = Arc::new(AtomicBool::new(false));
         let mut running = Running { stop, threads: Vec::new(), counts: Vec::new() };
         let threads = self.threads.min(self.devices).max(1);
@@ -152,7 +153,7 @@ impl Fleet {
                 .count
                 .map(|count| count / u64::from(threads) + u64::from(u64::from(thread) < count % u64::from(threads)));
             let (rate_per_s, stop, shared) = (self.rate_per_s * share, Arc::clone(&running.stop), Arc::clone(&counts));
-            let address = self.address;
+            let (address, first) = (self.address, first.take());
             let spawned = std::thread::Builder::new().name(format!("sim-{thread}")).spawn(move || {
                 let mut driver = Driver {
                     address,
@@ -165,7 +166,7 @@ impl Fleet {
                     scratch: vec![0; 64 << 10],
                     ready: Vec::new(),
                 };
-                driver.run(devices)
+                driver.run(devices, first)
             });
             running.threads.push(spawned.context("start a thread")?);
             running.counts.push(counts);
@@ -238,9 +239,10 @@ impl Driver {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn run(&mut self, devices: Vec<Device>) -> Result<()> {
+    /// `first` is the connection of the first device, if there is one already.
+    fn run(&mut self, devices: Vec<Device>, mut first: Option<Wire>) -> Result<()> {
         for device in devices {
-            let wire = Wire::connect(self.address, Version::V5, &device.name)?;
+            let wire = first.take().map_or_else(|| Wire::connect(self.address, Version::V5, &device.name), Ok)?;
             self.poll.add(wire)?;
             self.links.push(Link {
                 device,

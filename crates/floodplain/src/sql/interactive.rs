@@ -91,11 +91,11 @@ impl Session {
                 self.is_timed = !self.is_timed;
                 println!("timing is {}", if self.is_timed { "on" } else { "off" });
             }
-            command @ ("\\d" | "\\dt") => match names(&self.http) {
+            "\\d" | "\\dt" => match names(&self.http) {
                 Ok(names) => {
                     self.names = names;
                     if name.is_empty() || self.names.tables.contains_key(name) {
-                        ask(&description(command, name), self.is_timed)?;
+                        ask(&description(name), self.is_timed)?;
                     } else {
                         println!("there is no table {name}");
                     }
@@ -152,10 +152,9 @@ impl History {
     }
 }
 
-fn description(word: &str, name: &str) -> String {
+fn description(name: &str) -> String {
     if name.is_empty() {
-        let filter = if word == "\\dt" { " WHERE table_type = 'BASE TABLE'" } else { "" };
-        return format!("{TABLES}{filter} ORDER BY 1");
+        return format!("{TABLES} ORDER BY 1");
     }
     format!(
         "SELECT column_name AS column, data_type AS type, is_nullable AS nullable FROM information_schema.columns \

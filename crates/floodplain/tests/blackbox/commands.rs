@@ -3,7 +3,7 @@
 use crate::{
     client::Client,
     target::{Server, Target, each, each_version, without_our_variables},
-    wire::{CONTENT_TYPE, Prop, Version},
+    wire::{CONTENT_TYPE, Connect, Prop, Version},
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -144,8 +144,13 @@ fn pub_looks_after_a_quiet_connection() {
         let mut stdin = publisher.stdin.take().context("stdin")?;
         stdin.write_all(b"first\n")?;
         listener.hears(&topic, "first")?;
-        // Twice as long as the server waits for a sign of life.
-        std::thread::sleep(std::time::Duration::from_secs(3));
+        // Twice a client that says nothing comes and is sent away: so long the server waits for a sign of life.
+        for _ in 0..2 {
+            let mut silent = Connect::new(Version::V5, t.id("silent"));
+            silent.keep_alive = 1;
+            let (mut silent, _) = Client::resume(t.mqtt, &silent)?;
+            silent.until_closed()?;
+        }
         stdin.write_all(b"second")?;
         drop(stdin);
         listener.hears(&topic, "second")?;

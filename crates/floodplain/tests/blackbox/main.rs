@@ -16,6 +16,7 @@ mod wire;
 mod clients;
 mod commands;
 mod connect;
+mod counted;
 mod flow;
 mod kill;
 mod limits;

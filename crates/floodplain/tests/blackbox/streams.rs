@@ -147,7 +147,8 @@ fn messages_of_a_bound_topic_are_in_its_stream_and_come_to_everybody() -> Result
     ensure!((of("fast"), of("slow"), of("telemetry")) == (3, 1, 1), "{answer}");
     let newest = answer.find("\"position\"").map(|at| &answer[at..]).unwrap_or_default();
     ensure!(!newest.starts_with("\"position\":\"fast/"), "{answer}");
-    let known = server.sql("SELECT stream, count(*) AS n FROM streams WHERE stream IN ('fast', 'telemetry') GROUP BY stream")?;
+    let known = server
+        .sql("SELECT stream, count(*) AS n FROM streams WHERE stream IN ('fast', 'telemetry') GROUP BY stream")?;
     ensure!(known.len() == 2 && known[0]["n"] == known[1]["n"], "{known:?}");
     // What a decoder refuses is named with its stream, and shown.
     publisher.say("quick/d1", "oops", 1)?;

@@ -160,6 +160,23 @@ impl Server {
         Ok(())
     }
 
+    /// The values of a counter: of all its labels, or of one as in `name{reason="busy"}`.
+    pub(crate) fn counted(&self, counter: &str) -> Result<u64> {
+        let metrics = http_get(self.http, "/metrics")?;
+        let mut values = metrics.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let is_it = series == counter || series.split_once('{').is_some_and(|(name, _)| name == counter);
+            is_it.then(|| value.parse::<u64>())
+        });
+        let first = values.next().with_context(|| format!("no {counter}: {metrics}"))??;
+        values.try_fold(first, |sum, value| Ok(sum + value?))
+    }
+
+    /// All of `/metrics`.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        http_get(self.http, "/metrics")
+    }
+
     /// Runs SQL over HTTP and returns the rows as JSON objects.
     pub(crate) fn sql(&self, query: &str) -> Result<Vec<Value>> {
         let body = serde_json::json!({ "query": query }).to_string();
@@ -226,16 +243,24 @@ fn tail(path: &Path) -> String {
 
 /// A POST over a plain socket; returns the body of a 200.
 fn http_post(address: SocketAddr, path: &str, body: &str) -> Result<String> {
+    let headers = format!(
+        "Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    http(address, &format!("POST {path} HTTP/1.0\r\nHost: {address}\r\n{headers}"))
+}
+
+/// A GET over a plain socket; returns the body of a 200.
+fn http_get(address: SocketAddr, path: &str) -> Result<String> {
+    http(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))
+}
+
+/// HTTP/1.0: no chunks, the body ends with the connection.
+fn http(address: SocketAddr, request: &str) -> Result<String> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    // HTTP/1.0: no chunks, the body ends with the connection.
-    let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n\
-         Accept: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + body).as_bytes())?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, rest) = answer.split_once("\r\n\r\n").context("no HTTP head")?;

@@ -36,8 +36,10 @@ public class Jdbc {
             check(meta.getDatabaseMajorVersion(), 16);
             check(meta.getUserName(), "anna");
             check(strings(meta.getSchemas(), "TABLE_SCHEM"), List.of("information_schema", "pg_catalog", "public"));
-            check(strings(meta.getTables(null, "public", "%", new String[] {"TABLE", "VIEW"}), "TABLE_NAME", "TABLE_TYPE")
-                    .containsAll(List.of("engine TABLE", "records TABLE", "streams TABLE", "tables TABLE", "dlq VIEW")), true);
+            check(strings(meta.getTables(null, "public", "%", new String[] {"TABLE"}), "TABLE_NAME", "TABLE_TYPE")
+                    .containsAll(List.of("engine TABLE", "alerts TABLE", "devices TABLE", "dlq TABLE", "events TABLE",
+                        "records TABLE", "sessions TABLE", "streams TABLE", "tables TABLE")), true);
+            check(strings(meta.getTables(null, "public", "%", new String[] {"VIEW"}), "TABLE_NAME"), List.of());
             check(strings(meta.getTables(null, "public", "e%gine", null), "TABLE_NAME"), List.of("engine"));
             check(strings(meta.getColumns(null, "public", "engine", "%"), "COLUMN_NAME", "TYPE_NAME", "IS_NULLABLE").stream()
                     .filter(column -> !column.startsWith("_")).toList(),

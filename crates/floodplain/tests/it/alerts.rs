@@ -239,6 +239,66 @@ fn a_webhook_that_was_not_told_before_a_kill_is_told_after_it() {
     assert_eq!(webhooks.recv_timeout(PATIENCE).unwrap()["state"], "resolved", "what was told is not told again");
 }
 
+/// What fires now, and each transition, as SQL has them.
+fn table(server: &Server) -> (Value, Value) {
+    let active = rows(server, "SELECT rule, device, state, value FROM alerts WHERE active ORDER BY rule, device");
+    (active, rows(server, "SELECT device, state, value, cause_position FROM alerts ORDER BY device, time"))
+}
+
+#[test]
+fn neither_a_replay_nor_a_start_tells_anything_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, webhooks) = listener();
+    let mut server = Server::start(folder.path());
+    put(&server, &hot(Some(address)));
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    for (device, oil) in [(1, 121), (1, 119), (1, 122), (2, 130)] {
+        mqtt.publish(&format!("devices/truck-{device}/engine"), &format!(r#"{{"oil": {oil}}}"#));
+        assert_eq!(webhooks.recv_timeout(PATIENCE).unwrap()["value"], f64::from(oil));
+    }
+    let receipts = "SELECT count(*) AS n FROM records WHERE stream = 'alerts' AND topic IS NULL";
+    poll("the ends of the deliveries", || (rows(&server, receipts)[0]["n"] == 4).then_some(()));
+    let (active, transitions) = table(&server);
+    assert_eq!(
+        active,
+        json!([
+            { "rule": "hot", "device": "truck-1", "state": "firing", "value": 122.0 },
+            { "rule": "hot", "device": "truck-2", "state": "firing", "value": 130.0 },
+        ])
+    );
+    let states: Vec<_> = transitions.as_array().unwrap().iter().map(|row| (&row["device"], &row["state"])).collect();
+    let [one, two, fires, ends] = ["truck-1", "truck-2", "firing", "resolved"].map(|text| json!(text));
+    assert_eq!(states, [(&one, &fires), (&one, &ends), (&one, &fires), (&two, &fires)]);
+    // The cause leads to the message.
+    let cause = "SELECT r.device, json_get_float(r.payload, 'oil') AS oil FROM alerts a JOIN records r ON r.stream = 'telemetry' \
+                 AND r.\"partition\" = a.cause_partition AND r.position = a.cause_position WHERE a.active ORDER BY oil";
+    let cause = rows(&server, cause);
+    assert_eq!(cause, json!([{ "device": "truck-1", "oil": 122.0 }, { "device": "truck-2", "oil": 130.0 }]));
+
+    let before = (table(&server), states_of_all(&server));
+    for life in 0..3 {
+        let url = format!("http://{}", server.http);
+        let output = run(folder.path(), &["replay", "--url", &url]);
+        assert!(output.status.success() && stdout(&output).contains("done"), "{}{}", stdout(&output), stderr(&output));
+        assert_eq!((table(&server), states_of_all(&server)), before, "after a replay, life {life}");
+        server.signal(if life == 1 { "TERM" } else { "KILL" });
+        server.wait();
+        server = Server::start(folder.path());
+        assert_eq!((table(&server), states_of_all(&server)), before, "after a start, life {life}");
+    }
+    // What is told next is new, so nothing was told in between.
+    Mqtt::connect(server.mqtt, "gateway").publish("devices/truck-2/engine", r#"{"oil": 119}"#);
+    let next = webhooks.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((&next["device"], &next["state"]), (&two, &ends));
+    assert_eq!(alert(&server, "hot")["fired_total"], json!(3));
+}
+
+/// As they are kept, and as subscribers were told.
+fn states_of_all(server: &Server) -> Vec<Vec<String>> {
+    let topics = ["alerts/hot/truck-1", "alerts/hot/truck-2"];
+    topics.iter().flat_map(|topic| ["alerts", "telemetry"].map(|stream| states(server, stream, topic))).collect()
+}
+
 #[test]
 fn silence_is_told_and_its_end_also_over_a_kill() {
     let folder = tempfile::tempdir().unwrap();

@@ -205,7 +205,8 @@ fn what_is_wrong_or_not_built_is_refused() {
         (r#"{"filter":"a","table":{"name":"t"},"decoder":{"format":"struct"}}"#, 422, "missing field `fields`"),
         (r#"{"filter":"a","table":{"name":"t"},"class":"most"}"#, 422, "use none, leader or all"),
         (r#"{"filter":"a","table":{"name":"t"},"class":"leader"}"#, 200, "\"class\":\"leader\""),
-        (r#"{"filter":"a","table":{"name":"t"},"dedup":{"property":"id"}}"#, 501, "not_built"),
+        (r#"{"filter":"a","table":{"name":"t"},"dedup":{"property":"id"}}"#, 200, "\"dedup\":{\"property\":\"id\"}"),
+        (r#"{"filter":"a","table":{"name":"t"},"dedup":{"field":"id","window":"2h"}}"#, 422, "from 1s to 1h"),
         (r#"{"filter":"a"}"#, 422, "missing field `table`"),
         ("[]", 422, "binding_invalid"),
         ("{", 400, "bad_request"),
@@ -238,6 +239,96 @@ fn bindings_of_the_file_are_taken_up_at_the_start() {
     Mqtt::connect(server.mqtt, "gateway").publish("roads/a7", &reading(2));
     assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM messages"), ["1"]);
     assert_eq!(rows(folder.path(), &server, "SELECT device, n FROM traffic"), ["a7,1"]);
+}
+
+#[test]
+fn what_repeats_an_id_makes_no_row_and_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let set = |server: &Server, name: &str, by: [&str; 2]| {
+        let (filter, table) = (format!("{name}/+"), name);
+        let args =
+            ["binding", "set", name, "--filter", &filter, "--device-level", "2", "--table", table, "--format=json"];
+        floodplain(folder.path(), server, &[&args[..], &by, &["--dedup-window", "1h"]].concat());
+    };
+    set(&server, "pumps", ["--dedup-property", "message-id"]);
+    set(&server, "gates", ["--dedup-field", "seq"]);
+    let publish = |server: &Server, topic: &str, payload: &str, id: &str| {
+        let (port, property) = (server.mqtt.port().to_string(), format!("message-id={id}"));
+        let args = ["pub", "-p", &port, "-q", "1", "-D", &property, "-t", topic, "-m", payload];
+        let output = run(folder.path(), &args);
+        assert!(output.status.success(), "{}", stderr(&output));
+    };
+    let count = |server: &Server, table: &str| rows(folder.path(), server, &format!("SELECT sum(n) FROM {table}"));
+    publish(&server, "pumps/p1", r#"{"n": 1}"#, "a");
+    publish(&server, "pumps/p1", r#"{"n": 10}"#, "b");
+    publish(&server, "pumps/p1", r#"{"n": 100}"#, "a");
+    publish(&server, "gates/g1", r#"{"n": 1, "seq": 7}"#, "");
+    publish(&server, "gates/g1", r#"{"n": 10, "seq": 7}"#, "");
+    assert_eq!((count(&server, "pumps"), count(&server, "gates")), (vec!["11".to_owned()], vec!["1".to_owned()]));
+    let list = json(folder.path(), &server, &["binding", "list"]);
+    let of = |name: &str| list.as_array().unwrap().iter().find(|binding| binding["name"] == name).unwrap();
+    assert_eq!((&of("pumps")["matched"], &of("pumps")["duplicates"]), (&3.into(), &1.into()));
+    assert_eq!(of("gates")["duplicates"], 1);
+    let table = floodplain(folder.path(), &server, &["binding", "list"]);
+    assert!(table.contains("property message-id") && table.contains("field seq"), "{table}");
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("floodplain_history_duplicates_total 2"), "{metrics}");
+    // Killed, and there again: the ids are in the log.
+    server.signal("KILL");
+    server.wait();
+    let server = Server::start(folder.path());
+    publish(&server, "pumps/p1", r#"{"n": 1000}"#, "b");
+    publish(&server, "gates/g1", r#"{"n": 100, "seq": 7}"#, "");
+    publish(&server, "gates/g1", r#"{"n": 1000, "seq": 8}"#, "");
+    assert_eq!((count(&server, "pumps"), count(&server, "gates")), (vec!["11".to_owned()], vec!["1001".to_owned()]));
+    floodplain(folder.path(), &server, &["replay"]);
+    assert_eq!((count(&server, "pumps"), count(&server, "gates")), (vec!["11".to_owned()], vec!["1001".to_owned()]));
+    assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM records WHERE stream = 'telemetry'"), ["8"]);
+    let test = ["binding", "test", "pumps/p1", "-m", r#"{"n": 1}"#, "-D", "message-id=c"];
+    assert_eq!(json(folder.path(), &server, &test)["rows"][0]["id"], "c");
+    let shown = floodplain(folder.path(), &server, &["binding", "test", "gates/g1", "-m", r#"{"seq": 9}"#]);
+    assert!(shown.contains("the time of ingest, id 9"), "{shown}");
+    let both = ["binding", "set", "x", "--filter", "x", "--table", "x", "--dedup-window", "1m"];
+    assert!(refused(folder.path(), &server, &both).contains("--dedup-window needs"));
+}
+
+#[test]
+fn how_old_rows_become_is_set_by_command_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("floodplain.toml"), "[[tables]]\nname = \"engine\"\nretention = \"2d\"\n")
+        .unwrap();
+    let mut server = Server::start(folder.path());
+    let level = ["binding", "set", "plants", "--filter", "plants/+/+", "--device-level", "2", "--table-level", "3"];
+    floodplain(folder.path(), &server, &[&level[..], &["--retention", "12h"]].concat());
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    mqtt.publish("devices/d/engine", r#"{"rpm": 1}"#);
+    mqtt.publish("plants/p/temp", r#"{"v": 1}"#);
+    mqtt.publish("devices/d/free", r#"{"v": 1}"#);
+    let kept =
+        |server: &Server| rows(folder.path(), server, "SELECT table_name, retention FROM tables ORDER BY table_name");
+    assert_eq!(kept(&server), ["engine,2d", "free,", "temp,12h"]);
+    floodplain(folder.path(), &server, &["table", "set", "engine", "--retention", "36h"]);
+    floodplain(folder.path(), &server, &["table", "set", "temp", "--retention", "30d"]);
+    server.signal("KILL");
+    server.wait();
+    let server = Server::start(folder.path());
+    assert_eq!(kept(&server), ["engine,36h", "free,", "temp,30d"]);
+    let list = json(folder.path(), &server, &["table", "list"]);
+    let sources: Vec<_> = list.as_array().unwrap().iter().map(|table| table["retention_source"].clone()).collect();
+    assert_eq!(sources, ["table".into(), Value::Null, "table".into()]);
+    floodplain(folder.path(), &server, &["table", "set", "engine", "--retention", "none"]);
+    let shown = floodplain(folder.path(), &server, &["table", "show", "engine"]);
+    assert!(shown.contains("2d") && shown.contains("of the configuration file") && shown.contains("rpm"), "{shown}");
+    // Older than its table keeps rows.
+    Mqtt::connect(server.mqtt, "gateway").publish("devices/d/temp", r#"{"ts": "2015-09-01T11:30:00Z", "v": 2}"#);
+    assert_eq!(rows(folder.path(), &server, "SELECT v FROM temp"), ["1"]);
+    let letters = "SELECT stage, reason, binding FROM dlq";
+    assert_eq!(rows(folder.path(), &server, letters), ["retention,older_than_retention,default"]);
+    let error = refused(folder.path(), &server, &["table", "set", "nowhere", "--retention", "1d"]);
+    assert!(error.contains("there is no table \"nowhere\" (floodplain errors table_unknown)"), "{error}");
+    let error = refused(folder.path(), &server, &["table", "set", "engine", "--retention", "ever"]);
+    assert!(error.contains("is no duration such as 30d or 12h"), "{error}");
 }
 
 /// Publishes readings from `next` on, which counts what was acknowledged, until the server is gone.

@@ -84,6 +84,9 @@ def main(page, faults):
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("columnheader", name="oil")).to_be_visible()
     expect(page.get_by_role("cell", name="92.5").first).to_be_visible()
+    tables_of_server = page.get_by_role("region", name="Of the server")
+    tables_of_server.get_by_text("alerts", exact=True).first.click()
+    expect(tables_of_server.get_by_text("cause_position", exact=True)).to_be_visible()
     check(page, faults, "sql")
 
     page.goto(url + "#/devices")

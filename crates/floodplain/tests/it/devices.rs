@@ -194,7 +194,7 @@ fn devices_over_http() {
         ]})
     );
     let session = json!({
-        "client_id": "truck-1", "lasting": true, "expiry_seconds": 600, "waiting": null,
+        "client_id": "truck-1", "lasting": true, "expiry_seconds": 600,
         "subscriptions": [{ "filter": "devices/+/orders", "qos": 1 }], "subscriptions_count": 1,
     });
     assert_eq!(device["session"], session);
@@ -331,4 +331,23 @@ fn the_latest_values_come_from_an_index_and_are_those_of_a_scan() {
         server.wait();
         server = Server::start(folder.path());
     }
+}
+
+#[test]
+fn a_simulated_fleet_is_its_devices_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let address = server.mqtt.to_string();
+    let args = ["sim", "--address", &address, "--devices", "3", "--count", "9", "--rate", "100", "--faults", "0"];
+    let output = run(folder.path(), &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let devices = rows(folder.path(), &server, "SELECT device FROM devices ORDER BY device");
+    assert_eq!(devices, ["motor-00002", "thermostat-00001", "truck-00000"]);
+    assert_eq!(rows(folder.path(), &server, "SELECT sum(messages) FROM devices"), ["9"]);
+    let connects = "SELECT client_id, count(*) FROM events WHERE kind = 'connected' GROUP BY 1 ORDER BY 1";
+    assert_eq!(rows(folder.path(), &server, connects), ["motor-00002,1", "thermostat-00001,1", "truck-00000,1"]);
+    // The log is as large as it is, also before its first segment.
+    let (status, overview) = server.get("/api/v1/overview");
+    let overview: Value = serde_json::from_str(&overview).unwrap();
+    assert!(status == 200 && overview["disk"]["log_bytes"].as_u64().unwrap() > 1000, "{overview}");
 }

@@ -18,7 +18,7 @@ SEARCH_PATH = """
           )"""
 SYSTEM = """('information_schema', 'pg_catalog', '_timescaledb_cache', '_timescaledb_catalog', '_timescaledb_internal',
     '_timescaledb_config', 'timescaledb_information', 'timescaledb_experimental')"""
-TABLES = [("dlq",), ("engine",), ("records",), ("streams",), ("tables",)]
+TABLES = [("alerts",), ("devices",), ("dlq",), ("engine",), ("events",), ("records",), ("sessions",), ("streams",), ("tables",)]
 COLUMNS = [
     ("device", "text"),
     ("gear", "text"),
@@ -61,7 +61,7 @@ QUERIES = {
         f"""select quote_ident(table_name) as "table" from information_schema.tables
     where quote_ident(table_schema) not in {SYSTEM}
       and table_type = 'BASE TABLE' and {SEARCH_PATH} order by 1""",
-        TABLES[1:],
+        TABLES,
     ),
     "columns": (
         f"""SELECT quote_ident(column_name) AS "column", data_type AS "type"

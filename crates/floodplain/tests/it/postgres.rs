@@ -115,11 +115,27 @@ fn psql_describes_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let server = filled(folder.path());
     for (command, expected) in [
-        ("\\d", &["public|dlq|view|anna", "public|engine|table|anna", "public|records|table|anna"][..]),
-        ("\\dt", &["public|engine|table|anna", "public|streams|table|anna"]),
+        ("\\d", &["public|dlq|table|anna", "public|engine|table|anna", "public|records|table|anna"][..]),
+        (
+            "\\dt",
+            &[
+                "public|alerts|table|anna",
+                "public|devices|table|anna",
+                "public|dlq|table|anna",
+                "public|engine|table|anna",
+                "public|events|table|anna",
+                "public|records|table|anna",
+                "public|sessions|table|anna",
+                "public|streams|table|anna",
+                "public|tables|table|anna",
+            ],
+        ),
         ("\\dt e*", &["public|engine|table|anna"]),
         ("\\dt+", &["public|engine|table|anna|permanent|||"]),
-        ("\\dv", &["public|dlq|view|anna"]),
+        ("\\dv", &[]),
+        ("\\d devices", &["device|text|||", "last_seen|timestamp with time zone|||"]),
+        ("\\d+ sessions", &["subscriptions|bigint||||plain|||"]),
+        ("\\d alerts", &["rule|text|||", "active|boolean|||"]),
         (
             "\\d engine",
             &[

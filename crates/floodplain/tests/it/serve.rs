@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
+    process::{Command, Stdio},
 };
 
 /// An MQTT 5.0 connection, as few bytes of it as a test needs.
@@ -260,6 +261,22 @@ fn a_stopping_server_answers_what_it_has_begun() {
     let text = String::from_utf8(answer).unwrap();
     assert!(text.contains("\"row_count\":900000,"), "{}", &text[text.len() - 200..]);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_server_stops_in_order_though_nobody_reads_its_logs_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = floodplain(folder.path())
+        .args(["serve", "--data-dir", "data", "--ready-file", "ready.json", "--mqtt-address", "127.0.0.1:0"])
+        .args(["--http-address", "127.0.0.1:0", "--postgres-address", "127.0.0.1:0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    poll("ready file", || folder.path().join("ready.json").exists().then_some(()));
+    drop(server.stderr.take());
+    let id = server.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
+    assert_eq!(poll("end of the server", || server.try_wait().unwrap()).code(), Some(0));
 }
 
 #[test]

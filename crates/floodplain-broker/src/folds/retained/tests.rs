@@ -167,6 +167,19 @@ mod fold {
     }
 
     #[test]
+    fn very_many_expire_record_by_record() {
+        let mut feed = Feed::<RetainedFold>::default();
+        for n in 0..3 * EXPIRED_MAX {
+            publish(&mut feed, 10, &format!("t/{n}"), b"1", Some(5));
+        }
+        for left in [2 * EXPIRED_MAX, EXPIRED_MAX, 0] {
+            feed.message(99, &message("d", "x", b"", 0));
+            assert_eq!(feed.fold.len(), left);
+            assert!(newest(vec![feed.fold.page("#", None, 999)], seconds(99)).0.is_empty(), "none is delivered");
+        }
+    }
+
+    #[test]
     fn a_copy_does_not_come_back_over_a_newer_message() {
         let mut feed = Feed::<RetainedFold>::default();
         let mut first = message("d", "a", b"1", 1);
@@ -240,10 +253,12 @@ mod fold {
                     feed.fold.restore(RetainedFold::FORMAT, &bytes).unwrap();
                 }
                 prop_assert_eq!(feed.bytes(), replay.bytes());
+                replay.copy_on(usize::from(payload.first().copied().unwrap_or_default()));
                 prop_assert_eq!(feed.fold.bytes(), replay.fold.bytes());
                 let deleted = feed.fold.topics.values().filter(|held| held.record.is_none()).count();
                 prop_assert_eq!(deleted, feed.fold.deleted.len());
             }
+            replay.copy_all();
         }
     }
 

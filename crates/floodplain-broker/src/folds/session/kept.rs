@@ -1,7 +1,10 @@
 //! Who keeps the messages of a filter.
 
 use floodplain_types::ClientId;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    ops::Bound::{Excluded, Unbounded},
+};
 
 /// The sessions that keep messages of one filter. Most filters have one.
 #[derive(Debug, Default)]
@@ -69,12 +72,19 @@ impl Kept {
         self.len() == 0
     }
 
-    /// Those that have not ended, in order.
-    pub(super) fn clients(&self) -> Vec<ClientId> {
+    /// Whether some have ended.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended > 0
+    }
+
+    /// Of those that have not ended the first behind `client`, or of all.
+    pub(super) fn after(&self, client: Option<&ClientId>) -> Option<ClientId> {
         match &self.live {
-            Clients::None => Vec::new(),
-            Clients::One(only) => vec![only.clone()],
-            Clients::Many(all) => all.iter().cloned().collect(),
+            Clients::None => None,
+            Clients::One(only) => Some(only).filter(|only| client.is_none_or(|client| *only > client)).cloned(),
+            Clients::Many(all) => {
+                all.range::<ClientId, _>((client.map_or(Unbounded, Excluded), Unbounded)).next().cloned()
+            }
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use super::EndReason;
 use crate::folds::{
-    Letters, Lost, LostReason, NEVER_EXPIRES, Open, Outbound, Positions, Progress, RunId, Subscription, Will,
+    Letter, Letters, Lost, LostReason, NEVER_EXPIRES, Open, Outbound, Positions, Progress, RunId, Subscription, Will,
 };
 use floodplain_types::{Position, Timestamp, TopicFilter};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// A filter that a session has subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,8 +151,29 @@ impl Session {
         Some(from)
     }
 
+    /// Leaves out what a connection did not find any more and [`Self::lose`] has told before: it had not got so far, and
+    /// is behind it all the same.
+    pub(super) fn untold(&self, letters: Vec<Letter>) -> Vec<Letter> {
+        let is_told = |letter: &Letter| {
+            *letter.reason == *LostReason::Retention.text() && letter.to < self.cursor.get(letter.partition)
+        };
+        letters.into_iter().filter(|letter| !is_told(letter)).collect()
+    }
+
     pub(super) fn find(&self, filter: &str) -> Result<usize, usize> {
         self.subscriptions.binary_search_by(|held| held.subscription.filter.as_str().cmp(filter))
+    }
+
+    /// Adds subscriptions to filters that are not held.
+    pub(super) fn add_all(&mut self, new: BTreeMap<TopicFilter, Subscribed>) {
+        if new.is_empty() {
+            return;
+        }
+        self.subscriptions.reserve_exact(new.len());
+        self.subscriptions.extend(new.into_values());
+        crate::work::done(self.subscriptions.len());
+        // Two sorted runs: a stable sort merges them.
+        self.subscriptions.sort_by(|a, b| a.subscription.filter.cmp(&b.subscription.filter));
     }
 
     /// Lifts the cursor over what no subscription sees.

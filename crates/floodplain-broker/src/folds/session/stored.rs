@@ -2,29 +2,124 @@
 
 use super::{EndReason, Ended, Session, SessionFold, Subscribed};
 use crate::folds::{Letters, Positions, RunId, events::v1};
-use floodplain_fold::wire::{Get, Put, WireError};
-use floodplain_types::ClientId;
-use std::collections::{BTreeMap, BTreeSet};
+use floodplain_fold::{
+    Copying,
+    wire::{Get, Put, WireError},
+};
+use floodplain_types::{ClientId, Position};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+};
 
 pub(super) fn put(fold: &SessionFold, out: &mut Vec<u8>) {
     out.put_u64(fold.sessions.len() as u64);
     for (client, session) in &fold.sessions {
-        out.put_str(client.as_str());
-        put_session(out, session);
+        put_client(out, client, session);
     }
     out.put_u64(fold.ended.len() as u64);
-    for ((client, epoch), ended) in &fold.ended {
-        out.put_str(client.as_str());
-        out.put_position(*epoch);
-        put_ended(out, ended);
+    for (key, ended) in &fold.ended {
+        put_ended_client(out, key, ended);
     }
     fold.seen.snapshot(out);
+}
+
+fn put_client(out: &mut Vec<u8>, client: &ClientId, session: &Session) {
+    out.put_str(client.as_str());
+    put_session(out, session);
+}
+
+fn put_ended_client(out: &mut Vec<u8>, (client, epoch): &(ClientId, Position), ended: &Ended) {
+    out.put_str(client.as_str());
+    out.put_position(*epoch);
+    put_ended(out, ended);
+}
+
+/// A copy that is being made of the state, see [`Copying`].
+#[derive(Debug)]
+pub(super) struct Copy {
+    sessions: Copying<ClientId>,
+    ended: Copying<(ClientId, Position)>,
+    /// What stands before the entries of the part that comes next.
+    heads: VecDeque<Vec<u8>>,
+    part: Part,
+}
+
+#[derive(Debug)]
+enum Part {
+    Sessions,
+    Ended,
+    Seen,
+}
+
+impl Copy {
+    pub(super) fn new(fold: &mut SessionFold) -> Self {
+        let count = |count: usize| {
+            let mut head = Vec::new();
+            head.put_u64(count as u64);
+            head
+        };
+        let mut seen = Vec::new();
+        fold.seen.begin_copy(&mut seen);
+        let heads = [count(fold.sessions.len()), count(fold.ended.len()), seen].into();
+        Self { sessions: Copying::default(), ended: Copying::default(), heads, part: Part::Sessions }
+    }
+
+    /// The session of `client` is about to change.
+    pub(super) fn touch(&mut self, client: &ClientId, session: Option<&Session>) {
+        let entry = session.map(|session| |out: &mut Vec<u8>| put_client(out, client, session));
+        self.sessions.touch(client, || client.clone(), entry);
+    }
+
+    /// The same of one that has ended.
+    pub(super) fn touch_ended(&mut self, key: &(ClientId, Position), ended: Option<&Ended>) {
+        let entry = ended.map(|ended| |out: &mut Vec<u8>| put_ended_client(out, key, ended));
+        self.ended.touch(key, || key.clone(), entry);
+    }
+
+    pub(super) fn part(&mut self, fold: &mut SessionFold, out: &mut Vec<u8>, max_len: usize) -> bool {
+        loop {
+            let is_done = match self.part {
+                Part::Sessions => {
+                    let from = |from: Bound<&ClientId>| fold.sessions.range::<ClientId, _>((from, Bound::Unbounded));
+                    self.head(3, out);
+                    self.sessions.part(from, |out, client, session| put_client(out, client, session), out, max_len)
+                }
+                Part::Ended => {
+                    let from = |from: Bound<&(ClientId, Position)>| {
+                        fold.ended.range::<(ClientId, Position), _>((from, Bound::Unbounded))
+                    };
+                    self.head(2, out);
+                    self.ended.part(from, put_ended_client, out, max_len)
+                }
+                Part::Seen => {
+                    self.head(1, out);
+                    fold.seen.copy_part(out, max_len)
+                }
+            };
+            self.part = match self.part {
+                _ if !is_done => return false,
+                Part::Sessions => Part::Ended,
+                Part::Ended => Part::Seen,
+                Part::Seen => return true,
+            };
+        }
+    }
+
+    /// Before the first entry of a part comes its head, once: so many are left then.
+    fn head(&mut self, left: usize, out: &mut Vec<u8>) {
+        if self.heads.len() == left
+            && let Some(head) = self.heads.pop_front()
+        {
+            out.extend(head);
+        }
+    }
 }
 
 pub(super) fn restore(fold: &mut SessionFold, format: u16, bytes: &[u8]) -> Result<(), WireError> {
     let mut get = Get::new(bytes);
     (fold.sessions, fold.timers, fold.filters) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-    fold.ended = BTreeMap::new();
+    (fold.ended, fold.many, fold.copy) = (BTreeMap::new(), None, None);
     for _ in 0..get.count()? {
         let client = take_client(&mut get)?;
         let mut session = Box::new(take_session(&mut get, format)?);

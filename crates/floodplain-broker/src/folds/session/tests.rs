@@ -1,11 +1,12 @@
 use super::*;
 use crate::folds::{
-    DLQ, NEVER_EXPIRES, Outbound, OutboundState, PartitionProgress, Progress, TELEMETRY, Will,
+    CloseReason, DLQ, Lost, LostReason, NEVER_EXPIRES, Outbound, OutboundState, PartitionProgress, Progress, RunId,
+    TELEMETRY, Will,
     feed::{Feed, seconds},
 };
 use bytes::Bytes;
-use floodplain_fold::Output;
-use floodplain_log::{Compression, MessageRef};
+use floodplain_fold::{Output, STEP_ITEMS};
+use floodplain_log::{Compression, MessageRef, ReadBatch};
 use floodplain_types::Topic;
 use proptest::prelude::*;
 
@@ -379,6 +380,72 @@ fn what_the_index_gives_up_is_told_once_to_each_who_needed_it() {
     assert!(feed.event(9, "", &Event::Tick).1.is_empty(), "once");
 }
 
+/// A client of many.
+fn nth(n: u64) -> String {
+    format!("c{n:05}")
+}
+
+/// Each event concerns all of them; in one step it does what a step may.
+#[test]
+fn what_concerns_many_sessions_is_done_in_bounded_steps() {
+    const MANY: u64 = 3 * STEP_ITEMS as u64 + 7;
+    let fill = || {
+        let mut feed = Sessions::default();
+        for n in 0..MANY {
+            let (epoch, _) = feed.event(0, &nth(n), &with_will(open(false, 1000), 9));
+            feed.event(0, &nth(n), &subscribes(epoch, "x", 1, 4));
+            if n % 3 == 0 {
+                feed.event(0, &nth(n), &opens(Open { clean_start: true, ..open(false, 1000) }));
+            }
+        }
+        feed
+    };
+    let loss = Event::Lost { partition: 1, lost: lost("x", 2, 9, LostReason::QueueFull) };
+    let events = [Event::ServerStart { run: RunId(8) }, loss, Event::Tick, Event::Tick];
+    let (mut feed, mut whole) = (fill(), Sessions { step_items: usize::MAX, ..fill() });
+    let mut outputs = 0;
+    for (at, event) in [0, 5, 100, 5000].into_iter().zip(&events) {
+        let mut builder = BatchBuilder::new();
+        builder.push(at * 1000, None, Some(&event.encode()), []).unwrap();
+        let batch =
+            ReadBatch { base: Position::new(0, feed.next), batch: builder.finish(Compression::None).unwrap(), at: 0 };
+        let records = batch.batch.records().unwrap();
+        let record = records.iter().next().unwrap().unwrap();
+        let log_time = seconds(at);
+        let input = Input { partition: 3, position: batch.base, log_time, record: &record, batch: &batch };
+        let (mut steps, mut emitted) = (0, Vec::new());
+        let mut made = |out: &mut Outputs| {
+            // A will and a letter of each.
+            assert!(out.len() <= 2 * STEP_ITEMS, "{} outputs", out.len());
+            emitted.extend(out.drain());
+            steps += 1;
+        };
+        while feed.fold.next_timer().is_some_and(|timer| timer <= log_time) {
+            let mut out = Outputs::default();
+            feed.fold.on_time(log_time, batch.base, &mut out);
+            made(&mut out);
+        }
+        let mut out = Outputs::default();
+        feed.fold.apply(&input, &mut out);
+        made(&mut out);
+        while feed.fold.has_more() {
+            let mut out = Outputs::default();
+            feed.fold.go_on(&mut out);
+            made(&mut out);
+        }
+        assert!(steps >= 3, "{steps} steps at {at}");
+        feed.next += 1;
+        outputs += emitted.len();
+        assert_eq!(whole.event(at, "", event).1, emitted, "at {at}");
+        whole.copy_on(100_000);
+        assert_eq!(whole.bytes(), feed.bytes(), "at {at}");
+    }
+    // A will of each that had one, and a letter of each that needed what was lost.
+    assert_eq!(outputs as u64, (MANY - MANY.div_ceil(3)) + MANY);
+    assert!(feed.fold.is_empty());
+    whole.copy_all();
+}
+
 #[test]
 fn what_a_session_is_done_with_undelivered_is_told_with_its_progress() {
     let mut feed = Sessions::default();
@@ -565,6 +632,8 @@ proptest! {
     #[test]
     fn a_restored_fold_goes_on_alike(steps in prop::collection::vec(step(), 1..60), cut in 0_usize..60) {
         let mut feed = Sessions::default();
+        // In steps of two items nothing comes out differently.
+        let mut small = Sessions { step_items: 2, ..Sessions::default() };
         let mut restored: Option<Sessions> = None;
         let mut now = 0;
         for (idx, (client, passes, kind, qos, n)) in steps.into_iter().enumerate() {
@@ -573,6 +642,9 @@ proptest! {
             let (for_all, event) = random_event(&feed, client, kind, qos, n);
             let client = if for_all { "" } else { client };
             let (_, wills) = feed.event(now, client, &event);
+            prop_assert_eq!(&small.event(now, client, &event).1, &wills);
+            prop_assert_eq!(small.bytes(), feed.bytes());
+            small.copy_on(usize::from(qos) * 70);
             if let Some(restored) = &mut restored {
                 prop_assert_eq!(restored.event(now, client, &event).1, wills);
                 prop_assert_eq!(restored.bytes(), feed.bytes());
@@ -582,6 +654,7 @@ proptest! {
                 again.fold.restore(SessionFold::FORMAT, &feed.bytes()).unwrap();
                 again.event(now, "", &Event::Tick);
                 feed.event(now, "", &Event::Tick);
+                small.event(now, "", &Event::Tick);
                 restored = Some(again);
             }
             // What is derived agrees with what it is derived from.
@@ -604,6 +677,7 @@ proptest! {
             prop_assert_eq!(&timers, &feed.fold.timers);
             prop_assert!(timers.first().is_none_or(|(time, _)| *time > seconds(now)));
         }
+        small.copy_all();
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Filling in the front of lists from the log.
 
-use super::{PER_FILTER_MAX, Packed, TOTAL_MAX};
+use super::{PER_FILTER_MAX, Packed, ROOM, TOTAL_MAX, who_gives};
+use crate::router::PairHash;
 use floodplain_fold::DedupWindow;
 use floodplain_types::Position;
-use std::{collections::VecDeque, ops::Range};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+};
 
 /// One walk through the log for all lists that were short when it began. Holds as many postings as the index may.
 #[derive(Debug)]
@@ -11,7 +15,8 @@ pub(super) struct Backfill {
     /// Where to read on.
     pub(super) next: Position,
     pub(super) until: Position,
-    gaps: Vec<Gap>,
+    /// By list.
+    gaps: HashMap<u32, Gap, PairHash>,
     total: usize,
     seen: DedupWindow,
 }
@@ -47,7 +52,7 @@ impl Backfill {
     pub(super) fn new(gaps: Vec<(u32, Position, Position)>) -> Option<Self> {
         let next = gaps.iter().map(|(_, from, _)| *from).min()?;
         let until = gaps.iter().map(|(_, _, until)| *until).max()?;
-        let gap = |(list, from, until)| Gap { list, from, until, postings: VecDeque::new(), dropped: None };
+        let gap = |(list, from, until)| (list, Gap { list, from, until, postings: VecDeque::new(), dropped: None });
         let gaps = gaps.into_iter().map(gap).collect();
         Some(Self { next, until, gaps, total: 0, seen: DedupWindow::new(64, 16_384) })
     }
@@ -58,7 +63,7 @@ impl Backfill {
     }
 
     fn gap(&mut self, list: u32, position: Position) -> Option<&mut Gap> {
-        self.gaps.iter_mut().find(|gap| gap.list == list && (gap.from..gap.until).contains(&position))
+        self.gaps.get_mut(&list).filter(|gap| (gap.from..gap.until).contains(&position))
     }
 
     pub(super) fn wants(&mut self, list: u32, position: Position) -> bool {
@@ -71,26 +76,33 @@ impl Backfill {
         let too_many = if gap.postings.len() > PER_FILTER_MAX { PER_FILTER_MAX / 16 } else { 0 };
         let dropped = gap.drop_oldest(too_many);
         self.total = self.total + 1 - dropped;
-        while self.total > TOTAL_MAX {
-            let Some(longest) = self.gaps.iter_mut().max_by_key(|gap| gap.postings.len()) else { return };
-            let quarter = (longest.postings.len() / 4).max(1);
-            self.total -= longest.drop_oldest(quarter);
+        if self.total <= TOTAL_MAX {
+            return;
+        }
+        crate::work::done(self.gaps.len());
+        let mut lists: Vec<_> = self.gaps.values().map(|gap| (gap.postings.len(), gap.list)).collect();
+        lists.sort_unstable();
+        for (list, count) in who_gives(lists.into_iter(), self.total - (TOTAL_MAX - ROOM)) {
+            if let Some(gap) = self.gaps.get_mut(&list) {
+                self.total -= gap.drop_oldest(count);
+            }
         }
     }
 
     /// Whether some of `lost` is missing in a list.
     pub(super) fn is_missing(&self, list: u32, lost: &Range<Position>) -> bool {
-        self.gaps.iter().any(|gap| gap.list == list && gap.from < lost.end && lost.start < gap.until)
+        self.gaps.get(&list).is_some_and(|gap| gap.from < lost.end && lost.start < gap.until)
     }
 
     /// The list is gone; its number may be given to another.
     pub(super) fn forget(&mut self, list: u32) {
-        self.gaps.retain(|gap| gap.list != list);
-        self.total = self.gaps.iter().map(|gap| gap.postings.len()).sum();
+        self.total -= self.gaps.remove(&list).map_or(0, |gap| gap.postings.len());
     }
 
     /// What was found.
     pub(super) fn finish(self) -> Vec<Gap> {
-        self.gaps
+        let mut gaps: Vec<Gap> = self.gaps.into_values().collect();
+        gaps.sort_unstable_by_key(|gap| gap.list);
+        gaps
     }
 }

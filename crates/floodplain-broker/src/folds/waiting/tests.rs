@@ -147,6 +147,37 @@ fn all_filters_together_are_bounded() {
     assert_eq!(lost as usize + index.fold.len(), 12 * 9 * (TOTAL_MAX / 90), "nothing is lost without being told");
 }
 
+/// Of very many lists that are all equally long none gives by itself at each message.
+#[test]
+fn to_keep_very_many_filters_bounded_is_no_square_of_work() {
+    let mut index = Index::default();
+    // All filters of ten levels that match one topic.
+    let filters = (0..1024_u32).map(|set| {
+        let levels = (0..10).map(|level| if set >> level & 1 == 1 { "+" } else { "a" });
+        levels.collect::<Vec<_>>().join("/")
+    });
+    filters.for_each(|filter| index.add(&filter, 0));
+    let topic = ["a"; 10].join("/");
+    let mut builder = floodplain_log::BatchBuilder::new();
+    for _ in 0..1024 {
+        message("d", &topic, b"", 1).write(&mut builder, 0, std::iter::empty()).unwrap();
+    }
+    index.batch(builder.finish(floodplain_log::Compression::None).unwrap());
+    assert_eq!(index.fold.len(), TOTAL_MAX);
+    crate::work::take();
+    for n in 0..192 {
+        index.message(0, &message("d", &topic, b"", 1));
+        assert!(index.fold.len() <= TOTAL_MAX);
+        index.copy_on(n);
+    }
+    index.copy_all();
+    let lost: u64 = index.fold.take_lost().iter().map(|lost| lost.count).sum();
+    assert_eq!(lost as usize + index.fold.len(), 1216 * 1024, "nothing is lost without being told");
+    // 192 messages are 196,608 postings: room is made four times.
+    let done = crate::work::take();
+    assert!((1..=4 * 1024).contains(&done), "{done} lists were looked at");
+}
+
 #[test]
 fn retention_is_told() {
     let mut index = Index::default();
@@ -329,6 +360,7 @@ proptest! {
         for (when, name, from, what) in wishes {
             feed(&mut index, &log, partition, when);
             let (name, from) = (FILTERS[name], from.min(index.next));
+            index.copy_on(from as usize * 3);
             match what {
                 0 => {
                     index.fold.remove_filter(name);
@@ -351,6 +383,7 @@ proptest! {
                 4 => {
                     let bytes = index.bytes();
                     index.fold.restore(WaitingIndex::FORMAT, &bytes).unwrap();
+                    index.drop_copy();
                     prop_assert_eq!(index.bytes(), bytes);
                 }
                 _ => {
@@ -362,6 +395,7 @@ proptest! {
         }
         feed(&mut index, &log, partition, end);
         fill(&mut index, &log, partition);
+        index.copy_all();
         let holds = |name: &str, low: u64| -> BTreeSet<u64> {
             (low..end)
                 .filter(|offset| {
