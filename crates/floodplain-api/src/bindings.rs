@@ -57,6 +57,7 @@ impl From<BindingError> for Problem {
             BindingError::Invalid(_) => "binding_invalid",
             BindingError::NotBuilt(_) => "not_built",
             BindingError::Unknown(_) => "binding_unknown",
+            BindingError::UnknownStream(_) => "stream_unknown",
             BindingError::UnknownTable(_) => "table_unknown",
             BindingError::ReadOnly { .. } => "binding_read_only",
             BindingError::TooMany(_) => "limit_reached",
@@ -249,10 +250,7 @@ async fn replay(
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let Range { binding, stream, from, to } = body::json(&headers, body, api.limits.body_time_max).await?;
-    if stream.is_some_and(|stream| stream != "telemetry") {
-        return Err(BindingError::NotBuilt("a stream other than telemetry").into());
-    }
-    let replay = Replay::Range { binding, from: time(from.as_deref())?, to: time(to.as_deref())? };
+    let replay = Replay::Range { binding, stream, from: time(from.as_deref())?, to: time(to.as_deref())? };
     let job = within(history(&api)?.replay(replay)).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "job": job }))))
 }

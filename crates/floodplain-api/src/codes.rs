@@ -500,6 +500,14 @@ pub static CODES: &[Code] = &[
         remedy: "Try again after the next start.",
     },
     Code {
+        code: "stream_unknown",
+        status: 404,
+        title: "there is no such stream",
+        meaning: "A binding or a replay names a stream that does not take messages of devices.",
+        remedy: "Declare it under [[streams]] in the configuration file, and restart the server. `SELECT DISTINCT stream \
+                 FROM streams` lists what there is.",
+    },
+    Code {
         code: "table_unknown",
         status: 404,
         title: "there is no such table",

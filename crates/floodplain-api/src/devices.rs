@@ -174,26 +174,34 @@ async fn messages(
 ) -> Result<Response, Problem> {
     let limit = limit_of(query)?;
     let last = known(&api, &device).await?.traffic.map(|traffic| traffic.last);
-    let found = blocking(move || -> Result<Vec<String>, ReadError> {
-        let (log, stream) = (api.messages.log(), api.messages.stream());
-        let (Some(last), partition) = (last, stream.partition_of(device.as_bytes())) else { return Ok(Vec::new()) };
-        let look = || {
-            |batch: &floodplain_log::ReadBatch, record: &floodplain_log::Record<'_>, position| {
+    let found = blocking(move || -> Result<Vec<(Timestamp, String)>, ReadError> {
+        let (log, streams) = (api.messages.log(), api.messages.streams());
+        let (Some(last), device) = (last, device.as_str()) else { return Ok(Vec::new()) };
+        let look = |index: u32| {
+            move |batch: &floodplain_log::ReadBatch, record: &floodplain_log::Record<'_>, position| {
                 if record.key != Some(device.as_bytes()) {
                     return Vec::new();
                 }
                 let Ok(message) = MessageRef::parse(record) else { return Vec::new() };
                 let received = Timestamp::from_millis(batch.batch.timestamp_ms(record));
                 let received = message.ingest_time_ns.map_or(received, Timestamp);
-                let place = Place { stream: stream.id.stream.as_str(), partition: partition.index, position };
-                let json = message::to_json(place, received, &message);
+                let json = message::to_json(Place::of(streams, index, position), received, &message);
                 let bytes = json.len();
-                vec![(json, bytes)]
+                vec![((received, json), bytes)]
             }
         };
-        recent::newest(&**log, partition, last, limit, look)
+        let mut found = Vec::new();
+        for number in 0..streams.list().len() as u32 {
+            let index = streams.index_of_key(number, device.as_bytes());
+            found.extend(recent::newest(&**log, streams.partition(index), last, limit, || look(index))?);
+        }
+        // Those of one time stay in the order of their stream.
+        found.sort_by_key(|(received, _)| std::cmp::Reverse(*received));
+        found.truncate(limit);
+        Ok(found)
     });
     let found = found.await?.map_err(|error| unread(&error))?;
+    let found: Vec<String> = found.into_iter().map(|(_, json)| json).collect();
     let body = format!("{{\"messages\":[{}]}}", found.join(","));
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
@@ -281,7 +289,7 @@ fn requests_of<'a>(
 
 /// Another stream of the same tenant.
 fn sibling(api: &Api, name: &str) -> Option<Stream> {
-    let id = &api.messages.stream().id;
+    let id = &api.messages.streams().telemetry().id;
     let streams: Vec<Stream> = api.messages.log().streams();
     streams.into_iter().find(|stream| {
         stream.id.tenant == id.tenant && stream.id.stream.as_str() == name && stream.id.generation == id.generation

@@ -2,7 +2,7 @@
 
 use crate::paging::rfc3339;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use floodplain_log::MessageRef;
+use floodplain_log::{DataStreams, MessageRef};
 use floodplain_types::{Position, Timestamp};
 use serde::Serialize;
 use std::fmt;
@@ -13,6 +13,14 @@ pub(crate) struct Place<'a> {
     pub(crate) stream: &'a str,
     pub(crate) partition: u32,
     pub(crate) position: Position,
+}
+
+impl<'a> Place<'a> {
+    /// A place in a data partition, which is known by its index among all.
+    pub(crate) fn of(streams: &'a DataStreams, index: u32, position: Position) -> Self {
+        let (stream, partition) = streams.place(index);
+        Self { stream: stream.id.stream.as_str(), partition, position }
+    }
 }
 
 impl fmt::Display for Place<'_> {

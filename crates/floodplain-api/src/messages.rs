@@ -6,7 +6,7 @@ use crate::{
     tail::{Tail, TailLimits},
 };
 use axum::http::{HeaderMap, header};
-use floodplain_log::{Append, Batch, BatchBuilder, Compression, Log, MessageRef, Outcome, Refusal, Stream};
+use floodplain_log::{Append, Batch, BatchBuilder, Compression, DataStreams, Log, MessageRef, Outcome, Refusal};
 use floodplain_sql::{Traffic, Unanswered};
 use floodplain_types::{Class, Clock, DeviceId};
 use metrics::Counter;
@@ -22,8 +22,9 @@ const COUNT_TIME_MAX: Duration = Duration::from_secs(5);
 /// One permit of the body budget.
 const PERMIT_BYTES: usize = 1 << 10;
 
-/// The device that a topic names, if it names one; the same as for messages that come by MQTT.
-pub type DeviceOf = Arc<dyn Fn(&str) -> Option<&str> + Send + Sync>;
+/// The device that a topic names, if it names one, and the number of the data stream that takes its messages; the same
+/// as for messages that come by MQTT.
+pub type BoundOf = Arc<dyn Fn(&str) -> (Option<&str>, u32) + Send + Sync>;
 
 /// What one message or subscriber may take.
 #[derive(Debug, Clone, Copy)]
@@ -51,15 +52,15 @@ impl Default for MessageLimits {
     }
 }
 
-/// The stream of what devices publish, with a thread that reads its end while somebody follows. Cheap to clone.
+/// The streams of what devices publish, with a thread that reads their ends while somebody follows. Cheap to clone.
 #[derive(Clone)]
 pub struct Messages(Arc<Inner>);
 
 struct Inner {
     log: Arc<dyn Log>,
-    stream: Stream,
+    streams: DataStreams,
     clock: Arc<dyn Clock>,
-    device_of: DeviceOf,
+    bound_of: BoundOf,
     limits: MessageLimits,
     tail: Tail,
     bodies: Arc<Semaphore>,
@@ -70,7 +71,7 @@ struct Inner {
 
 impl fmt::Debug for Messages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Messages").field("stream", &self.0.stream).finish_non_exhaustive()
+        f.debug_struct("Messages").field("streams", &self.0.streams).finish_non_exhaustive()
     }
 }
 
@@ -82,23 +83,23 @@ pub(crate) struct Publish<'a> {
 }
 
 impl Messages {
-    /// Publishes to and follows `stream`, which is `telemetry`.
+    /// Publishes to and follows these streams.
     ///
     /// # Errors
     /// What the system says if it gives no thread.
     pub fn new(
         log: Arc<dyn Log>,
-        stream: Stream,
+        streams: DataStreams,
         clock: Arc<dyn Clock>,
-        device_of: DeviceOf,
+        bound_of: BoundOf,
         limits: MessageLimits,
     ) -> io::Result<Self> {
-        let tail = Tail::start(log.clone(), stream.clone(), limits.tail)?;
+        let tail = Tail::start(log.clone(), streams.clone(), limits.tail)?;
         Ok(Self(Arc::new(Inner {
             log,
-            stream,
+            streams,
             clock,
-            device_of,
+            bound_of,
             limits,
             tail,
             bodies: Arc::new(Semaphore::new(BODY_BYTES_MAX / PERMIT_BYTES)),
@@ -112,8 +113,8 @@ impl Messages {
         &self.0.limits
     }
 
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.0.stream
+    pub(crate) fn streams(&self) -> &DataStreams {
+        &self.0.streams
     }
 
     pub(crate) fn tail(&self) -> &Tail {
@@ -162,7 +163,7 @@ impl Messages {
 
     /// The device of a message: what the topic names, or else the publisher.
     pub(crate) fn device<'t>(&self, topic: &'t str) -> &'t str {
-        (self.0.device_of)(topic).filter(|device| device.len() <= DeviceId::MAX_BYTES).unwrap_or(PUBLISHER)
+        (self.0.bound_of)(topic).0.filter(|device| device.len() <= DeviceId::MAX_BYTES).unwrap_or(PUBLISHER)
     }
 
     /// Room for a body, given back when the permit goes: `factor` times what it says it has, or else `max_bytes`.
@@ -202,11 +203,11 @@ impl Messages {
     /// # Cancel safety
     /// A dropped call may still append.
     pub(crate) async fn publish(&self, messages: &[Publish<'_>], class: Class) -> Result<String, Problem> {
-        let stream = &self.0.stream;
+        let streams = &self.0.streams;
         let now_ms = self.0.clock.now().as_millis();
         let mut builders: Vec<(u32, BatchBuilder)> = Vec::new();
         for Publish { message, user_properties } in messages {
-            let partition = stream.partition_of(message.key).index;
+            let partition = streams.index_of_key((self.0.bound_of)(message.topic).1, message.key);
             let write = |builder: &mut BatchBuilder| message.write(builder, now_ms, user_properties.iter().copied());
             let last = builders.iter_mut().rfind(|(of, _)| *of == partition);
             if last.is_some_and(|(_, builder)| write(builder).is_ok()) {
@@ -221,7 +222,7 @@ impl Messages {
             .iter_mut()
             .filter_map(|(partition, builder)| {
                 let batch: Option<Batch> = builder.finish(Compression::None);
-                batch.map(|batch| (stream.partition(*partition), batch))
+                batch.map(|batch| (streams.partition(*partition), batch))
             })
             .collect();
         let append = floodplain_log::append(&*self.0.log, Append { batches, class });
@@ -240,7 +241,7 @@ impl Messages {
         self.0.received.increment(messages.len() as u64);
         self.0.received_bytes.increment(messages.iter().map(|publish| publish.message.payload.len() as u64).sum());
         let position = bases.first().copied().unwrap_or_default();
-        Ok(Place { stream: stream.id.stream.as_str(), partition: first, position }.to_string())
+        Ok(Place::of(streams, first, position).to_string())
     }
 }
 

@@ -13,7 +13,7 @@ use std::fmt;
 /// A retained message.
 #[derive(Debug, Clone)]
 pub struct Retained {
-    /// Index of its partition of `telemetry`.
+    /// Index of its partition among all data partitions.
     pub partition: u32,
     pub position: Position,
     /// For [`Record::parse`].
@@ -47,6 +47,6 @@ pub(crate) fn to_json(messages: &Messages, retained: &Retained) -> Option<(u32, 
     let received = Timestamp::from_millis(retained.base_timestamp_ms.saturating_add(record.timestamp_delta_ms));
     let received = message.ingest_time_ns.map_or(received, Timestamp);
     let (partition, position) = (retained.partition, retained.position);
-    let place = Place { stream: messages.stream().id.stream.as_str(), partition, position };
+    let place = Place::of(messages.streams(), partition, position);
     Some((partition, position, message::to_json(place, received, &message)))
 }

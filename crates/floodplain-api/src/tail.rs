@@ -7,7 +7,7 @@ use crate::{
     index::Index,
     message::{self, Place},
 };
-use floodplain_log::{Log, MessageRef, Partition, ReadError, Stream, WatermarkSink};
+use floodplain_log::{DataStreams, Log, MessageRef, Partition, ReadError, WatermarkSink};
 use floodplain_types::{Position, Timestamp, filter_matches};
 use metrics::{Counter, Gauge};
 use std::{
@@ -66,7 +66,8 @@ pub(crate) struct Tail {
 
 struct Shared {
     log: Arc<dyn Log>,
-    stream: Stream,
+    /// A partition is known by its index among all of them.
+    streams: DataStreams,
     limits: TailLimits,
     followers: Mutex<Vec<Arc<Shelf>>>,
     index: Mutex<Index>,
@@ -106,12 +107,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tail {
-    pub(crate) fn start(log: Arc<dyn Log>, stream: Stream, limits: TailLimits) -> io::Result<Self> {
+    pub(crate) fn start(log: Arc<dyn Log>, streams: DataStreams, limits: TailLimits) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(1);
         log.watch(Arc::new(Waker(sender.clone())));
         let shared = Arc::new(Shared {
             log,
-            stream,
+            streams,
             limits,
             followers: Mutex::default(),
             index: Mutex::default(),
@@ -130,14 +131,14 @@ impl Tail {
     /// Follows `filters` from now on: every message that is committed after this call. `None` if there are too many
     /// followers.
     pub(crate) fn follow(&self, filters: Vec<String>) -> Option<Follower> {
-        let Shared { log, stream, limits, followers, .. } = &*self.shared;
+        let Shared { log, streams, limits, followers, .. } = &*self.shared;
         let shelf = {
             // The reader asks who follows after it has read, so who is not there yet must begin behind that.
             let mut followers = lock(followers);
             if followers.len() >= limits.followers_max {
                 return None;
             }
-            let from = (0..stream.partitions).map(|index| log.watermark(stream.partition(index))).collect();
+            let from = streams.all().map(|(_, partition)| log.watermark(partition)).collect();
             let shelf = Arc::new(Shelf {
                 from,
                 filters: Mutex::new(filters),
@@ -159,8 +160,8 @@ impl Tail {
     /// # Cancel safety
     /// Nothing is lost.
     pub(crate) async fn caught_up(&self, limit: Duration) -> bool {
-        let Shared { log, stream, indexed, .. } = &*self.shared;
-        let ends: Vec<_> = (0..stream.partitions).map(|index| log.watermark(stream.partition(index))).collect();
+        let Shared { log, streams, indexed, .. } = &*self.shared;
+        let ends: Vec<_> = streams.all().map(|(_, partition)| log.watermark(partition)).collect();
         let caught_up = async {
             loop {
                 let mut more = std::pin::pin!(indexed.notified());
@@ -337,7 +338,7 @@ impl Reader {
     fn step(&mut self) -> Result<bool, ReadError> {
         let shared = Arc::clone(&self.shared);
         let indexes = shared.index_wanted.load(Ordering::Relaxed);
-        let partitions = 0..shared.stream.partitions;
+        let partitions = 0..shared.streams.partitions();
         let mut live = {
             let followers = lock(&shared.followers);
             if followers.is_empty() && !indexes {
@@ -346,7 +347,7 @@ impl Reader {
             }
             // Not later than what any follower has seen as the end.
             let start = |index: u32| {
-                let end = shared.log.watermark(shared.stream.partition(index));
+                let end = shared.log.watermark(shared.streams.partition(index));
                 let from = followers.iter().filter_map(|shelf| shelf.from.get(index as usize)).min();
                 from.map_or(end, |from| *from.min(&end))
             };
@@ -355,7 +356,7 @@ impl Reader {
         if indexes && !self.indexes {
             self.indexes = true;
             for (index, end) in partitions.zip(&live) {
-                self.past.push_back((index, shared.log.start(shared.stream.partition(index)), *end));
+                self.past.push_back((index, shared.log.start(shared.streams.partition(index)), *end));
             }
             if self.past.is_empty() {
                 lock(&shared.index).complete();
@@ -364,7 +365,7 @@ impl Reader {
         let mut more = false;
         let mut failed = None;
         for (index, at) in (0..).zip(&mut live) {
-            if *at < shared.log.watermark(shared.stream.partition(index)) {
+            if *at < shared.log.watermark(shared.streams.partition(index)) {
                 more = true;
                 match self.read(index, *at, None) {
                     Ok(next) => *at = next,
@@ -399,7 +400,7 @@ impl Reader {
     /// Reads some records of a partition; where to read on. What is before `to` is past: nobody follows it.
     fn read(&self, index: u32, from: Position, to: Option<Position>) -> Result<Position, ReadError> {
         let shared = &*self.shared;
-        let partition = shared.stream.partition(index);
+        let partition = shared.streams.partition(index);
         let read = match shared.log.read_cached(partition, from, READ_BYTES) {
             Some(read) => read,
             None => match shared.log.read(partition, from, READ_BYTES) {
@@ -426,8 +427,7 @@ impl Reader {
                 if let Some(topics) = &mut topics {
                     topics.add(&message, received);
                 }
-                let place = Place { stream: shared.stream.id.stream.as_str(), partition: index, position };
-                offer(shared, &followers, place, received, &message);
+                offer(shared, &followers, (index, position), received, &message);
             }
         }
         Ok(read.next)
@@ -435,13 +435,22 @@ impl Reader {
 }
 
 /// Gives a message to all who want it; made into JSON once, if at all.
-fn offer(shared: &Shared, followers: &[Arc<Shelf>], place: Place<'_>, received: Timestamp, message: &MessageRef<'_>) {
+fn offer(
+    shared: &Shared,
+    followers: &[Arc<Shelf>],
+    (index, position): (u32, Position),
+    received: Timestamp,
+    message: &MessageRef<'_>,
+) {
     let mut json: Option<Arc<str>> = None;
     for shelf in followers {
-        if !shelf.wants(place.partition, place.position, message.topic) {
+        if !shelf.wants(index, position, message.topic) {
             continue;
         }
-        let json = json.get_or_insert_with(|| message::to_json(place, received, message).into());
+        let json = json.get_or_insert_with(|| {
+            let place = Place::of(&shared.streams, index, position);
+            message::to_json(place, received, message).into()
+        });
         if lock(&shelf.queue).put(Arc::clone(json), shelf.waiting_max, shelf.waiting_bytes_max) {
             shelf.filled.notify_one();
         } else {

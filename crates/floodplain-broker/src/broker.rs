@@ -2,7 +2,7 @@
 
 use crate::{
     BrokerConfig, Worker,
-    folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold, WaitingIndex},
+    folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold, StreamNames, WaitingIndex},
     mailbox::{Mail, Mailbox},
     owner::{DataPartition, Owner, RequestPartition},
     roster::Roster,
@@ -11,7 +11,10 @@ use crate::{
     worker::Shared,
 };
 use floodplain_fold::{Fold, Next, OpenError, Runner, RunnerConfig, RunnerError, Snapshots};
-use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, Outcome, Partition, ReadError, Refusal, Stream};
+use floodplain_log::{
+    Append, BatchBuilder, Compression, DataStreams, DataStreamsError, Disk, Log, Outcome, Partition, ReadError,
+    Refusal, Stream,
+};
 use floodplain_types::{Class, Clock, StreamId, StreamName, TenantId};
 use std::{
     path::PathBuf,
@@ -24,6 +27,9 @@ pub enum StartError {
     /// A stream is new and could not be created.
     #[error("cannot open stream {stream}")]
     Stream { stream: String, source: Refusal },
+    /// The streams of messages cannot be opened.
+    #[error(transparent)]
+    Data(#[from] DataStreamsError),
     /// A fold cannot start from what is on disk.
     #[error(transparent)]
     Fold(#[from] OpenError),
@@ -73,17 +79,17 @@ impl Broker {
         if !(1..=64).contains(&workers) {
             return Err(StartError::Workers(workers));
         }
+        let data = DataStreams::open(&*log, &TenantId::default_tenant(), config.partitions, &config.streams)?;
         let open = |name: &str| {
             let id = StreamId {
                 tenant: TenantId::default_tenant(),
                 stream: StreamName::new(name).expect("our stream names are valid"),
                 generation: 0,
             };
-            log.open_stream(&id, config.partitions)
+            log.open_stream(&id, data.partitions_each())
                 .map_err(|source| StartError::Stream { stream: id.to_string(), source })
         };
-        let (telemetry, requests) = (open(folds::TELEMETRY)?, open(folds::REQUESTS)?);
-        let (dlq, positions) = (open(folds::DLQ)?, open(folds::FOLDS)?);
+        let (requests, dlq, positions) = (open(folds::REQUESTS)?, open(folds::DLQ)?, open(folds::FOLDS)?);
         let mailboxes: Vec<_> = (0..workers as u32).map(|idx| Arc::new(Mailbox::new(idx, workers as u32))).collect();
         for mailbox in &mailboxes {
             log.watch(mailbox.clone());
@@ -95,7 +101,7 @@ impl Broker {
             clock,
             routes: Routes::default(),
             mailboxes,
-            telemetry,
+            data,
             requests,
             dlq,
             run: RunId(run),
@@ -116,7 +122,8 @@ impl Broker {
         let mut requests = Vec::new();
         let mut unsaid = Vec::new();
         for partition in mine(&shared.requests) {
-            let mut sessions = self.replayed(SessionFold::default(), partition)?;
+            let names = StreamNames::from(&shared.data);
+            let mut sessions = self.replayed(SessionFold::of(names), partition)?;
             sessions.fold_mut().watch();
             // Connections of the run before are gone: their wills are due, their sessions sleep.
             if !self.say_started(partition)? {
@@ -127,10 +134,10 @@ impl Broker {
             requests.push(RequestPartition::new(partition, sessions, presence));
         }
         let mut data = Vec::new();
-        for partition in mine(&shared.telemetry) {
-            let retained = self.replayed(RetainedFold::default(), partition)?;
+        for (index, partition) in shared.data.all().filter(|(index, _)| shared.owner_of(*index) == idx as u32) {
+            let retained = self.replayed(RetainedFold::of(index - partition.index), partition)?;
             let waiting = self.replayed(WaitingIndex::default(), partition)?;
-            data.push(DataPartition::new(partition, retained, waiting));
+            data.push(DataPartition::new(partition, index, retained, waiting));
         }
         let owner = Owner::new(data, requests, shared.workers());
         let mut worker = Worker::new(idx as u32, shared.clone(), owner);
@@ -150,12 +157,18 @@ impl Broker {
             partition,
             snapshots: Snapshots::new(self.disk.clone(), &self.data_dir.join("folds"), F::NAME, &id),
             id,
-            outputs: vec![(folds::TELEMETRY, self.shared.telemetry.clone()), (folds::DLQ, self.shared.dlq.clone())],
+            outputs: self.outputs(),
             folds: F::EMITS.then(|| self.positions.clone()),
         };
         let mut runner = Runner::open(fold, config, log)?;
         replay(&mut runner, log, &*self.shared.clock)?;
         Ok(runner)
+    }
+
+    /// The streams that folds append to, by the names that they have for them.
+    fn outputs(&self) -> Vec<(&'static str, Stream)> {
+        let data = folds::DATA.into_iter().zip(self.shared.data.list().iter().cloned());
+        data.chain([(folds::DLQ, self.shared.dlq.clone())]).collect()
     }
 
     /// Appends that this server has started; false if the log has no room now, as on a full disk: then the worker says

@@ -90,7 +90,7 @@ impl Worker {
         }
         session.received = stored.inbound().to_vec();
         session.retained_due = wishes.len() as u32;
-        let releases = restore_outbound(session, stored, shared.telemetry.partitions);
+        let releases = restore_outbound(session, stored, shared.data.partitions());
         self.welcome(conn, true);
         for id in releases {
             self.send_pubrel(conn, id);
@@ -103,7 +103,7 @@ impl Worker {
 
     /// Follows all data partitions from `start` on, for a lasting session that does not yet.
     pub(crate) fn track_all(&mut self, conn: ConnId, start: &Positions) {
-        let partitions = self.shared.telemetry.partitions;
+        let partitions = self.shared.data.partitions();
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         if session.is_lasting() && session.out.tracks.is_empty() {
             session.out.tracks = (0..partitions).map(|p| Track::new(p, start.get(p))).collect();
@@ -168,7 +168,7 @@ impl Worker {
     pub(crate) fn read_on(&mut self, conn: ConnId) {
         self.look_on(conn);
         let workers = self.shared.workers();
-        let telemetry = self.shared.telemetry.clone();
+        let shared = self.shared.clone();
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         let Session { subscriptions, out, .. } = session;
         if out.lags.is_empty() {
@@ -196,7 +196,7 @@ impl Worker {
                 continue;
             }
             lag.step = Step::Asked;
-            ask[(lag.partition % workers) as usize].push((lag.partition, lag.next));
+            ask[shared.owner_of(lag.partition) as usize].push((lag.partition, lag.next));
         }
         let mut fetch = None;
         if !out.lags.iter().any(|lag| matches!(lag.step, Step::Fetching(_)))
@@ -214,7 +214,8 @@ impl Worker {
                 postings.pop_front();
             }
             lag.step = Step::Fetching(postings);
-            fetch = Some(Work::Fetch { conn, partition: telemetry.partition(lag.partition), refs });
+            fetch =
+                Some(Work::Fetch { conn, index: lag.partition, partition: shared.data.partition(lag.partition), refs });
         }
         let wanted: Arc<[(TopicFilter, Positions)]> = if ask.iter().any(|parts| !parts.is_empty()) {
             let kept = subscriptions.iter().filter(|held| held.wanted.qos > 0);
@@ -286,9 +287,9 @@ impl Worker {
         self.read_on(conn);
     }
 
-    fn read_at(&mut self, conn: ConnId, partition: u32, positions: Vec<Position>) {
-        let partition = self.shared.telemetry.partition(partition);
-        self.run_job(Work::ReadAt { conn, partition, positions });
+    fn read_at(&mut self, conn: ConnId, index: u32, positions: Vec<Position>) {
+        let partition = self.shared.data.partition(index);
+        self.run_job(Work::ReadAt { conn, index, partition, positions });
     }
 
     fn drop_filters(&mut self, conn: ConnId, partition: u32, filters: Vec<TopicFilter>) {

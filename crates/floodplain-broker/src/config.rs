@@ -1,6 +1,6 @@
 //! Limits of the broker.
 
-use floodplain_types::Class;
+use floodplain_types::{Class, StreamName};
 use std::time::Duration;
 
 /// What the broker grants and announces; the defaults suit a fleet of small devices.
@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct BrokerConfig {
     /// Partitions of the streams, where they are created. Fixed from then on.
     pub partitions: u32,
+    /// Data streams beside `telemetry`; those that the log has already need not be named.
+    pub streams: Vec<StreamName>,
     /// Class of QoS 1 and 2 where no client asks for more.
     pub ack_class: Class,
     /// Largest packet that is accepted, in bytes of the whole packet. A record may have about as
@@ -46,6 +48,7 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             partitions: 16,
+            streams: Vec::new(),
             ack_class: Class::All,
             // 900 KiB of payload and room for topic and properties.
             maximum_packet_size: (900 << 10) + (16 << 10),

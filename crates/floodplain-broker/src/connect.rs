@@ -221,7 +221,10 @@ impl Worker {
             session_expiry_s: expiry_s,
             keep_alive_s: keep_alive,
             peer: peer.to_string(),
-            will: connect.will.as_ref().and_then(stored_will),
+            will: connect
+                .will
+                .as_ref()
+                .and_then(|will| stored_will(will, shared.data.known(access.bindings.bound(will.topic).stream))),
         }));
         // A session that is stored, or was, is known only once its Open is folded; a will must be stored
         // with it [MQTT-3.1.2-7], and what the client says next must find it: else a DISCONNECT and a
@@ -370,7 +373,7 @@ impl Worker {
     }
 }
 
-fn stored_will(will: &floodplain_mqtt::Will<'_>) -> Option<folds::Will> {
+fn stored_will(will: &floodplain_mqtt::Will<'_>, stream: u32) -> Option<folds::Will> {
     let properties = &will.properties;
     Some(folds::Will {
         // Checked by the decoder.
@@ -385,5 +388,6 @@ fn stored_will(will: &floodplain_mqtt::Will<'_>) -> Option<folds::Will> {
         response_topic: properties.response_topic().map(str::to_owned),
         correlation: properties.correlation_data().map(Bytes::copy_from_slice),
         user_properties: properties.user_properties().iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        stream,
     })
 }

@@ -1,6 +1,6 @@
 //! Letters of sessions that end with their connection: no event tells of those, so they are appended as they are.
 
-use crate::folds::{Letter, Letters, letter_content_type};
+use crate::folds::{Letter, Letters, StreamNames, letter_content_type};
 use floodplain_log::{BatchBuilder, BatchError};
 use std::collections::BTreeMap;
 
@@ -18,6 +18,10 @@ impl Dlq {
         self.sessions.entry(client.into()).or_default().note(letter);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.sessions.len() >= SESSIONS_MAX
     }
@@ -31,6 +35,12 @@ impl Dlq {
 }
 
 /// Adds the record of a letter.
-pub(crate) fn write(letter: &Letter, client: &str, now_ms: i64, batch: &mut BatchBuilder) -> Result<u32, BatchError> {
-    batch.push(now_ms, Some(client.as_bytes()), Some(letter.json(client).as_bytes()), [letter_content_type()])
+pub(crate) fn write(
+    letter: &Letter,
+    client: &str,
+    names: &StreamNames,
+    now_ms: i64,
+    batch: &mut BatchBuilder,
+) -> Result<u32, BatchError> {
+    batch.push(now_ms, Some(client.as_bytes()), Some(letter.json(client, names).as_bytes()), [letter_content_type()])
 }

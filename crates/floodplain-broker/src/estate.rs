@@ -120,7 +120,7 @@ impl Worker {
     pub(crate) fn left(&mut self, estate: Estate) {
         let log = &self.shared.log;
         let parts = self.owner.data.iter();
-        let parts = parts.map(|data| (data.partition.index, Position::ZERO, log.watermark(data.partition))).collect();
+        let parts = parts.map(|data| (data.index, Position::ZERO, log.watermark(data.partition))).collect();
         self.owner.searches.push_back(Search { estate, parts, letters: Vec::new() });
         self.owner.dirty = true;
     }
@@ -152,7 +152,7 @@ impl Worker {
         while *budget > 0
             && let Some((partition, from, until)) = parts.pop()
         {
-            let Some(data) = self.owner.data.iter().find(|data| data.partition.index == partition) else { continue };
+            let Some(data) = self.owner.data.iter().find(|data| data.index == partition) else { continue };
             let index = data.waiting.fold();
             if data.waiting.position() < until || index.is_short(filters()) {
                 behind.push((partition, from, until));

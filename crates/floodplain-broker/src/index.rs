@@ -92,7 +92,7 @@ impl Worker {
                 data.start = start;
                 index.retention(start);
             }
-            let partition = data.partition.index;
+            let partition = data.index;
             for lost in index.take_lost() {
                 self.tell_all(|| Question::Lost { partition, lost: lost.clone() });
             }
@@ -109,7 +109,7 @@ impl Worker {
                 self.owner.dirty = true;
             }
             Question::Wanted { source, filter, start, only } => {
-                for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.partition.index)) {
+                for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.index)) {
                     let position = data.waiting.position();
                     data.interest.wanted(data.waiting.fold_mut(), position, source, &filter, &start);
                     data.wants_backfill = true;
@@ -118,7 +118,7 @@ impl Worker {
                 self.owner.dirty = true;
             }
             Question::Dropped { source, filter, only } => {
-                for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.partition.index)) {
+                for data in self.owner.data.iter_mut().filter(|data| is_of(only, data.index)) {
                     data.interest.dropped(data.waiting.fold_mut(), source, &filter);
                 }
             }
@@ -163,7 +163,7 @@ impl Worker {
     }
 
     fn page(&self, partition: u32, from: Position, wanted: &[(TopicFilter, Positions)]) -> Option<Page> {
-        let data = self.owner.data.iter().find(|data| data.partition.index == partition)?;
+        let data = self.owner.data.iter().find(|data| data.index == partition)?;
         // The log's start counts as known: what retention has taken was reported.
         let from = from.max(self.shared.log.start(data.partition));
         let filters = wanted.iter().map(|(filter, start)| (filter.as_str(), from.max(start.get(partition))));
@@ -190,15 +190,15 @@ impl Worker {
         match data.waiting.fold_mut().needs_backfill() {
             Some((from, _)) => {
                 data.is_backfilling = true;
-                let partition = data.partition;
-                self.run_job(Work::Backfill { partition, from });
+                let (index, partition) = (data.index, data.partition);
+                self.run_job(Work::Backfill { index, partition, from });
             }
             None => data.wants_backfill = false,
         }
     }
 
     pub(crate) fn backfilled(&mut self, partition: u32, read: Result<Read, ReadError>) {
-        let Some(data) = self.owner.data.iter_mut().find(|data| data.partition.index == partition) else { return };
+        let Some(data) = self.owner.data.iter_mut().find(|data| data.index == partition) else { return };
         data.is_backfilling = false;
         let index = data.waiting.fold_mut();
         match read {

@@ -23,11 +23,13 @@ pub struct Job {
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Fetch records for a session that reads on.
-    Fetch { conn: ConnId, partition: Partition, refs: Vec<RecordRef> },
+    ///
+    /// `index` is that of the partition among all data partitions, here and below.
+    Fetch { conn: ConnId, index: u32, partition: Partition, refs: Vec<RecordRef> },
     /// Read records whose places in the file are not known: each batch that holds some of them once.
-    ReadAt { conn: ConnId, partition: Partition, positions: Vec<Position> },
+    ReadAt { conn: ConnId, index: u32, partition: Partition, positions: Vec<Position> },
     /// Read the log for an index that must know what lies before it.
-    Backfill { partition: Partition, from: Position },
+    Backfill { index: u32, partition: Partition, from: Position },
     /// Read for the folds of a partition that are behind what memory holds.
     Read { reader: Partition, partition: Partition, from: Position, max_bytes: usize },
     /// Write a snapshot.
@@ -78,22 +80,22 @@ impl Job {
     /// Does the work. Blocks.
     pub fn run(self) {
         let result = match self.work {
-            Work::Fetch { conn, partition, refs } => {
+            Work::Fetch { conn, index, partition, refs } => {
                 let bytes = refs.iter().map(|reference| u64::from(reference.locator.len_bytes())).sum();
                 let found = fetch(&*self.log, partition, &refs);
-                JobResult::Fetched { conn, partition: partition.index, bytes, found }
+                JobResult::Fetched { conn, partition: index, bytes, found }
             }
-            Work::ReadAt { conn, partition, positions } => {
+            Work::ReadAt { conn, index, partition, positions } => {
                 let (bytes, found) = read_all_at(&*self.log, partition, positions);
-                JobResult::Fetched { conn, partition: partition.index, bytes, found }
+                JobResult::Fetched { conn, partition: index, bytes, found }
             }
             Work::Read { reader, partition, from, max_bytes } => {
                 let read = self.log.read(partition, from, max_bytes);
                 JobResult::Read { reader, partition, from, read }
             }
-            Work::Backfill { partition, from } => {
+            Work::Backfill { index, partition, from } => {
                 let read = self.log.read(partition, from, BACKFILL_BYTES);
-                JobResult::Backfilled { partition: partition.index, read }
+                JobResult::Backfilled { partition: index, read }
             }
             Work::Snapshot { snapshots, snapshot } => {
                 if let Err(error) = snapshots.write(&snapshot) {

@@ -21,7 +21,7 @@ const MAILBOX_BYTES_MAX: usize = 8 << 20;
 pub(crate) enum Mail {
     /// QoS 0, as it came in.
     AtOnce(Vec<Arc<Publication>>),
-    /// QoS 1 and 2 of one partition after their commit, in offset order.
+    /// QoS 1 and 2 of one data partition after their commit, in offset order. Known by its index among all, here and below.
     Committed {
         partition: u32,
         batch: Vec<Placed>,

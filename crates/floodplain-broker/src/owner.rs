@@ -7,7 +7,10 @@ use crate::{
     append::Sent,
     dlq::{self, Dlq},
     estate::{Burials, Estate, Left, Search},
-    folds::{Interest, Lost, Positions, Posting, PresenceFold, RetainedFold, RetainedPage, SessionFold, WaitingIndex},
+    folds::{
+        Interest, Lost, Positions, Posting, PresenceFold, RetainedFold, RetainedPage, SessionFold, StreamNames,
+        WaitingIndex,
+    },
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
@@ -93,10 +96,12 @@ enum Reading {
     Have(Partition, Position, Result<Read, ReadError>),
 }
 
-/// A partition of `telemetry`.
+/// A partition of a data stream.
 #[derive(Debug)]
 pub(crate) struct DataPartition {
     pub(crate) partition: Partition,
+    /// Its index among all data partitions: what sessions and other workers know it by.
+    pub(crate) index: u32,
     pub(crate) retained: Runner<RetainedFold>,
     pub(crate) waiting: Runner<WaitingIndex>,
     pub(crate) interest: Interest,
@@ -258,11 +263,17 @@ impl Owner {
 
 impl DataPartition {
     /// Both folds are replayed; live delivery starts where they are.
-    pub(crate) fn new(partition: Partition, retained: Runner<RetainedFold>, waiting: Runner<WaitingIndex>) -> Self {
+    pub(crate) fn new(
+        partition: Partition,
+        index: u32,
+        retained: Runner<RetainedFold>,
+        waiting: Runner<WaitingIndex>,
+    ) -> Self {
         let delivered = retained.position();
-        let interest = Interest::new(partition.index);
+        let interest = Interest::new(index);
         Self {
             partition,
+            index,
             retained,
             waiting,
             interest,
@@ -297,7 +308,7 @@ impl DataPartition {
             let placed = sent.publications.into_iter();
             return placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect();
         }
-        decode(batch, self.partition.index)
+        decode(batch, self.index)
     }
 }
 
@@ -543,7 +554,7 @@ impl Worker {
     fn deliver_read(&mut self, at: usize, read: &Read) {
         for batch in &read.batches {
             let data = &mut self.owner.data[at];
-            let partition = data.partition.index;
+            let partition = data.index;
             let delivered = data.delivered;
             let placed = data.publications(batch);
             for placed in placed.into_iter().filter(|placed| placed.position >= delivered) {
@@ -614,7 +625,7 @@ impl Worker {
             let counts = barrier.counts.get_or_insert_with(|| data.iter().map(|data| data.sent_in).collect());
             let Question::Retained { behind, .. } = &barrier.question else { continue };
             let is_behind = |data: &DataPartition| {
-                behind.iter().any(|(index, base)| *index == data.partition.index && data.retained.position() <= *base)
+                behind.iter().any(|(index, base)| *index == data.index && data.retained.position() <= *base)
             };
             if data.iter().zip(counts).any(|(data, count)| data.sent_out < *count || is_behind(data)) {
                 self.owner.barriers.push_front(barrier);
@@ -692,13 +703,17 @@ impl Worker {
     /// Appends what sessions did not get to `dlq`.
     pub(crate) fn write_dead_letters(&mut self) {
         let ms = self.now.as_millis();
+        if self.owner.dlq.is_empty() {
+            return;
+        }
+        let names = StreamNames::from(&self.shared.data);
         for (client, letter) in self.owner.dlq.take() {
             // However many sessions lose something at once, units stay small.
             if self.appends.is_full() {
                 self.submit();
             }
             let partition = self.shared.dlq.partition_of(client.as_bytes());
-            let write = |batch: &mut _| dlq::write(&letter, &client, ms, batch);
+            let write = |batch: &mut _| dlq::write(&letter, &client, &names, ms, batch);
             if let Err(error) = self.appends.push(Class::All, partition, write, None) {
                 tracing::error!(%error, "dead letter does not fit a batch");
             }

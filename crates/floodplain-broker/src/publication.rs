@@ -26,7 +26,7 @@ pub(crate) struct Publication {
     pub(crate) qos: u8,
     /// Retain flag it was published with.
     pub(crate) retain: bool,
-    /// Index of its partition.
+    /// Index of its partition among all data partitions.
     pub(crate) partition: u32,
     expiry_seconds: Option<u32>,
     /// When it came in: what the expiry counts from.

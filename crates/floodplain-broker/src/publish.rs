@@ -6,7 +6,7 @@ use crate::{
 };
 use floodplain_log::{Correlation, MessageRef};
 use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, Publish, PubrelCode, QoS};
-use floodplain_types::{Class, DeviceId, partition_index};
+use floodplain_types::{Class, DeviceId};
 use std::sync::Arc;
 
 /// Why a message is not taken.
@@ -97,8 +97,8 @@ impl Worker {
         });
         let device = named.unwrap_or(session.principal.device.as_str());
         let home = match named {
-            Some(device) => partition_index(device.as_bytes(), shared.telemetry.partitions),
-            None => session.partition,
+            Some(device) => shared.data.index_of_key(bound.stream, device.as_bytes()),
+            None => shared.data.index(bound.stream, session.partition),
         };
         let mut message = MessageRef {
             topic,
@@ -130,7 +130,7 @@ impl Worker {
         let kept = (qos > 0 && shared.owner_of(home) == self.idx).then(|| publication.clone());
         let place = self.appends.push(
             class,
-            shared.telemetry.partition(home),
+            shared.data.partition(home),
             |batch| message.write(batch, ingest_ms, users.iter()),
             kept,
         );

@@ -159,6 +159,10 @@ impl Rig {
     }
 
     pub(crate) fn with_config(adversity: Adversity, seed: u64, config: BrokerConfig) -> Self {
+        Self::with_access(adversity, seed, config, Access::open_loopback)
+    }
+
+    pub(crate) fn with_access(adversity: Adversity, seed: u64, config: BrokerConfig, access: fn() -> Access) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         let model = ModelLog::new(clock.clone());
         let log = AdverseLog::new(Arc::new(model.clone()), Adversity { late: false, ..adversity }, seed);
@@ -169,7 +173,7 @@ impl Rig {
             bytes_read: Arc::default(),
             largest_unit: Arc::default(),
             classes: Arc::default(),
-            access: Access::open_loopback,
+            access,
             faults: Arc::default(),
             counts: Counts::default(),
             is_held: false,
@@ -242,6 +246,11 @@ impl Rig {
     /// Changes what the log does from now on.
     pub(crate) fn set_adversity(&self, adversity: Adversity) {
         self.adverse.as_ref().expect("the rig has booted").set_adversity(adversity);
+    }
+
+    /// Changes the configuration, from the next [`Self::crash`] on.
+    pub(crate) fn declare(&mut self, config: BrokerConfig) {
+        self.config = BrokerConfig { partitions: 4, ..config };
     }
 
     /// The process dies and starts again on the same log; all connections are gone.

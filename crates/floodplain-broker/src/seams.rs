@@ -78,6 +78,9 @@ pub struct Bound<'t> {
     pub device: Option<&'t str>,
     /// The least class that QoS 1 and 2 get, if it is not that of the server.
     pub class: Option<Class>,
+    /// Number of the data stream that takes it: see [`floodplain_log::DataStreams`]. One that there is not counts as 0,
+    /// `telemetry`.
+    pub stream: u32,
 }
 
 /// Decides where messages go, by their topic alone.
@@ -151,7 +154,7 @@ impl Bindings for DefaultBinding {
     fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
         let device = topic.strip_prefix("devices/").and_then(|rest| rest.split_once('/'));
         let device = device.map(|(device, _)| device).filter(|device| !device.is_empty());
-        Bound { device, class: None }
+        Bound { device, ..Bound::default() }
     }
 }
 

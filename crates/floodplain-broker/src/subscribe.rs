@@ -242,8 +242,8 @@ impl Worker {
 
     /// Where each data partition stands: what a subscription sees starts here.
     fn watermarks(&self) -> Positions {
-        let telemetry = &self.shared.telemetry;
-        (0..telemetry.partitions).map(|index| (index, self.shared.log.watermark(telemetry.partition(index)))).collect()
+        let watermark = |(index, partition)| (index, self.shared.log.watermark(partition));
+        self.shared.data.all().map(watermark).collect()
     }
 }
 

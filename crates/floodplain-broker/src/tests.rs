@@ -8,6 +8,7 @@ mod letters;
 mod limits;
 mod many;
 mod refusals;
+mod streams;
 
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;
@@ -54,8 +55,12 @@ fn nothing_acknowledged_is_lost(adversity: Adversity, seed: u64) {
 }
 
 fn nothing_acknowledged_is_lost_with(adversity: Adversity, seed: u64, prepare: impl Fn(&Rig)) {
-    let mut rig = Rig::new(adversity, seed);
+    let rig = Rig::new(adversity, seed);
     prepare(&rig);
+    nothing_acknowledged_is_lost_on(rig, adversity, seed);
+}
+
+fn nothing_acknowledged_is_lost_on(mut rig: Rig, adversity: Adversity, seed: u64) {
     let subscriber = lasting(&mut rig, "sub", 0);
     rig.send(subscriber, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
     rig.expect(subscriber, b"\x90\x03\x00\x01\x01");
@@ -129,10 +134,10 @@ fn connected(rig: &mut Rig, flags: u8, id: &str) -> ClientId {
 
 /// The same with refusals and unknown outcomes as well: who hears nothing comes again and repeats. Gives how often
 /// the publisher had to.
-fn nothing_acknowledged_is_lost_where_outcomes_are_unknown(seed: u64) -> u32 {
+fn nothing_acknowledged_is_lost_where_outcomes_are_unknown(make: impl Fn(Adversity, u64) -> Rig, seed: u64) -> u32 {
     const COUNT: u16 = 150;
     let adversity = Adversity { fenced: 0, ..Adversity::HARSH };
-    let mut rig = Rig::new(adversity, seed);
+    let mut rig = make(adversity, seed);
     let mut subscriber = loop {
         let client = connected(&mut rig, 0, "sub");
         rig.send(client, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
@@ -180,7 +185,7 @@ fn nothing_acknowledged_is_lost_where_outcomes_are_unknown(seed: u64) -> u32 {
 
 #[test]
 fn sleepers_get_all_that_was_acknowledged_where_outcomes_are_unknown() {
-    let repeats: u32 = (0..6).map(nothing_acknowledged_is_lost_where_outcomes_are_unknown).sum();
+    let repeats: u32 = (0..6).map(|seed| nothing_acknowledged_is_lost_where_outcomes_are_unknown(Rig::new, seed)).sum();
     assert!(repeats > 10, "the publisher repeated {repeats} messages only");
 }
 
@@ -453,8 +458,11 @@ fn a_message_acknowledged_before_a_subscription_does_not_reach_it_live() {
 /// Retained messages of a lasting session that are cut off, by the end of the connection or by a crash: the next
 /// connection gets the rest; with QoS 2 no message a second time.
 fn retained_messages_survive(qos: u8, crash: bool, adversity: Adversity, seed: u64) {
+    retained_messages_survive_on(Rig::new(adversity, seed), qos, crash, adversity, seed);
+}
+
+fn retained_messages_survive_on(mut rig: Rig, qos: u8, crash: bool, adversity: Adversity, seed: u64) {
     const COUNT: u16 = 300;
-    let mut rig = Rig::new(adversity, seed);
     let publisher = clean(&mut rig, "pub");
     for i in 1..=COUNT {
         let [high, low] = i.to_be_bytes();
@@ -534,7 +542,10 @@ fn retained_messages_that_a_crash_cut_off_come_later() {
 /// Clients of two partitions take turns, each after the other's PUBACK, within one millisecond: the last one counts.
 #[test]
 fn the_later_retained_message_counts_within_a_millisecond() {
-    let mut rig = Rig::new(PERFECT, 1);
+    the_later_retained_message_counts_on(Rig::new(PERFECT, 1));
+}
+
+fn the_later_retained_message_counts_on(mut rig: Rig) {
     let publishers: Vec<_> = (0..6).map(|n| clean(&mut rig, &format!("p{n}"))).collect();
     for round in 0..4_u8 {
         for (n, publisher) in publishers.iter().enumerate() {

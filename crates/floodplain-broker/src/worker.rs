@@ -15,7 +15,7 @@ use crate::{
     seams::Access,
     wheel::Wheel,
 };
-use floodplain_log::{Completion, CompletionSink, Log, Stream};
+use floodplain_log::{Completion, CompletionSink, DataStreams, Log, Stream};
 use floodplain_mqtt::DisconnectCode;
 use floodplain_types::{Clock, Position, Timestamp};
 use slab::Slab;
@@ -52,7 +52,8 @@ pub struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) routes: Routes,
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
-    pub(crate) telemetry: Stream,
+    /// Where messages are. A data partition is known by its index among all of them.
+    pub(crate) data: DataStreams,
     pub(crate) requests: Stream,
     pub(crate) dlq: Stream,
     pub(crate) run: crate::folds::RunId,
@@ -63,9 +64,11 @@ impl Shared {
         self.mailboxes.len() as u32
     }
 
-    /// The worker that owns partition `index` of every stream, and the connections of its devices.
+    /// The worker that owns partition `index` of every stream, and the connections of its devices. Takes the index of a
+    /// data partition among all, too.
     pub(crate) fn owner_of(&self, index: u32) -> u32 {
-        index % self.workers()
+        let each = self.data.partitions_each();
+        (if index < each { index } else { index % each }) % self.workers()
     }
 }
 
@@ -448,9 +451,10 @@ impl Worker {
             End::Quiet => {}
             End::Committed { waiters, sent } => {
                 for (partition, sent) in sent {
-                    let is_data = partition == self.shared.telemetry.partition(partition.index);
-                    if is_data && self.shared.owner_of(partition.index) != self.idx {
-                        self.owner.sent_away(partition.index, sent.base);
+                    if self.shared.owner_of(partition.index) != self.idx
+                        && let Some(index) = self.shared.data.index_of(partition)
+                    {
+                        self.owner.sent_away(index, sent.base);
                     }
                     self.owner.sent(partition, sent);
                 }

@@ -13,8 +13,8 @@ use crate::{
     route::{RESERVED, TABLE_BYTES_MAX, Target},
 };
 use floodplain_decode::{Decoder, Definition};
-use floodplain_log::MessageRef;
-use floodplain_types::{Class, TopicFilter};
+use floodplain_log::{DataStreams, MessageRef, TELEMETRY};
+use floodplain_types::{Class, StreamName, TopicFilter};
 use serde_json::{Value, json};
 use std::{
     cmp::Ordering as Order,
@@ -50,6 +50,8 @@ pub enum BindingError {
     NotBuilt(&'static str),
     #[error("there is no binding {0:?}")]
     Unknown(String),
+    #[error("there is no stream {0:?}: declare it under [[streams]] in the configuration file, and restart the server")]
+    UnknownStream(String),
     #[error("there is no table {0:?}")]
     UnknownTable(String),
     /// It is built in, or one of the configuration file.
@@ -117,11 +119,13 @@ pub struct Binding {
 
 /// What the bindings say of a topic before there is a message of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound<'t> {
+pub struct Bound<'b, 't> {
     /// The device that the topic names; `None` leaves it to the publisher.
     pub device: Option<&'t str>,
     /// The class of QoS 1 and 2; `None` leaves it to the server.
     pub class: Option<Class>,
+    /// The stream that takes messages, if it is not `telemetry`.
+    pub stream: Option<&'b str>,
 }
 
 /// What has happened to messages since the start of the process.
@@ -210,8 +214,9 @@ impl Binding {
             }
             v1::Table::Name(_) => {}
         }
-        if wire.stream != "telemetry" {
-            return Err(BindingError::NotBuilt("a stream other than telemetry"));
+        if wire.stream != TELEMETRY {
+            let name = StreamName::new(&wire.stream).map_err(|error| invalid(error.to_string()))?;
+            DataStreams::check_name(&name).map_err(invalid)?;
         }
         let class = wire.class.as_deref().map(str::parse).transpose().map_err(invalid)?;
         let dedup = wire.dedup.as_ref().map(v1::Dedup::read).transpose().map_err(invalid)?;
@@ -271,6 +276,12 @@ impl Binding {
     #[must_use]
     pub const fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The stream that takes the messages of its topics.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        &self.wire.stream
     }
 
     /// Where it comes from.
@@ -371,11 +382,12 @@ impl Bindings {
 
     /// What the binding says that takes a topic; `None` if none does.
     #[must_use]
-    pub fn bound<'t>(&self, topic: &'t str) -> Option<Bound<'t>> {
+    pub fn bound<'b, 't>(&'b self, topic: &'t str) -> Option<Bound<'b, 't>> {
         self.list.iter().find_map(|binding| {
             binding.target(topic, b"")?;
             let device = binding.wire.device_level.and_then(|at| topic.split('/').nth(usize::from(at) - 1));
-            Some(Bound { device, class: binding.class })
+            let stream = Some(binding.stream()).filter(|stream| *stream != TELEMETRY);
+            Some(Bound { device, class: binding.class, stream })
         })
     }
 

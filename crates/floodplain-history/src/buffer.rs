@@ -19,6 +19,8 @@ const JOINED_ROWS: u64 = 131_072;
 const JOINED_BYTES: usize = 64 << 20;
 /// Builders with so many bytes are sealed, however few rows they have.
 const SEALED_BYTES: usize = 8 << 20;
+/// Bits of `_seq.generation` that are the generation.
+const STREAM_SHIFT: u32 = 24;
 
 /// What every row has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +30,22 @@ pub struct RowHead<'a> {
     pub time_us: i64,
     /// Nanoseconds within the µs, 0 to 999.
     pub time_ns: i16,
+    /// Number of the data stream that the record is in, 0 for `telemetry`: below [`floodplain_log::DataStreams::MAX`].
+    pub stream: u32,
     /// The record that the row is from, and the index of the row within it.
     pub position: Position,
     pub row: u32,
     /// Time of ingest in µs since 1970.
     pub received_us: i64,
+}
+
+impl RowHead<'_> {
+    /// The first part of `_seq`: the generation, and from bit [`STREAM_SHIFT`] on the number of the stream, so that rows
+    /// of two streams are never taken for one. `None` if there is no room for it.
+    pub(crate) fn generation(&self) -> Option<i32> {
+        let is_small = self.position.generation < 1 << STREAM_SHIFT && self.stream < 1 << (31 - STREAM_SHIFT);
+        is_small.then_some((self.stream << STREAM_SHIFT | self.position.generation) as i32)
+    }
 }
 
 /// A value of a column of the table's own.

@@ -58,7 +58,7 @@ const LIVE_READS: u32 = 8;
 pub struct EngineConfig {
     /// Folder of the files, and of the folds' snapshots. Nobody else writes here.
     pub dir: PathBuf,
-    /// The streams whose messages become rows.
+    /// The streams whose messages become rows, in the order of [`floodplain_log::DataStreams`], which must not change.
     pub inputs: Vec<Stream>,
     /// Where schemas are ordered.
     pub state: Stream,
@@ -110,6 +110,9 @@ impl EngineConfig {
 #[derive(Debug)]
 struct Source {
     partition: Partition,
+    /// Number of its stream among the inputs, and its index among the partitions of all of them.
+    stream: u32,
+    index: u32,
     /// Its lasting name.
     name: Arc<str>,
     position: Position,
@@ -250,6 +253,9 @@ impl Engine {
             commit::fold(&*self.log, marks, now)?;
         }
         let bindings = self.documents.bindings.fold().document().clone();
+        for binding in &self.config.bindings {
+            self.check_stream(binding).map_err(Error::Bindings)?;
+        }
         match bindings.with_fixed(&self.config.bindings) {
             Ok(next) if next.version() == bindings.version() => {}
             Ok(next) => self.change = Some(Change::Bindings(next, Answer::Nobody)),
@@ -295,14 +301,26 @@ impl Engine {
 
     fn open_sources(&mut self) {
         let manifest = self.manifest.fold();
-        let partitions =
-            self.config.inputs.iter().flat_map(|stream| (0..stream.partitions).map(|i| stream.partition(i)));
-        for partition in partitions {
+        let of_stream = |(number, stream): (u32, &Stream)| {
+            let partitions = (0..stream.partitions).map(|index| stream.partition(index));
+            partitions.map(move |partition| (number, partition)).collect::<Vec<_>>()
+        };
+        let partitions = (0..).zip(&self.config.inputs).flat_map(of_stream);
+        for (index, (stream, partition)) in (0..).zip(partitions) {
             let Some(id) = self.log.partition_id(partition) else { continue };
             let name: Arc<str> = id.to_string().into();
             let (position, flushed_until) = (manifest.replay_from(&name), manifest.flushed_until(&name));
             let seen_until = self.log.watermark(partition);
-            self.sources.push(Source { partition, name, position, flushed_until, seen_until, ids: None });
+            self.sources.push(Source {
+                partition,
+                stream,
+                index,
+                name,
+                position,
+                flushed_until,
+                seen_until,
+                ids: None,
+            });
         }
         let positions: BTreeMap<_, _> = self.sources.iter().map(|source| (source.partition, source.position)).collect();
         self.shared.decoded.send_replace(positions.clone());

@@ -14,8 +14,8 @@ pub const LETTERS_MAX: usize = 1000;
 /// What is to be decoded again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replay {
-    /// Messages that were received from `from` on and before `to`, those of one binding if it is named.
-    Range { binding: Option<String>, from: Option<Timestamp>, to: Option<Timestamp> },
+    /// Messages that were received from `from` on and before `to`, those of one binding or one stream if it is named.
+    Range { binding: Option<String>, stream: Option<String>, from: Option<Timestamp>, to: Option<Timestamp> },
     /// Messages of letters: those named as `dlq/partition/generation/offset`, or with this reason, or all.
     Letters { ids: Option<Vec<String>>, reason: Option<String> },
 }
@@ -50,6 +50,7 @@ pub struct Progress {
 /// Positions of a partition, from the first to before the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Left {
+    /// Of messages, its index among all data partitions; of letters, its index in `dlq`.
     pub(crate) partition: u32,
     pub(crate) from: Position,
     pub(crate) to: Position,
@@ -149,22 +150,31 @@ mod v1 {
         progress: Progress,
         started: i64,
         ended: Option<i64>,
-        /// Index of the partition, first and last position.
+        /// Partition, first and last position.
         left: Vec<(u32, String, String)>,
     }
 
     #[derive(Debug, Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]
     enum Kind {
-        Range { binding: Option<String>, from: Option<i64>, to: Option<i64> },
-        Letters { ids: Option<Vec<String>>, reason: Option<String> },
+        Range {
+            binding: Option<String>,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            stream: Option<String>,
+            from: Option<i64>,
+            to: Option<i64>,
+        },
+        Letters {
+            ids: Option<Vec<String>>,
+            reason: Option<String>,
+        },
     }
 
     impl Job {
         pub(super) fn of(job: &super::Job) -> Self {
             let kind = match job.replay.clone() {
-                Replay::Range { binding, from, to } => {
-                    Kind::Range { binding, from: from.map(|time| time.0), to: to.map(|time| time.0) }
+                Replay::Range { binding, stream, from, to } => {
+                    Kind::Range { binding, stream, from: from.map(|time| time.0), to: to.map(|time| time.0) }
                 }
                 Replay::Letters { ids, reason } => Kind::Letters { ids, reason },
             };
@@ -182,8 +192,8 @@ mod v1 {
 
         pub(super) fn read(self) -> Option<super::Job> {
             let replay = match self.kind {
-                Kind::Range { binding, from, to } => {
-                    Replay::Range { binding, from: from.map(Timestamp), to: to.map(Timestamp) }
+                Kind::Range { binding, stream, from, to } => {
+                    Replay::Range { binding, stream, from: from.map(Timestamp), to: to.map(Timestamp) }
                 }
                 Kind::Letters { ids, reason } => Replay::Letters { ids, reason },
             };

@@ -236,8 +236,8 @@ impl Index {
         let mut key = device_key(head.device);
         push_keys(&mut key, columns.keys().iter().map(key_cell));
         let position = head.position;
-        let (Ok(generation), Ok(offset), Ok(row)) =
-            (i32::try_from(position.generation), i64::try_from(position.offset), i32::try_from(head.row))
+        let (Some(generation), Ok(offset), Ok(row)) =
+            (head.generation(), i64::try_from(position.offset), i32::try_from(head.row))
         else {
             return;
         };

@@ -8,7 +8,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
     pub topic: &'a str,
-    /// Index of the partition among those of its stream.
+    /// Index of the partition among those of all data streams: see [`floodplain_log::DataStreams`].
     pub partition: u32,
     pub position: Position,
     /// Number of the row among those of its record.

@@ -7,6 +7,7 @@ mod message;
 mod record_batch;
 
 mod contract;
+mod data_streams;
 mod disk;
 mod embedded;
 mod os_disk;
@@ -28,6 +29,7 @@ pub use contract::{
     Append, Completion, CompletionSink, FetchedRecord, InOrder, Locator, Log, Outcome, Partition, Read, ReadBatch,
     ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink, append,
 };
+pub use data_streams::{DataStreams, DataStreamsError, TELEMETRY};
 pub use disk::{Disk, DiskFile, Entry, Space};
 pub use embedded::{DamagedRange, Embedded, EmbeddedConfig, MAX_UNIT_BYTES, OpenError, RecoveryReport};
 pub(crate) use fast_map::FastMap;

@@ -3,7 +3,7 @@
 use crate::Config;
 use floodplain_decode::Value;
 use floodplain_history::observe::{Observed, Observer};
-use floodplain_log::{Log, OsDisk, Stream};
+use floodplain_log::{DataStreams, Log, OsDisk, Stream};
 use floodplain_streams::{
     Alerts, AlertsConfig, Service,
     evaluator::Row,
@@ -33,7 +33,7 @@ const CERTIFICATES: [&str; 4] = [
 pub(crate) fn start(
     config: &Config,
     log: Arc<dyn Log>,
-    telemetry: Stream,
+    data: DataStreams,
     state: Stream,
     alerts: Stream,
 ) -> floodplain_streams::Result<Service> {
@@ -41,7 +41,7 @@ pub(crate) fn start(
     let post = Arc::new(Poster::new(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from)));
     let config = AlertsConfig {
         dir: config.data_dir.join("alerts"),
-        telemetry,
+        data,
         state,
         alerts,
         rules: config.alerts.clone(),

@@ -6,13 +6,13 @@ use crate::{
 };
 use floodplain_broker::BrokerConfig;
 use floodplain_history::{
-    bindings::{self, Binding},
+    bindings::{self, Binding, BindingError},
     table_rules::parse_age,
 };
-use floodplain_log::EmbeddedConfig;
+use floodplain_log::{DataStreams, EmbeddedConfig, TELEMETRY};
 use floodplain_postgres::{Tls, TlsError};
 use floodplain_streams::rule::{Rule, v1};
-use floodplain_types::Class;
+use floodplain_types::{Class, StreamName};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -287,10 +287,26 @@ impl Config {
             let expected = "error, warn, info, debug, trace or off, also per crate: info,floodplain_log=debug";
             return Err(bad(level, expected));
         }
+        let streams = settings.entries("streams", stream)?;
+        if let [.., last] = &streams[..]
+            && streams.len() >= DataStreams::MAX
+        {
+            let reason = format!("there may be {} of them beside telemetry", DataStreams::MAX - 1);
+            return Err(settings.bad_entry("streams", last.as_str(), reason));
+        }
+        let bindings = settings.entries("bindings", |entry| {
+            let binding = binding(entry)?;
+            let is_there = |name: &str| name == TELEMETRY || streams.iter().any(|stream| stream.as_str() == name);
+            if is_there(binding.stream()) {
+                return Ok(binding);
+            }
+            Err(entry.bad(BindingError::UnknownStream(binding.stream().to_owned())))
+        })?;
+        let broker = BrokerConfig { streams, ..broker(&settings) };
         Ok(Self {
             log: log(&settings, &data_dir),
-            broker: broker(&settings),
-            bindings: settings.entries("bindings", binding)?,
+            broker,
+            bindings,
             retention: settings.entries("tables", table)?.into_iter().collect(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
@@ -381,6 +397,19 @@ fn sql(settings: &Settings, threads: usize) -> floodplain_sql::Config {
         rows_max: u64::from(settings.count("sql.rows_max")),
         ..floodplain_sql::Config::default()
     }
+}
+
+/// One of `[[streams]]`: the name of a data stream beside `telemetry`.
+fn stream(entry: &Entry<'_>) -> Result<StreamName, ConfigError> {
+    if entry.name.is_empty() {
+        return Err(entry.bad("it needs a name"));
+    }
+    if let Some(other) = entry.value.as_table().and_then(|table| table.keys().find(|key| *key != "name")) {
+        return Err(entry.bad(format!("unknown key {other:?}: a stream has a name, and nothing else yet")));
+    }
+    let name = StreamName::new(entry.name).map_err(|error| entry.bad(error))?;
+    DataStreams::check_name(&name).map_err(|reason| entry.bad(reason))?;
+    Ok(name)
 }
 
 /// One of `[[alerts]]`.
@@ -549,6 +578,34 @@ mod tests {
             (engine.replace("30d", "ever"), "table \"engine\" of"),
             (engine.replace("retention", "kept"), "unknown field `kept`"),
             ("tables = 1\n".to_owned(), "unknown key"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn streams_of_the_file_are_checked() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, text).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        let two = "[[streams]]\nname = \"fast\"\n[[streams]]\nname = \"raw-2\"\n";
+        let bound = "[[bindings]]\nname = \"b\"\nfilter = \"f/#\"\nstream = \"fast\"\ntable = { name = \"t\" }\n";
+        let config = load(&format!("{two}{bound}")).unwrap();
+        assert_eq!(config.broker.streams.iter().map(StreamName::as_str).collect::<Vec<_>>(), ["fast", "raw-2"]);
+        let many: String = (0..16).map(|n| format!("[[streams]]\nname = \"s{n}\"\n")).collect();
+        for (text, says) in [
+            (format!("{two}{two}"), "stream \"fast\" of"),
+            (two.replace("fast", "dlq"), "one of the server's own"),
+            (two.replace("fast", "Fast"), "no name for a stream"),
+            (format!("{two}retention = \"1d\"\n"), "unknown key \"retention\""),
+            ("[[streams]]\n".to_owned(), "stream number 1 of"),
+            (many, "there may be 15 of them"),
+            ("streams = 1\n".to_owned(), "unknown key \"streams\""),
+            (bound.to_owned(), "there is no stream \"fast\": declare it under [[streams]]"),
         ] {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

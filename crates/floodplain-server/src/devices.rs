@@ -2,6 +2,7 @@
 
 use floodplain_broker::seams::{self, Bound, DefaultBinding};
 use floodplain_history::{Handle, bindings::Bindings};
+use floodplain_log::DataStreams;
 use std::{cell::RefCell, sync::Arc};
 
 thread_local! {
@@ -9,18 +10,24 @@ thread_local! {
     static KNOWN: RefCell<Arc<Bindings>> = RefCell::default();
 }
 
-/// Key of the records of a topic (all messages of a device are in one partition, in one order), and their class.
+/// Key of the records of a topic (all messages of a device are in one partition, in one order), their class and stream.
 #[derive(Debug, Clone)]
-pub(crate) struct TopicDevices(pub(crate) Handle);
+pub(crate) struct TopicDevices {
+    pub(crate) history: Handle,
+    pub(crate) streams: DataStreams,
+}
 
 impl seams::Bindings for TopicDevices {
     fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
         KNOWN.with_borrow_mut(|known| {
-            if !self.0.is_current(known) {
-                *known = self.0.bindings();
+            if !self.history.is_current(known) {
+                *known = self.history.bindings();
             }
             match known.bound(topic) {
-                Some(floodplain_history::bindings::Bound { device, class }) => Bound { device, class },
+                Some(floodplain_history::bindings::Bound { device, class, stream }) => {
+                    let stream = stream.and_then(|name| self.streams.number_of(name)).unwrap_or(0);
+                    Bound { device, class, stream }
+                }
                 None => DefaultBinding.bound(topic),
             }
         })

@@ -6,7 +6,7 @@ use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
-use floodplain_log::{Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
+use floodplain_log::{DataStreams, DataStreamsError, Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
 use floodplain_postgres::Entrance;
 use floodplain_sql::{Sql, Tables};
 use floodplain_streams::{Alerts, Service};
@@ -69,6 +69,8 @@ pub enum StartError {
     Log(#[source] floodplain_log::OpenError),
     #[error("cannot open stream {stream}")]
     Stream { stream: &'static str, source: Refusal },
+    #[error("cannot open the streams of messages")]
+    Data(#[source] DataStreamsError),
     #[error("cannot find out how large the disk is")]
     Space(#[source] std::io::Error),
     #[error("cannot open the history of tables")]
@@ -136,11 +138,12 @@ impl Server {
         let registry_path = config.data_dir.join("registry.db");
         let registry = runtime.block_on(Registry::open(&registry_path, Arc::new(SystemClock)));
         let registry = registry.map_err(StartError::Registry)?;
-        let alerts = open_alerts(config, log.clone())?;
-        let (history, tables) = open_history(config, log.clone(), alerts.alerts())?;
-        let devices = TopicDevices(tables.handle.clone());
+        let streams = open_data(config, &*log)?;
+        let alerts = open_alerts(config, log.clone(), streams.clone())?;
+        let (history, tables) = open_history(config, log.clone(), &streams, alerts.alerts())?;
+        let devices = TopicDevices { history: tables.handle.clone(), streams: streams.clone() };
         let gateway = start_gateway(config, log.clone(), devices.clone())?;
-        let messages = start_messages(config, log.clone(), tables.inputs[0].clone(), devices)?;
+        let messages = start_messages(config, log.clone(), streams, devices)?;
         let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), alerts.alerts().clone()));
         let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
         let sql = sql.map_err(StartError::Sql)?;
@@ -304,18 +307,34 @@ fn open_stream(log: &dyn Log, name: &'static str, partitions: u32) -> Result<Str
     log.open_stream(&id, partitions).map_err(|source| StartError::Stream { stream: name, source })
 }
 
+/// The streams that take messages: those of the configuration, and those that the log has already.
+fn open_data(config: &Config, log: &dyn Log) -> Result<DataStreams, StartError> {
+    let (tenant, broker) = (TenantId::default_tenant(), &config.broker);
+    let streams = DataStreams::open(log, &tenant, broker.partitions, &broker.streams).map_err(StartError::Data)?;
+    for stream in &streams.list()[1..] {
+        let is_declared = broker.streams.contains(&stream.id.stream);
+        info!(stream = %stream.id.stream, is_declared, "stream takes messages");
+    }
+    Ok(streams)
+}
+
 /// Alerts come before history, which brings them its rows.
-fn open_alerts(config: &Config, log: Arc<dyn Log>) -> Result<Service, StartError> {
+fn open_alerts(config: &Config, log: Arc<dyn Log>, data: DataStreams) -> Result<Service, StartError> {
     let open = |name| open_stream(&*log, name, config.broker.partitions);
-    let (telemetry, state, stream) = (open("telemetry")?, open("state")?, open("alerts")?);
-    alerts::start(config, log, telemetry, state, stream).map_err(StartError::Alerts)
+    let (state, stream) = (open("state")?, open("alerts")?);
+    alerts::start(config, log, data, state, stream).map_err(StartError::Alerts)
 }
 
 /// Tables of what devices publish. What is in memory only is decoded from the log again.
-fn open_history(config: &Config, log: Arc<dyn Log>, alerts: &Alerts) -> Result<(History, Tables), StartError> {
+fn open_history(
+    config: &Config,
+    log: Arc<dyn Log>,
+    streams: &DataStreams,
+    alerts: &Alerts,
+) -> Result<(History, Tables), StartError> {
     let open = |name, partitions| open_stream(&*log, name, partitions);
     let partitions = config.broker.partitions;
-    let inputs = vec![open("telemetry", partitions)?];
+    let inputs = streams.list().to_vec();
     let (state, manifest) = (open("state", partitions)?, open("_history", 1)?);
     let mut history = EngineConfig::new(config.data_dir.join("history"), inputs.clone(), state, manifest);
     history.observer = Some(Arc::new(alerts::Rows(alerts.clone())));
@@ -343,7 +362,7 @@ fn start_gateway(config: &Config, log: Arc<dyn Log>, devices: TopicDevices) -> R
 fn start_messages(
     config: &Config,
     log: Arc<dyn Log>,
-    telemetry: Stream,
+    streams: DataStreams,
     devices: TopicDevices,
 ) -> Result<Messages, StartError> {
     let broker = &config.broker;
@@ -355,10 +374,13 @@ fn start_messages(
         ..MessageLimits::default()
     };
     // A closure's answer could not borrow from the topic alone.
-    fn of(devices: TopicDevices) -> impl Fn(&str) -> Option<&str> {
-        move |topic| devices.bound(topic).device
+    fn of(devices: TopicDevices) -> impl Fn(&str) -> (Option<&str>, u32) {
+        move |topic| {
+            let bound = devices.bound(topic);
+            (bound.device, bound.stream)
+        }
     }
-    Messages::new(log, telemetry, Arc::new(SystemClock), Arc::new(of(devices)), limits).map_err(StartError::Runtime)
+    Messages::new(log, streams, Arc::new(SystemClock), Arc::new(of(devices)), limits).map_err(StartError::Runtime)
 }
 
 /// What the overview says of this process.

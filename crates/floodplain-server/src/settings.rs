@@ -168,7 +168,8 @@ pub enum ConfigError {
 }
 
 /// Arrays of tables that the file may have beside the keys, and what one of them is; who needs one reads it.
-const TABLES: [(&str, &str); 3] = [("alerts", "alert"), ("bindings", "binding"), ("tables", "table")];
+const TABLES: [(&str, &str); 4] =
+    [("alerts", "alert"), ("bindings", "binding"), ("streams", "stream"), ("tables", "table")];
 
 const PREFIX: &str = "FLOODPLAIN_";
 
@@ -343,6 +344,13 @@ impl Settings {
             }
         }
         Ok(found)
+    }
+
+    /// Why an entry of an array is not valid among the others.
+    pub(crate) fn bad_entry(&self, array: &str, name: &str, reason: String) -> ConfigError {
+        let kind = TABLES.iter().find(|(known, _)| *known == array).map_or("entry", |(_, kind)| kind);
+        let path = self.tables.get(array).map(|(_, path)| path.clone()).unwrap_or_default();
+        ConfigError::BadEntry { path, kind, entry: format!("{name:?}"), reason }
     }
 
     /// The value of a key that is in the table of keys.

@@ -12,7 +12,7 @@ use crate::{
     webhook::{Last, Patience, Post, Webhooks},
 };
 use floodplain_fold::Runner;
-use floodplain_log::{Append, Batch, BatchBuilder, Compression, Disk, Log, Partition, Refusal, Stream};
+use floodplain_log::{Append, Batch, BatchBuilder, Compression, DataStreams, Disk, Log, Partition, Refusal, Stream};
 use floodplain_types::{Class, Clock, Position, Timestamp};
 use std::{
     collections::BTreeMap,
@@ -46,7 +46,7 @@ pub struct AlertsConfig {
     /// Folder of the folds' snapshots. Nobody else writes here.
     pub dir: PathBuf,
     /// What devices publish; subscribers are told of transitions here, too.
-    pub telemetry: Stream,
+    pub data: DataStreams,
     /// Where the document of rules is.
     pub state: Stream,
     /// The transitions. Nobody else writes here.
@@ -95,7 +95,7 @@ pub struct Alerts(Arc<Inner>);
 struct Inner {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
-    telemetry: Stream,
+    data: DataStreams,
     alerts: Stream,
     /// Nobody has listened before.
     started: Timestamp,
@@ -141,6 +141,28 @@ fn keep(log: &dyn Log, alerts: &Stream, receipt: &Receipt, now: Timestamp) {
     log.submit(Append { batches, class: Class::Leader }, None);
 }
 
+/// When a device of the partition `index` of each data stream was last heard in any of them. `each` is how many
+/// partitions a stream has.
+fn heard_last(heard: &[Runner<Heard>], each: usize, index: usize, device: &str) -> Option<Timestamp> {
+    heard[index..].iter().step_by(each).filter_map(|runner| runner.fold().get(device)).max()
+}
+
+/// All devices, each once, and when they were last heard in any stream.
+fn all_heard(heard: &[Runner<Heard>], each: usize) -> impl Iterator<Item = (&str, Timestamp)> {
+    (0..heard.len()).flat_map(move |at| {
+        let (index, is_alone) = (at % each, heard.len() <= each);
+        heard[at].fold().iter().filter_map(move |(device, time)| {
+            if is_alone {
+                return Some((device, time));
+            }
+            let mut before = heard[index..at].iter().step_by(each);
+            let is_first = before.all(|runner| runner.fold().get(device).is_none());
+            let last = is_first.then(|| heard_last(heard, each, index, device))?;
+            Some((device, last.unwrap_or(time)))
+        })
+    })
+}
+
 /// Who fires, by the folds.
 struct Pairs<'a>(&'a [Runner<States>], &'a Stream);
 
@@ -176,7 +198,7 @@ impl Alerts {
         clock: Arc<dyn Clock>,
         post: Arc<dyn Post>,
     ) -> Result<Self> {
-        let AlertsConfig { dir, telemetry, state, alerts, rules: of_file, patience } = config;
+        let AlertsConfig { dir, data, state, alerts, rules: of_file, patience } = config;
         let now = clock.now();
         let ended = {
             let (log, alerts, clock) = (log.clone(), alerts.clone(), clock.clone());
@@ -190,8 +212,8 @@ impl Alerts {
         for runner in &mut states {
             while store::fold_some(&*log, runner, now)? {}
         }
-        let open = |index| store::open::<Heard>(&*log, disk, &dir, telemetry.partition(index));
-        let heard = (0..telemetry.partitions).map(open).collect::<Result<Vec<_>>>()?;
+        let open = |(_, partition)| store::open::<Heard>(&*log, disk, &dir, partition);
+        let heard = data.all().map(open).collect::<Result<Vec<_>>>()?;
         let rules_before = rules.fold().rules().clone();
         let core = Core {
             rules,
@@ -204,7 +226,7 @@ impl Alerts {
         let inner = Inner {
             log,
             clock,
-            telemetry,
+            data,
             alerts,
             started: now,
             wake: Arc::default(),
@@ -305,7 +327,7 @@ impl Alerts {
             }
         }
         let heard = lock(&self.0.heard);
-        let devices = heard.iter().flat_map(|runner| runner.fold().iter());
+        let devices = all_heard(&heard, self.0.data.partitions_each() as usize);
         let is_silent = |(device, heard): &(&str, Timestamp)| rule.is_for(device) && now.since(*heard) >= limit;
         let silent = devices.filter(is_silent).map(|(device, heard)| Silent { device: device.to_owned(), heard });
         let mut silent: Vec<Silent> = silent.collect();
@@ -431,7 +453,7 @@ impl Inner {
             let kept = builders.entry(self.alerts.partition_of(transition.device.as_bytes())).or_default();
             let is_owed = core.webhook(&transition.alert).is_some();
             transition.write(kept, now_ms, is_owed).map_err(too_large)?;
-            let sender = self.telemetry.partition_of(crate::transition::SENDER.as_bytes());
+            let sender = self.data.telemetry().partition_of(crate::transition::SENDER.as_bytes());
             transition.write_message(builders.entry(sender).or_default(), now_ms).map_err(too_large)?;
         }
         let batches = builders
@@ -468,8 +490,7 @@ impl Inner {
     }
 
     fn watermarks(&self) -> Vec<Position> {
-        let partitions = (0..self.telemetry.partitions).map(|index| self.telemetry.partition(index));
-        partitions.map(|partition| self.log.watermark(partition)).collect()
+        self.data.all().map(|(_, partition)| self.log.watermark(partition)).collect()
     }
 
     /// Reads some more of who was heard; `false` once all is read up to `until`. The lock is free between two reads.
@@ -532,13 +553,13 @@ impl Inner {
     fn judge(&self, heard: &[Runner<Heard>], core: &mut Core, now: Timestamp) -> usize {
         let Core { states, evaluator, scan_at, .. } = core;
         let rules: Vec<Kept> = evaluator.silent().cloned().collect();
-        let known = Pairs(states, &self.alerts);
+        let (known, each) = (Pairs(states, &self.alerts), self.data.partitions_each() as usize);
         let mut looked_at = 0;
         for Kept { rule, .. } in &rules {
             for (device, pair) in states.iter().flat_map(|runner| runner.fold().firing_of(&rule.name)) {
                 looked_at += 1;
-                let partition = self.telemetry.partition_of(device.as_bytes()).index as usize;
-                if let Some(time) = heard[partition].fold().get(device).filter(|time| *time > pair.since) {
+                let index = self.data.telemetry().partition_of(device.as_bytes()).index as usize;
+                if let Some(time) = heard_last(heard, each, index, device).filter(|time| *time > pair.since) {
                     evaluator.silence(&known, &rule.name, device, time, self.started, now);
                 }
             }
@@ -549,7 +570,7 @@ impl Inner {
         // A device that is heard for the first time from now on is silent after that time at the earliest.
         let shortest = rules.iter().filter_map(|kept| kept.rule.silence()).min().unwrap_or(IDLE);
         let mut next = now + shortest;
-        for (device, time) in heard.iter().flat_map(|runner| runner.fold().iter()) {
+        for (device, time) in all_heard(heard, each) {
             looked_at += rules.len();
             for Kept { rule, .. } in &rules {
                 let due = evaluator.silence(&known, &rule.name, device, time, self.started, now);

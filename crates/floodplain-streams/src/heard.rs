@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// Devices of one partition. Others are not watched for silence; their messages are counted.
 pub const DEVICES_MAX: usize = 65_536;
 
-/// The devices of one partition of `telemetry`, with the times at which their last messages were received.
+/// The devices of one data partition, with the times at which their last messages were received.
 #[derive(Debug, Default)]
 pub struct Heard {
     devices: BTreeMap<Box<str>, Timestamp>,

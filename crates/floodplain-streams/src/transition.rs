@@ -22,7 +22,7 @@ const TOLD: &str = "told";
 /// Which row was the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cause {
-    /// Index of the partition of `telemetry`.
+    /// Index of the partition among all data partitions.
     pub partition: u32,
     /// Position of the row's record.
     pub position: Position,

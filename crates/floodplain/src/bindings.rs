@@ -81,6 +81,9 @@ pub(crate) struct Declaration {
     /// Topics that it is for
     #[arg(long, value_name = "FILTER")]
     filter: Option<String>,
+    /// Stream that takes the messages, one of [[streams]] in the configuration
+    #[arg(long, value_name = "NAME", default_value = "telemetry")]
+    stream: String,
     /// Level of the topic that names the device, counted from 1 [default: the device that publishes]
     #[arg(long, value_name = "N")]
     device_level: Option<u16>,
@@ -150,7 +153,7 @@ impl Declaration {
         };
         decoder.entry("format").or_insert_with(|| json!(self.format));
         Ok(json!({
-            "filter": filter, "device_level": self.device_level, "table": table, "decoder": decoder,
+            "filter": filter, "stream": self.stream, "device_level": self.device_level, "table": table, "decoder": decoder,
             "time_field": self.time_field, "key_columns": self.key_columns, "retention": self.retention,
             "class": self.class, "dedup": self.dedup()?,
         }))
@@ -162,6 +165,9 @@ pub(crate) struct ReplayArgs {
     /// Only messages of this binding; `default` is what no binding takes
     #[arg(long, value_name = "NAME")]
     binding: Option<String>,
+    /// Only messages of this stream [default: of all that take messages]
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
     /// Only messages received from then on, for example 2026-11-26T11:00:00Z
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
@@ -217,6 +223,7 @@ pub(crate) fn run_binding(command: &BindingCommand) -> Result<()> {
             let columns = [
                 "name",
                 "filter",
+                "stream",
                 "device_level",
                 "table",
                 "decoder",
@@ -268,7 +275,7 @@ pub(crate) fn run_binding(command: &BindingCommand) -> Result<()> {
 }
 
 pub(crate) fn run_replay(args: &ReplayArgs) -> Result<()> {
-    let body = json!({ "binding": args.binding, "from": args.from, "to": args.to });
+    let body = json!({ "binding": args.binding, "stream": args.stream, "from": args.from, "to": args.to });
     begin("replay", &body, &args.wait)
 }
 

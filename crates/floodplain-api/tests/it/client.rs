@@ -91,7 +91,8 @@ impl Server {
             disk: Arc::new(FaultDisk::new(1)),
             poisoned: Arc::new(|| None),
         };
-        let messages = Messages::new(log.clone(), stream, clock.clone(), Arc::new(device_of), message_limits).unwrap();
+        let messages =
+            Messages::new(log.clone(), stream.into(), clock.clone(), Arc::new(bound_of), message_limits).unwrap();
         let reason = Arc::new(Mutex::new(None::<String>));
         let readiness = Arc::clone(&reason);
         let folder = tempfile::tempdir().unwrap();
@@ -155,8 +156,9 @@ impl Server {
     }
 }
 
-fn device_of(topic: &str) -> Option<&str> {
-    Some(topic.strip_prefix("devices/")?.split_once('/')?.0)
+fn bound_of(topic: &str) -> (Option<&str>, u32) {
+    let device = topic.strip_prefix("devices/").and_then(|rest| rest.split_once('/'));
+    (device.map(|(device, _)| device), 0)
 }
 
 /// One recorder for the process: the `metrics` facade takes no second one.

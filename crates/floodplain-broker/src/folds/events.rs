@@ -53,7 +53,7 @@ pub enum Event {
     ServerStart { run: RunId },
     /// The index of what waits has given up messages: those sessions that needed them are told in `dlq`.
     Lost {
-        /// Index of the partition of `telemetry`.
+        /// Index of the partition among all data partitions.
         partition: u32,
         lost: Lost,
     },
@@ -95,6 +95,8 @@ pub struct Will {
     pub response_topic: Option<String>,
     pub correlation: Option<Bytes>,
     pub user_properties: Vec<(String, String)>,
+    /// Number of the data stream that takes it, as bindings had it when the client connected.
+    pub stream: u32,
 }
 
 /// A filter with its options.
@@ -129,6 +131,7 @@ pub struct Progress {
 /// How far a session is in one data partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionProgress {
+    /// Its index among all: see [`floodplain_log::DataStreams`]. So everywhere in events.
     pub partition: u32,
     /// Everything before this position is done. Never goes back.
     pub cursor: Position,
@@ -401,7 +404,8 @@ pub(crate) mod v1 {
     pub(crate) fn put_will(out: &mut Vec<u8>, will: &Will) {
         out.put_str(will.topic.as_str());
         out.put_bytes(&will.payload);
-        out.put_byte(will.qos | u8::from(will.retain) << 2);
+        // Bit 3: the stream is at the end. Without it the bytes are those of before there were others than telemetry.
+        out.put_byte(will.qos | u8::from(will.retain) << 2 | u8::from(will.stream != 0) << 3);
         out.put_u64(u64::from(will.delay_s));
         out.put_option(will.expiry_s, |out, seconds| out.put_u64(u64::from(seconds)));
         out.put_option(will.payload_format, Vec::put_byte);
@@ -413,13 +417,16 @@ pub(crate) mod v1 {
             out.put_str(name);
             out.put_str(value);
         }
+        if will.stream != 0 {
+            out.put_u64(u64::from(will.stream));
+        }
     }
 
     pub(crate) fn take_will(get: &mut Get<'_>) -> Result<Will, WireError> {
         let topic = Topic::new(get.str()?).map_err(|_| WireError::Invalid("will topic"))?;
         let payload = Bytes::copy_from_slice(get.bytes()?);
         let flags = get.byte()?;
-        if flags & 3 == 3 || flags > 7 {
+        if flags & 3 == 3 || flags > 15 {
             return Err(WireError::Unknown { what: "will flags", value: u64::from(flags) });
         }
         let owned = |get: &mut Get<'_>| get.str().map(str::to_owned);
@@ -435,6 +442,7 @@ pub(crate) mod v1 {
             response_topic: get.option(owned)?,
             correlation: get.option(|get| get.bytes().map(Bytes::copy_from_slice))?,
             user_properties: get.list(|get| Ok((get.str()?.to_owned(), get.str()?.to_owned())))?,
+            stream: if flags & 8 == 0 { 0 } else { get.u32()? },
         })
     }
 

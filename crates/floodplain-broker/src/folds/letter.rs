@@ -2,15 +2,47 @@
 
 use super::DLQ;
 use floodplain_fold::Output;
-use floodplain_log::header;
+use floodplain_log::{DataStreams, TELEMETRY, header};
 use floodplain_types::Position;
+use std::sync::Arc;
+
+/// What the data streams are called, for letters. Streams only ever come behind the others, so a letter says the same
+/// whenever it is written.
+#[derive(Debug, Clone)]
+pub struct StreamNames {
+    /// Of each stream.
+    partitions: u32,
+    names: Arc<[Box<str>]>,
+}
+
+impl Default for StreamNames {
+    /// `telemetry` alone.
+    fn default() -> Self {
+        Self { partitions: u32::MAX, names: Arc::new([TELEMETRY.into()]) }
+    }
+}
+
+impl From<&DataStreams> for StreamNames {
+    fn from(streams: &DataStreams) -> Self {
+        let names = streams.list().iter().map(|stream| stream.id.stream.as_str().into());
+        Self { partitions: streams.partitions_each(), names: names.collect() }
+    }
+}
+
+impl StreamNames {
+    /// The stream of a data partition, and the index of the partition in there.
+    fn place(&self, index: u32) -> (&str, u32) {
+        let name = self.names.get((index / self.partitions) as usize);
+        (name.map_or("", |name| name), index % self.partitions)
+    }
+}
 
 /// Messages of one data partition that one session does not get, for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
     /// For people.
     pub reason: Box<str>,
-    /// Index of the partition of `telemetry`.
+    /// Index of the partition among all data partitions.
     pub partition: u32,
     /// First and last position, both included.
     pub from: Position,
@@ -21,21 +53,23 @@ pub struct Letter {
 
 impl Letter {
     /// The value of the record.
-    pub(crate) fn json(&self, client: &str) -> String {
+    pub(crate) fn json(&self, client: &str, names: &StreamNames) -> String {
         let Self { reason, partition, from, to, count } = self;
+        let (stream, partition) = names.place(*partition);
         format!(
-            r#"{{"session":{},"reason":{},"stream":"telemetry","partition":{partition},"from":"{from}","to":"{to}","count":{count}}}"#,
+            r#"{{"session":{},"reason":{},"stream":{},"partition":{partition},"from":"{from}","to":"{to}","count":{count}}}"#,
             quoted(client),
             quoted(reason),
+            quoted(stream),
         )
     }
 
-    pub(super) fn output(&self, client: &str) -> Output {
+    pub(super) fn output(&self, client: &str, names: &StreamNames) -> Output {
         let (name, value) = letter_content_type();
         Output {
             stream: DLQ,
             key: client.as_bytes().to_vec(),
-            value: Some(self.json(client).into_bytes()),
+            value: Some(self.json(client, names).into_bytes()),
             headers: vec![(name.to_owned(), value.to_vec())],
         }
     }
@@ -119,7 +153,7 @@ mod tests {
         };
         letters.note(letter(7, 7, 1));
         letters.note(letter(5, 6, 2));
-        let json: Vec<_> = letters.take().iter().map(|letter| letter.json("a\"b")).collect();
+        let json: Vec<_> = letters.take().iter().map(|letter| letter.json("a\"b", &StreamNames::default())).collect();
         assert_eq!(
             json,
             [

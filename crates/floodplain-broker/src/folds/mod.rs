@@ -25,15 +25,20 @@ pub use events::{
     Subscription, Will,
 };
 pub(crate) use letter::letter_content_type;
-pub use letter::{Letter, Letters};
+pub use letter::{Letter, Letters, StreamNames};
 pub use positions::Positions;
 pub use presence::{Presence, PresenceFold};
 pub use retained::{Candidate, RetainedFold, RetainedPage, RetainedRecord, Stamp, newest};
 pub use session::{Change, EndReason, Ended, Session, SessionFold, Subscribed};
 pub use waiting::{Interest, Lost, LostReason, Posting, WaitingIndex, WaitingPage};
 
-/// The stream of devices' messages.
-pub const TELEMETRY: &str = "telemetry";
+/// The first stream of devices' messages.
+pub use floodplain_log::TELEMETRY;
+/// What outputs call the data streams, by number: their names are not known when a fold is compiled.
+pub const DATA: [&str; floodplain_log::DataStreams::MAX] = [
+    TELEMETRY, "data 1", "data 2", "data 3", "data 4", "data 5", "data 6", "data 7", "data 8", "data 9", "data 10",
+    "data 11", "data 12", "data 13", "data 14", "data 15",
+];
 /// The stream of requests, which sessions are folded from.
 pub const REQUESTS: &str = "requests";
 /// The stream of what could not be delivered.

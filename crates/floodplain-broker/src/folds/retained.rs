@@ -1,4 +1,4 @@
-//! Retained messages: a fold over `telemetry`. The message is in the state, so that retention of
+//! Retained messages: a fold over each data stream. The message is in the state, so that retention of
 //! the stream does not take it.
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ use std::{
 use walk::{Step, step};
 
 /// Bytes of retained messages in one partition; a message that would go beyond that is not retained,
-/// and counted, and then nothing is retained for its topic (MQTT 5.0 §3.3.1.3). With 16 partitions 1 GiB.
+/// and counted, and then nothing is retained for its topic (MQTT 5.0 §3.3.1.3). With 16 partitions 1 GiB per stream.
 const BYTES_MAX: usize = 64 << 20;
 /// Deleted topics that one partition remembers. The message may be in another partition than its
 /// deletion, and comes back when the deletion is forgotten: so they are kept by number, not by
@@ -41,6 +41,7 @@ const LOOKED_AT_PER_ITEM: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
     pub ingest: Timestamp,
+    /// Index among all data partitions.
     pub partition: u32,
     pub position: Position,
 }
@@ -95,6 +96,8 @@ pub struct RetainedFold {
     /// A copy that is being made; no part of the state.
     copy: Option<Copy>,
     meters: Meters,
+    /// Index among all of the first partition of this stream. No part of the state.
+    first: u32,
 }
 
 #[derive(Debug)]
@@ -136,6 +139,7 @@ impl Default for RetainedFold {
             bytes: 0,
             deleted_bytes: 0,
             seen: DedupWindow::new(64, 16_384),
+            first: 0,
             copy: None,
             meters: Meters {
                 full: metrics::counter!("floodplain_broker_retained_refused_total"),
@@ -146,6 +150,12 @@ impl Default for RetainedFold {
 }
 
 impl RetainedFold {
+    /// Nothing is retained yet in a partition of a stream whose first partition has the index `first` among all.
+    #[must_use]
+    pub fn of(first: u32) -> Self {
+        Self { first, ..Self::default() }
+    }
+
     /// How many messages are retained here, expired ones included until log time reaches them.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -330,7 +340,7 @@ impl Fold for RetainedFold {
         }
         let ingest = message.ingest_time_ns.map_or_else(|| input.ingest_time(), Timestamp);
         self.newest = self.newest.max(ingest);
-        let stamp = Stamp { ingest: self.newest, partition: input.partition, position: input.position };
+        let stamp = Stamp { ingest: self.newest, partition: self.first + input.partition, position: input.position };
         // An empty payload deletes [MQTT-3.3.1-6].
         let record = (!message.payload.is_empty()).then(|| RetainedRecord {
             bytes: Bytes::copy_from_slice(input.record.bytes),
@@ -375,7 +385,7 @@ impl Fold for RetainedFold {
         if format != Self::FORMAT {
             return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
         }
-        *self = Self::default();
+        *self = Self::of(self.first);
         let mut get = Get::new(bytes);
         self.newest = get.time()?;
         for _ in 0..get.count()? {

@@ -12,7 +12,7 @@ mod will;
 pub use changes::{Change, EndReason};
 pub use state::{Ended, Session, Subscribed};
 
-use super::{Close, CloseReason, Event, Letter, Open, Positions, Subscription};
+use super::{Close, CloseReason, Event, Letter, Open, Positions, StreamNames, Subscription};
 use changes::Changes;
 use floodplain_fold::{DedupWindow, Fold, Input, Outputs, RestoreError};
 use floodplain_log::BatchBuilder;
@@ -37,7 +37,7 @@ const DEDUP_CLIENTS: usize = 65_536;
 /// Emits letters into `dlq`: what a session does not get although it was promised. What waits for a session that ends
 /// is known by the index of its data partitions alone, so the session is kept as [`Ended`] until [`Event::Buried`].
 ///
-/// Emits wills into `telemetry`. A will is sent when its connection ends without a DISCONNECT that
+/// Emits wills into the data stream that they name. A will is sent when its connection ends without a DISCONNECT that
 /// makes it void, after the lesser of its delay and the end of the session, unless the session is
 /// resumed before (MQTT 5.0 §3.1.2.5, §3.1.3.2.2). A connection ends by [`Event::Close`], by a
 /// newer [`Event::Open`] of the same client, or by [`Event::ServerStart`] of another run.
@@ -57,6 +57,8 @@ pub struct SessionFold {
     seen: DedupWindow,
     changes: Changes,
     builder: BatchBuilder,
+    /// No part of the state.
+    names: StreamNames,
 }
 
 impl Default for SessionFold {
@@ -71,11 +73,18 @@ impl Default for SessionFold {
             seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
+            names: StreamNames::default(),
         }
     }
 }
 
 impl SessionFold {
+    /// No sessions; letters name these streams.
+    #[must_use]
+    pub fn of(names: StreamNames) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     /// The session of a client.
     #[must_use]
     pub fn session(&self, client: &str) -> Option<&Session> {
@@ -266,10 +275,11 @@ impl SessionFold {
     }
 
     fn close(&mut self, client: &ClientId, close: &Close, now: Timestamp, out: &mut Outputs) {
+        let names = self.names.clone();
         let Some(session) = self.current(client, close.epoch) else { return };
         let letters = session.untold(close.progress.letters.clone());
         session.progress(&close.progress);
-        emit(client, &letters, out);
+        emit(client, &letters, &names, out);
         // Not from zero (MQTT 5.0 §3.14.2.2.2).
         if let Some(expiry) = close.session_expiry_s
             && session.expiry_s != 0
@@ -324,7 +334,7 @@ impl SessionFold {
         at: Timestamp,
         out: &mut Outputs,
     ) {
-        emit(client, &session.letters.take(), out);
+        emit(client, &session.letters.take(), &self.names, out);
         let mut wanted = Vec::new();
         for held in session.subscriptions.iter().filter(|held| held.keeps_messages()) {
             let filter = &held.subscription.filter;
@@ -347,7 +357,7 @@ impl SessionFold {
         let key = (client.clone(), epoch);
         self.touch_ended(&key);
         let Some(ended) = self.ended.remove(&key) else { return };
-        emit(&client, letters, out);
+        emit(&client, letters, &self.names, out);
         for (filter, _) in &ended.wanted {
             forget_filter(&mut self.filters, &mut self.changes, filter, Kept::bury);
         }
@@ -391,9 +401,9 @@ impl SessionFold {
     }
 }
 
-fn emit(client: &ClientId, letters: &[Letter], out: &mut Outputs) {
+fn emit(client: &ClientId, letters: &[Letter], names: &StreamNames, out: &mut Outputs) {
     for letter in letters {
-        out.push(letter.output(client.as_str()));
+        out.push(letter.output(client.as_str(), names));
     }
 }
 
@@ -446,7 +456,7 @@ impl Fold for SessionFold {
                 if let Some(session) = self.current(&client, epoch) {
                     let letters = session.untold(progress.letters.clone());
                     session.progress(&progress);
-                    emit(&client, &letters, out);
+                    emit(&client, &letters, &self.names, out);
                 }
             }
             Event::Received { epoch, packet_id } => {
@@ -496,7 +506,7 @@ impl Fold for SessionFold {
                 self.fire(&client, &mut session, out);
             }
             if session.letters_at.take_if(|time| *time <= now).is_some() {
-                emit(&client, &session.letters.take(), out);
+                emit(&client, &session.letters.take(), &self.names, out);
             }
             self.insert(client, session);
         }

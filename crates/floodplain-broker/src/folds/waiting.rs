@@ -1,5 +1,5 @@
 //! The index of what waits: for each filter of a lasting session, where the matching messages are.
-//! A fold over `telemetry`.
+//! A fold over each data stream.
 
 mod backfill;
 mod interest;
@@ -165,7 +165,7 @@ fn touch(copy: &mut Option<Copy>, list: &List) {
     }
 }
 
-/// Postings lists of one partition of `telemetry`, one per distinct filter whatever the number of
+/// Postings lists of one data partition, one per distinct filter whatever the number of
 /// sessions that have it. A posting takes 40 bytes.
 ///
 /// A list is a pure function of the log: all records with QoS 1 or 2 that match, from

@@ -55,7 +55,7 @@ struct Quick;
 
 impl Bindings for Quick {
     fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
-        Bound { device: None, class: topic.starts_with("quick/").then_some(Class::Leader) }
+        Bound { class: topic.starts_with("quick/").then_some(Class::Leader), ..Bound::default() }
     }
 }
 

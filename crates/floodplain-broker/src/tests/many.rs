@@ -32,6 +32,7 @@ fn write_sessions(rig: &Rig, count: usize, will_delay_s: u32) {
                 response_topic: None,
                 correlation: None,
                 user_properties: Vec::new(),
+                stream: 0,
             };
             let open = Open {
                 run: RunId(77),

@@ -129,6 +129,7 @@ impl Case {
                     response_topic: None,
                     correlation: None,
                     user_properties: Vec::new(),
+                    stream: 0,
                 };
                 let open = Open {
                     run: RunId(1),

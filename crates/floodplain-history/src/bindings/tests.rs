@@ -99,7 +99,12 @@ fn what_cannot_be_is_refused_with_its_reason() {
         check(with("dedup", json!({ "field": "n", "window": window })), &says);
     }
     assert!(error(with("dedup", json!({ "header": "id" }))).to_string().contains("unknown field `header`"));
-    assert_eq!(error(with("stream", json!("alerts"))), BindingError::NotBuilt("a stream other than telemetry"));
+    for (stream, says) in
+        [("alerts", "one of the server's own"), ("Fast", "no name for a stream"), ("a/b", "may only hold")]
+    {
+        let BindingError::Invalid(text) = error(with("stream", json!(stream))) else { panic!("{stream}") };
+        assert!(text.contains(says), "{text}");
+    }
     binding("b", json!({ "filter": "a/+", "table": { "level": 2 }, "retention": "1d" }));
     let builtin = Binding::declare(BUILTIN, ok(), Origin::Api).unwrap_err();
     assert_eq!(builtin, BindingError::ReadOnly { name: BUILTIN.to_owned(), origin: Origin::Builtin });

@@ -147,7 +147,7 @@ impl Builders {
         rest: Option<&str>,
     ) -> Result<()> {
         let out_of_range = |what: &str| columns.mismatch(format!("{what} of a row is out of range"));
-        let generation = i32::try_from(head.position.generation).map_err(|_| out_of_range("generation"))?;
+        let generation = head.generation().ok_or_else(|| out_of_range("generation"))?;
         let offset = i64::try_from(head.position.offset).map_err(|_| out_of_range("offset"))?;
         let row = i32::try_from(head.row).map_err(|_| out_of_range("index"))?;
         if !(0..1000).contains(&head.time_ns) {

@@ -5,7 +5,7 @@
 //! next document is appended to `state`; it is taken up; the one who asked is told. A crash before the append leaves the old
 //! document and no row of the new one, a crash after it the new document and no record that must be decoded by the old.
 
-use super::{Engine, commit};
+use super::{Engine, Source, commit};
 use crate::{
     Error, Result,
     bindings::{BUILTIN, Binding, BindingError, Bindings},
@@ -116,7 +116,7 @@ impl Engine {
         Ok(match command {
             Command::Put(binding, reply) => {
                 let name = binding.name().to_owned();
-                match bindings.with(*binding) {
+                match self.check_stream(&binding).and_then(|()| bindings.with(*binding)) {
                     Err(error) => {
                         drop(reply.send(Err(error)));
                         None
@@ -193,6 +193,7 @@ impl Engine {
             Replay::Range { from: Some(from), to: Some(to), .. } if from >= to => {
                 Err(BindingError::Invalid("from is not before to".to_owned()))
             }
+            Replay::Range { stream: Some(stream), .. } => self.input(stream).map(drop),
             Replay::Letters { ids: Some(ids), .. } if ids.len() > LETTERS_MAX => {
                 Err(BindingError::Invalid(format!("{} letters are more than {LETTERS_MAX}", ids.len())))
             }
@@ -200,25 +201,37 @@ impl Engine {
         }
     }
 
+    /// Whether the stream of a binding is there.
+    pub(super) fn check_stream(&self, binding: &Binding) -> Result<(), BindingError> {
+        self.input(binding.stream()).map(drop)
+    }
+
+    fn input(&self, name: &str) -> Result<&Stream, BindingError> {
+        let found = self.config.inputs.iter().find(|stream| stream.id.stream.as_str() == name);
+        found.ok_or_else(|| BindingError::UnknownStream(name.to_owned()))
+    }
+
     /// Where the messages, or the letters, of a replay are. What comes later is decoded by the bindings of now anyway.
     fn ranges(&self, replay: &Replay) -> Result<Vec<Left>> {
-        let range = |partition: Partition, since: Option<Timestamp>, to: Position| -> Result<Left> {
+        let range = |index: u32, partition: Partition, since: Option<Timestamp>, to: Position| -> Result<Left> {
             let start = self.log.start(partition);
             let from = match since {
                 Some(time) => self.log.position_at(partition, time.as_millis())?.max(start),
                 None => start,
             };
-            Ok(Left { partition: partition.index, from: from.min(to), to })
+            Ok(Left { partition: index, from: from.min(to), to })
         };
         match replay {
-            Replay::Range { from, .. } => {
-                let first = self.config.inputs.first().map_or(u32::MAX, |stream| stream.number);
-                let sources = self.sources.iter().filter(|source| source.partition.stream == first);
-                sources.map(|source| range(source.partition, *from, source.position)).collect()
+            Replay::Range { stream, from, .. } => {
+                let only = stream.as_ref().and_then(|name| self.input(name).ok()).map(|stream| stream.number);
+                let is_of = |source: &&Source| only.is_none_or(|number| number == source.partition.stream);
+                let sources = self.sources.iter().filter(is_of);
+                sources.map(|source| range(source.index, source.partition, *from, source.position)).collect()
             }
             Replay::Letters { .. } => {
                 let partitions = (0..self.letters.stream.partitions).map(|index| self.letters.stream.partition(index));
-                partitions.map(|partition| range(partition, None, self.log.watermark(partition))).collect()
+                let whole = |of: Partition| range(of.index, of, None, self.log.watermark(of));
+                partitions.map(whole).collect()
             }
         }
     }

@@ -329,7 +329,7 @@ impl Engine {
         // What is decoded again is no news.
         if let Some(observer) = self.config.observer.as_ref().filter(|_| !found.is_again) {
             let Found { position, message, received, source, .. } = found;
-            let partition = self.sources[source].partition.index;
+            let partition = self.sources[source].index;
             observer.row(&Observed { topic: message.topic, partition, position, number, received, time, row });
         }
     }
@@ -402,7 +402,8 @@ impl Engine {
         // Rows that must not be merged are marked by equal times.
         let received_us = if ready.is_alone || ready.time.is_none() { time_us } else { received_us };
         let (position, row, device) = (found.position, ready.row, ready.device);
-        let head = RowHead { device, time_us, time_ns, position, row, received_us };
+        let stream = source.stream;
+        let head = RowHead { device, time_us, time_ns, stream, position, row, received_us };
         let placed = self.table(ready.table, schema, |table| {
             let since = self.now();
             let new =

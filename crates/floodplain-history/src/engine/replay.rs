@@ -78,9 +78,8 @@ impl Engine {
         to: Position,
         step: &mut Step,
     ) -> Result<Position> {
-        let Replay::Range { binding, from: since, to: until } = replay else { return Ok(to) };
-        let source = self.config.inputs.first().map(|stream| stream.partition(index));
-        let source = source.and_then(|partition| self.sources.iter().position(|source| source.partition == partition));
+        let Replay::Range { binding, from: since, to: until, .. } = replay else { return Ok(to) };
+        let source = self.sources.iter().position(|source| source.index == index);
         let Some(source) = source else { return Ok(to) };
         if !self.knows_ids_again(source, from)? {
             return Ok(from);

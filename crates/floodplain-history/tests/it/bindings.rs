@@ -50,7 +50,7 @@ pub(crate) fn replay(engine: &mut Engine, replay: Replay) -> Result<String, Bind
     ask(engine, handle.replay(replay))
 }
 
-pub(crate) const ALL: Replay = Replay::Range { binding: None, from: None, to: None };
+pub(crate) const ALL: Replay = Replay::Range { binding: None, stream: None, from: None, to: None };
 
 /// All letters, in no order.
 pub(crate) fn letters(world: &World) -> Vec<Value> {
@@ -257,7 +257,7 @@ fn a_range_is_decoded_again_by_the_bindings_of_now() {
     run(&mut engine);
     put(&mut engine, "plants", json_to("plant")).unwrap();
     assert_eq!(rows(&engine.handle(), "plant").len(), 0);
-    let only = Replay::Range { binding: Some("plants".to_owned()), from: None, to: None };
+    let only = Replay::Range { binding: Some("plants".to_owned()), stream: None, from: None, to: None };
     let job = replay(&mut engine, only).unwrap();
     for _ in 0..2 {
         let jobs = engine.handle().jobs();
@@ -272,7 +272,7 @@ fn a_range_is_decoded_again_by_the_bindings_of_now() {
     replay(&mut engine, ALL).unwrap();
     assert_eq!(values(&engine.handle(), "plant", "v"), ["0", "1", "2", "3", "4"], "again and again the same");
     assert_eq!(rows(&engine.handle(), "messages").len(), 10);
-    let unknown = Replay::Range { binding: Some("none".to_owned()), from: None, to: None };
+    let unknown = Replay::Range { binding: Some("none".to_owned()), stream: None, from: None, to: None };
     assert_eq!(replay(&mut engine, unknown), Err(BindingError::Unknown("none".to_owned())));
 }
 
@@ -287,7 +287,8 @@ fn a_range_of_time_is_a_range_of_time() {
     }
     run(&mut engine);
     put(&mut engine, "plants", json_to("plant")).unwrap();
-    replay(&mut engine, Replay::Range { binding: None, from: Some(times[2]), to: Some(times[4]) }).unwrap();
+    replay(&mut engine, Replay::Range { binding: None, stream: None, from: Some(times[2]), to: Some(times[4]) })
+        .unwrap();
     assert_eq!(values(&engine.handle(), "plant", "v"), ["2", "3"]);
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn append(buffer: &mut WindowBuffer, row: &Row) -> Result<(), Error> 
         device: &row.device,
         time_us: row.time,
         time_ns: row.ns,
+        stream: 0,
         position: Position::new(row.seq.0 as u32, row.seq.1 as u64),
         row: row.seq.2 as u32,
         received_us: row.received,
@@ -250,7 +251,15 @@ fn runs_stay_few_however_often_they_are_asked_for() {
 fn a_row_that_does_not_fit_is_not_added() {
     let mut buffer = WindowBuffer::new(columns(), Window::from_number(0));
     let partition: Arc<str> = "t.s/0".into();
-    let head = RowHead { device: "d", time_us: 1, time_ns: 999, position: Position::new(0, 1), row: 0, received_us: 2 };
+    let head = RowHead {
+        device: "d",
+        time_us: 1,
+        time_ns: 999,
+        stream: 0,
+        position: Position::new(0, 1),
+        row: 0,
+        received_us: 2,
+    };
     let mut check = |head: RowHead<'_>, cells: &[(usize, Cell<'_>)]| {
         let error = buffer.append(&partition, &head, cells, None).unwrap_err();
         assert!(matches!(error, Error::Schema { .. }), "{error}");
@@ -259,6 +268,8 @@ fn a_row_that_does_not_fit_is_not_added() {
     check(RowHead { time_ns: -1, ..head }, &[]);
     check(RowHead { row: u32::MAX, ..head }, &[]);
     check(RowHead { position: Position::new(u32::MAX, 0), ..head }, &[]);
+    check(RowHead { position: Position::new(1 << 24, 0), ..head }, &[]);
+    check(RowHead { stream: 128, ..head }, &[]);
     check(RowHead { position: Position::new(0, u64::MAX), ..head }, &[]);
     check(head, &[(5, Cell::Bool(true))]);
     check(head, &[(1, Cell::Bool(true)), (2, Cell::Float(1.0))]);
@@ -279,6 +290,7 @@ fn rows_follow_a_schema_that_grows() {
         device: "d",
         time_us: 1,
         time_ns: 0,
+        stream: 0,
         position: Position::new(0, offset),
         row: 0,
         received_us: 2,

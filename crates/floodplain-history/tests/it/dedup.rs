@@ -146,7 +146,7 @@ fn a_range_that_begins_behind_the_original_makes_no_row_of_its_repeat() {
     publish(&world, "p1", "a", 2);
     publish(&world, "p1", "b", 3);
     run(&mut engine);
-    let job = replay(&mut engine, Replay::Range { binding: None, from: Some(from), to: None }).unwrap();
+    let job = replay(&mut engine, Replay::Range { binding: None, stream: None, from: Some(from), to: None }).unwrap();
     assert_eq!(values(&engine.handle(), "plant", "n"), ["1", "3"]);
     let jobs = engine.handle().jobs();
     assert_eq!(jobs.list().iter().find(|one| one.name == job).unwrap().progress.rows, 1);

@@ -14,3 +14,4 @@ mod observing;
 mod owner;
 mod retention;
 mod scans;
+mod streams;

@@ -23,6 +23,8 @@ struct Rig {
     clock: Arc<ManualClock>,
     told: Arc<Told>,
     telemetry: Stream,
+    /// `telemetry` and one more.
+    data: DataStreams,
     alerts: Stream,
     state: Stream,
 }
@@ -54,15 +56,17 @@ impl Rig {
             log.open_stream(&StreamId { tenant, stream, generation: 0 }, 4).unwrap()
         };
         let (telemetry, alerts, state) = (open("telemetry"), open("alerts"), open("state"));
+        let fast = [StreamName::new("fast").unwrap()];
+        let data = DataStreams::open(&*log, &TenantId::default_tenant(), 4, &fast).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(FaultDisk::new(1));
-        Self { log, disk, clock, told: Arc::default(), telemetry, alerts, state }
+        Self { log, disk, clock, told: Arc::default(), telemetry, data, alerts, state }
     }
 
     fn open(&self, rules: &[Rule]) -> Alerts {
-        let (telemetry, alerts, state) = (self.telemetry.clone(), self.alerts.clone(), self.state.clone());
+        let (data, alerts, state) = (self.data.clone(), self.alerts.clone(), self.state.clone());
         let config = AlertsConfig {
             dir: "alerts".into(),
-            telemetry,
+            data,
             state,
             alerts,
             rules: rules.to_vec(),
@@ -73,11 +77,17 @@ impl Rig {
 
     /// A message to `topic`, received now.
     fn publish(&self, device: &str, topic: &str) {
+        self.publish_in(0, device, topic);
+    }
+
+    /// The same in another stream.
+    fn publish_in(&self, stream: u32, device: &str, topic: &str) {
         let message = MessageRef { topic, key: device.as_bytes(), payload: b"1", ..MessageRef::default() };
         let mut builder = BatchBuilder::new();
         message.write(&mut builder, self.clock.now().as_millis(), std::iter::empty()).unwrap();
         let batch = builder.finish(Compression::None).unwrap();
-        store::append(&*self.log, vec![(self.telemetry.partition_of(device.as_bytes()), batch)]).unwrap();
+        let partition = self.data.partition(self.data.index_of_key(stream, device.as_bytes()));
+        store::append(&*self.log, vec![(partition, batch)]).unwrap();
     }
 
     /// All messages to `alerts/#`, and all records of stream `alerts`: topics and states.
@@ -231,6 +241,34 @@ fn silence_is_noticed_and_ends_with_the_next_message() {
     let silent = alerts.silent_now(&quiet(), 10).unwrap();
     assert_eq!(silent.iter().map(|one| one.device.as_str()).collect::<Vec<_>>(), ["d1", "d2"]);
     assert_eq!(alerts.silent_now(&quiet(), 1).unwrap().len(), 1);
+}
+
+/// Who is heard in any stream is not silent, and is silent once.
+#[test]
+fn a_device_is_heard_in_every_stream() {
+    let rig = Rig::new();
+    rig.publish("d1", "devices/d1/engine");
+    rig.publish_in(1, "d2", "fast/d2");
+    let alerts = rig.open(&[]);
+    alerts.put(quiet()).unwrap();
+    let turn = |seconds: u64| {
+        rig.clock.advance(Duration::from_secs(seconds));
+        alerts.0.turn().unwrap();
+        rig.told()
+    };
+    assert_eq!(turn(40), [""; 0]);
+    rig.publish_in(1, "d1", "fast/d1");
+    assert_eq!(turn(40), ["alerts/quiet/d2 firing"]);
+    let silent =
+        |max| -> Vec<String> { alerts.silent_now(&quiet(), max).unwrap().into_iter().map(|one| one.device).collect() };
+    assert_eq!(silent(10), ["d2"]);
+    rig.publish("d2", "devices/d2/engine");
+    assert_eq!(turn(1).last().unwrap(), "alerts/quiet/d2 resolved");
+    assert_eq!(turn(19), ["alerts/quiet/d2 firing", "alerts/quiet/d2 resolved", "alerts/quiet/d1 firing"]);
+    assert_eq!(turn(60).last().unwrap(), "alerts/quiet/d2 firing");
+    assert_eq!(silent(10), ["d1", "d2"], "each once");
+    rig.publish_in(1, "d1", "fast/d1");
+    assert_eq!(turn(1).last().unwrap(), "alerts/quiet/d1 resolved");
 }
 
 #[test]

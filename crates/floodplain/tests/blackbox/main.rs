@@ -25,5 +25,6 @@ mod publish;
 mod resume;
 mod retained;
 mod sessions;
+mod streams;
 mod subscribe;
 mod will;

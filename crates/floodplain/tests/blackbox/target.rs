@@ -198,6 +198,11 @@ fn spawn(data: &Path, ready: &Path) -> Result<Child> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log"))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_floodplain"));
     without_our_variables(&mut command);
+    // A test may leave a configuration in the folder of its server.
+    let config = data.join("floodplain.toml");
+    if config.is_file() {
+        command.env("FLOODPLAIN_CONFIG", config);
+    }
     command
         .arg("serve")
         .arg("--ready-file")

@@ -24,14 +24,14 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 
 fn will() -> impl Strategy<Value = Will> {
     (
-        ("[a-z/]{1,9}", bytes(), 0_u8..3, any::<bool>(), any::<u32>()),
+        ("[a-z/]{1,9}", bytes(), 0_u8..3, any::<bool>(), any::<u32>(), 0_u32..16),
         any::<Option<u32>>(),
         any::<Option<u8>>(),
         (proptest::option::of(text()), proptest::option::of(text()), proptest::option::of(bytes())),
         prop::collection::vec((text(), text()), 0..3),
     )
-        .prop_map(|((topic, payload, qos, retain, delay_s), expiry_s, payload_format, texts, user_properties)| {
-            Will {
+        .prop_map(
+            |((topic, payload, qos, retain, delay_s, stream), expiry_s, payload_format, texts, user_properties)| Will {
                 topic: Topic::new(&topic).unwrap(),
                 payload,
                 qos,
@@ -43,8 +43,9 @@ fn will() -> impl Strategy<Value = Will> {
                 response_topic: texts.1,
                 correlation: texts.2,
                 user_properties,
-            }
-        })
+                stream,
+            },
+        )
 }
 
 fn progress() -> impl Strategy<Value = Progress> {

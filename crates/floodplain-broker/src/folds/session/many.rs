@@ -1,7 +1,7 @@
 //! What one event does to many sessions: item by item, in as many steps as it takes.
 
 use super::{Ended, SessionFold, emit};
-use crate::folds::{CloseReason, Letter, Lost, LostReason, RunId};
+use crate::folds::{CloseReason, Letter, Lost, LostReason, RunId, StreamNames};
 use floodplain_fold::Outputs;
 use floodplain_types::{ClientId, Position, Timestamp};
 use std::{
@@ -112,7 +112,7 @@ impl SessionFold {
             if let Some(copy) = &mut self.copy {
                 copy.touch_ended(key, Some(ended));
             }
-            ended.lose(&key.0, partition, &lost, out);
+            ended.lose(&key.0, partition, &lost, &self.names, out);
             done = Some(key.clone());
         }
         None
@@ -120,11 +120,11 @@ impl SessionFold {
 }
 
 impl Ended {
-    fn lose(&mut self, client: &ClientId, partition: u32, lost: &Lost, out: &mut Outputs) {
+    fn lose(&mut self, client: &ClientId, partition: u32, lost: &Lost, names: &StreamNames, out: &mut Outputs) {
         for (_, from) in self.wanted.iter_mut().filter(|(filter, _)| *filter == lost.filter) {
             let needed = from.get(partition);
             if needed <= lost.last {
-                emit(client, &[letter(partition, lost, needed)], out);
+                emit(client, &[letter(partition, lost, needed)], names, out);
                 if lost.reason != LostReason::Damage {
                     *from = from.with(partition, lost.last.next());
                 }

@@ -40,6 +40,7 @@ fn with_will(open: Open, delay_s: u32) -> Event {
         response_topic: None,
         correlation: Some(Bytes::from_static(&[0, 255])),
         user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())],
+        stream: 0,
     };
     Event::Open(Box::new(Open { will: Some(will), ..open }))
 }

@@ -1,6 +1,6 @@
 //! Wills as records.
 
-use crate::folds::{TELEMETRY, Will};
+use crate::folds::{DATA, TELEMETRY, Will};
 use floodplain_fold::Output;
 use floodplain_log::{BatchBuilder, Compression, Correlation, MessageRef};
 use floodplain_types::{ClientId, Position};
@@ -30,7 +30,7 @@ pub(super) fn will_record(builder: &mut BatchBuilder, client: &ClientId, epoch: 
     let record = records.iter().next().and_then(Result::ok).expect("the batch has one record");
     let headers = record.headers().map_while(Result::ok);
     Output {
-        stream: TELEMETRY,
+        stream: DATA.get(will.stream as usize).copied().unwrap_or(TELEMETRY),
         key: message.key.to_vec(),
         value: Some(will.payload.to_vec()),
         headers: headers.map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec())).collect(),

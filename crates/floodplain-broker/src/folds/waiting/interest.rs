@@ -5,7 +5,7 @@ use crate::folds::Positions;
 use floodplain_types::{Position, TopicFilter};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What all partitions of `requests` want of one partition of `telemetry`.
+/// What all partitions of `requests` want of one data partition.
 ///
 /// Each source (an index of a partition of `requests`) tells its filters once after its replay,
 /// and then each change. A filter leaves the index when its last source drops it, and postings
@@ -18,7 +18,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Nothing is wanted yet of this partition of `telemetry`.
+    /// Nothing is wanted yet of this data partition, known by its index among all.
     #[must_use]
     pub const fn new(partition: u32) -> Self {
         Self { partition, filters: BTreeMap::new() }
