@@ -57,7 +57,7 @@ async fn every_query_parameter_is_described_and_no_other() {
     let mut compared = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
         // InfluxDB's clients send what is not looked at.
-        if path.ends_with("/write") {
+        if path.ends_with("/write") || path == "/query" {
             continue;
         }
         for (method, operation) in
