@@ -8,13 +8,13 @@ use floodplain_broker::{
 use floodplain_types::Class;
 use std::sync::{
     Mutex,
-    mpsc::{Receiver, Sender, channel},
+    mpsc::{Receiver, SyncSender, sync_channel},
 };
 
 /// Holds the thread of the gateway in the middle of a turn: it says that it has come to a message on topic `stop`, and
 /// waits until it may go on.
 #[derive(Debug)]
-struct Stop(Mutex<(Sender<()>, Receiver<()>)>);
+struct Stop(Mutex<(SyncSender<()>, Receiver<()>)>);
 
 impl Policy for Stop {
     fn publish(&self, _: &Principal, topic: &str) -> Result<(), Denied> {
@@ -40,8 +40,8 @@ impl Policy for Stop {
 /// old one is read all the same, and there is no will [MQTT-3.14.4-3; 3:3.14.4-3].
 #[test]
 fn good_bye_counts_before_the_runtime_has_told_of_it() {
-    let (come, has_come) = channel();
-    let (go_on, may_go_on) = channel();
+    let (come, has_come) = sync_channel(1);
+    let (go_on, may_go_on) = sync_channel(1);
     let policy = Box::new(Stop(Mutex::new((come, may_go_on))));
     let access = Access { policy, ..Access::open_loopback() };
     // One thread, so that everything is in one order.
