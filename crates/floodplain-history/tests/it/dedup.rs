@@ -216,7 +216,7 @@ fn check(world: &World, what: &str) {
             (_, true) => 3,
             _ => published.saturating_sub(12).div_ceil(24),
         };
-        if published % 12 == 0 {
+        if published.is_multiple_of(12) {
             assert_eq!(count as u64, 6 * rounds, "{what}: {published} messages");
         }
         assert!(seen.get_or_insert(found.clone()) == &found, "{what}: the same after every start");
