@@ -301,7 +301,7 @@ impl DataPartition {
         if let Some(sent) = self.sent.pop_front_if(|sent| sent.base == batch.base) {
             self.sent_out += 1;
             if !is_dense {
-                return decode(batch, self.partition.index);
+                return decode(batch, self.index);
             }
             let base = batch.base;
             let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
