@@ -16,27 +16,51 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     functions::expr_fn::split_part,
     functions_window::expr_fn::row_number,
-    logical_expr::{ExprFunctionExt as _, LogicalPlan, LogicalPlanBuilder, cast, col, ident, lit, try_cast},
+    logical_expr::{
+        Expr, ExprFunctionExt as _, LogicalPlan, LogicalPlanBuilder, cast, col, ident, lit, try_cast, when,
+    },
     physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
 };
+use floodplain_log::Stream;
 use std::sync::Arc;
 
 /// The columns of a transition, in order; then comes `active`.
-const COLUMNS: [&str; 10] =
-    ["time", "rule", "device", "state", "since", "value", "cause_partition", "cause_position", "partition", "position"];
+const COLUMNS: [&str; 11] = [
+    "time",
+    "rule",
+    "device",
+    "state",
+    "since",
+    "value",
+    "cause_stream",
+    "cause_partition",
+    "cause_position",
+    "partition",
+    "position",
+];
 /// In the payload, and as a property, `docs/formats/alerts.md`.
 const FIRING: &str = "firing";
 
 /// A row for each transition that the log holds, and for each alert that fires by one that retention has taken, if there
-/// is somebody who knows them.
-pub(super) fn alerts(records: Arc<dyn TableProvider>, fleet: Option<Arc<dyn Fleet>>) -> Result<Arc<dyn TableProvider>> {
+/// is somebody who knows them. `inputs` are the streams of messages, as their indexes count them.
+pub(super) fn alerts(
+    records: Arc<dyn TableProvider>,
+    inputs: &[Stream],
+    fleet: Option<Arc<dyn Fleet>>,
+) -> Result<Arc<dyn TableProvider>> {
     let member = |from: &str, name: &str, function: &str| {
         let function = json_function(function).expect("it is one of ours");
         function.call(vec![col(from), lit(name)])
     };
     let text = |name| member("payload", name, "json_get_str");
-    // The message in `telemetry`, and the number of its row, which is left out: `partition/position/row`.
+    // The message, and the number of its row, which is left out: `index/position/row`, `floodplain_log::DataStreams`.
     let cause = |part: i64| split_part(member("user_properties", "cause", "json_get_str"), lit("/"), lit(part));
+    let index = || try_cast(cause(1), DataType::Int32);
+    let partitions = inputs.first().and_then(|stream| i32::try_from(stream.partitions).ok()).unwrap_or(i32::MAX);
+    let mut stream = when(index().lt(lit(0)), null(DataType::Utf8));
+    for (input, behind) in inputs.iter().zip((1..).map(|number| partitions.saturating_mul(number))) {
+        stream = stream.when(index().lt(lit(behind)), lit(input.id.stream.as_str()));
+    }
     let transitions = LogicalPlanBuilder::scan("records", provider_as_source(records), None)?
         .filter(col("stream").eq(lit("alerts")).and(col("topic").is_not_null()))?
         .project(vec![
@@ -46,7 +70,8 @@ pub(super) fn alerts(records: Arc<dyn TableProvider>, fleet: Option<Arc<dyn Flee
             text("state").alias("state"),
             try_cast(text("since"), time_type()).alias("since"),
             member("payload", "value", "json_get_float").alias("value"),
-            try_cast(cause(1), DataType::Int32).alias("cause_partition"),
+            stream.end()?.alias("cause_stream"),
+            (index() % lit(partitions)).alias("cause_partition"),
             cause(2).alias("cause_position"),
             col("partition"),
             col("position"),
@@ -73,6 +98,10 @@ fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
+fn null(data_type: DataType) -> Expr {
+    cast(lit(ScalarValue::Null), data_type)
+}
+
 /// Alerts that fire by a transition that is not in the log any more: what is left of it.
 fn long_firing(fleet: Arc<dyn Fleet>) -> Result<LogicalPlan> {
     let (text, number) = (DataType::Utf8, DataType::Float64);
@@ -81,7 +110,6 @@ fn long_firing(fleet: Arc<dyn Fleet>) -> Result<LogicalPlan> {
     let schema = Arc::new(Schema::new(fields.to_vec()));
     let rows = Arc::new(LongRows { fleet, schema: Arc::clone(&schema) });
     let table: Arc<dyn TableProvider> = Arc::new(StreamingTable::try_new(schema, vec![rows])?);
-    let null = |data_type: DataType| cast(lit(ScalarValue::Null), data_type);
     let received = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
     LogicalPlanBuilder::scan("long_firing", provider_as_source(table), None)?
         .project(vec![
@@ -91,6 +119,7 @@ fn long_firing(fleet: Arc<dyn Fleet>) -> Result<LogicalPlan> {
             lit(FIRING).alias("state"),
             col("since"),
             col("value"),
+            null(DataType::Utf8).alias("cause_stream"),
             null(DataType::Int32).alias("cause_partition"),
             null(DataType::Utf8).alias("cause_position"),
             null(DataType::Int32).alias("partition"),

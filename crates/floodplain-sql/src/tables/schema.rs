@@ -99,7 +99,10 @@ impl SchemaProvider for PublicSchema {
             "sessions" => self.of_fleet(|fleet| fleet::table(Table::Sessions, fleet)),
             "devices" => self.of_fleet(|fleet| fleet::table(Table::Devices, fleet)),
             RECORDS => Ok(Some(Arc::clone(&self.records))),
-            "alerts" => alerts::alerts(Arc::clone(&self.records), self.fleet.clone()).map(Some),
+            "alerts" => {
+                let inputs = self.tables.as_ref().map_or(&[][..], |tables| &tables.inputs);
+                alerts::alerts(Arc::clone(&self.records), inputs, self.fleet.clone()).map(Some)
+            }
             "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {

@@ -239,6 +239,28 @@ fn a_webhook_that_was_not_told_before_a_kill_is_told_after_it() {
     assert_eq!(webhooks.recv_timeout(PATIENCE).unwrap()["state"], "resolved", "what was told is not told again");
 }
 
+#[test]
+fn the_cause_is_found_in_whatever_stream_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"
+        streams = [{ name = "gauges" }]
+        bindings = [{ name = "g", filter = "g/+", stream = "gauges", device_level = 2, table = { name = "engine" } }]
+    "#;
+    std::fs::write(folder.path().join("floodplain.toml"), config).unwrap();
+    let server = Server::start(folder.path());
+    put(&server, &hot(None));
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    mqtt.publish("devices/truck-1/engine", r#"{"oil": 121}"#);
+    mqtt.publish("g/truck-2", r#"{"oil": 122}"#);
+    poll("both alerts", || (alert(&server, "hot")["firing_count"] == 2).then_some(()));
+    let cause = "SELECT r.stream, r.topic FROM alerts a JOIN records r ON r.stream = a.cause_stream \
+                 AND r.\"partition\" = a.cause_partition AND r.position = a.cause_position ORDER BY r.topic";
+    let wanted = json!([
+        { "stream": "telemetry", "topic": "devices/truck-1/engine" }, { "stream": "gauges", "topic": "g/truck-2" },
+    ]);
+    assert_eq!(rows(&server, cause), wanted);
+}
+
 /// What fires now, and each transition, as SQL has them.
 fn table(server: &Server) -> (Value, Value) {
     let active = rows(server, "SELECT rule, device, state, value FROM alerts WHERE active ORDER BY rule, device");
@@ -270,7 +292,7 @@ fn neither_a_replay_nor_a_start_tells_anything_again() {
     let [one, two, fires, ends] = ["truck-1", "truck-2", "firing", "resolved"].map(|text| json!(text));
     assert_eq!(states, [(&one, &fires), (&one, &ends), (&one, &fires), (&two, &fires)]);
     // The cause leads to the message.
-    let cause = "SELECT r.device, json_get_float(r.payload, 'oil') AS oil FROM alerts a JOIN records r ON r.stream = 'telemetry' \
+    let cause = "SELECT r.device, json_get_float(r.payload, 'oil') AS oil FROM alerts a JOIN records r ON r.stream = a.cause_stream \
                  AND r.\"partition\" = a.cause_partition AND r.position = a.cause_position WHERE a.active ORDER BY oil";
     let cause = rows(&server, cause);
     assert_eq!(cause, json!([{ "device": "truck-1", "oil": 122.0 }, { "device": "truck-2", "oil": 130.0 }]));
