@@ -81,7 +81,7 @@ pub(crate) struct Declaration {
     /// Topics that it is for
     #[arg(long, value_name = "FILTER")]
     filter: Option<String>,
-    /// Stream that takes the messages, one of [[streams]] in the configuration
+    /// Stream that takes the messages, one of `[[streams]]` in the configuration
     #[arg(long, value_name = "NAME", default_value = "telemetry")]
     stream: String,
     /// Level of the topic that names the device, counted from 1 [default: the device that publishes]

@@ -21,11 +21,11 @@ pub struct RunnerConfig {
 /// What the caller is to do now.
 #[derive(Debug)]
 pub enum Next {
-    /// Submit this unit and give its end to [`Runner::on_outcome`]. No other unit comes before that.
+    /// Submit this unit and give its end to [`Runner::on_outcome`](crate::Runner::on_outcome). No other unit comes before that.
     Append(Append),
-    /// Read this (cached or not) and give the answer to [`Runner::on_read`].
+    /// Read this (cached or not) and give the answer to [`Runner::on_read`](crate::Runner::on_read).
     Read { partition: Partition, from: Position, max_bytes: usize },
-    /// Call [`Runner::step`]: a record has more to do than one step may. Serve others before, if there are any.
+    /// Call [`Runner::step`](crate::Runner::step): a record has more to do than one step may. Serve others before, if there are any.
     Step,
     /// Nothing, until a watermark moves or an append ends.
     Idle,
@@ -45,9 +45,9 @@ pub struct Folded {
 pub enum Settled {
     /// The outputs are in the log, once.
     Committed,
-    /// Nothing was written; [`Runner::next`] gives the unit again. Wait a little before asking.
+    /// Nothing was written; [`Runner::next`](crate::Runner::next) gives the unit again. Wait a little before asking.
     Retry(Refusal),
-    /// Open; [`Runner::next`] now gives what is needed to find out.
+    /// Open; [`Runner::next`](crate::Runner::next) now gives what is needed to find out.
     Unknown,
 }
 

@@ -101,7 +101,7 @@ impl<F: Fold> Runner<F> {
         self.bytes_since_snapshot = 0;
     }
 
-    /// The snapshot that was begun, when it may be written: give it to [`Snapshots::write`] on a
+    /// The snapshot that was begun, when it may be written: give it to [`Snapshots::write`](crate::Snapshots::write) on a
     /// thread that may block.
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         let begun = self.held.as_ref()?.meta.position;
