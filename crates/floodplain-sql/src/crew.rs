@@ -18,6 +18,10 @@ use tokio::runtime::{Handle, Runtime};
 /// Enough for the deepest expression that a query may have; memory is used only where it is touched.
 const STACK_BYTES: usize = 32 << 20;
 
+/// A thread looks so often, counted in polls, whether its query was cancelled or out of time: a poll of a join may take a
+/// second, and of the runtime's own 61 a query would go on for a minute.
+const LOOK_EVERY: u32 = 2;
+
 /// The crews that wait for a query.
 #[derive(Debug)]
 pub(crate) struct Crews {
@@ -96,6 +100,8 @@ impl Crews {
             .thread_name("sql")
             .thread_stack_size(STACK_BYTES)
             .enable_time()
+            .global_queue_interval(LOOK_EVERY)
+            .event_interval(LOOK_EVERY)
             .on_thread_start(move || starting.add(niceness))
             .on_thread_stop(move || stopping.remove())
             .build()
