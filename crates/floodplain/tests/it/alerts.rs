@@ -50,16 +50,10 @@ fn listener() -> (SocketAddr, Receiver<Value>) {
 }
 
 fn request(server: &Server, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(server.http).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (http, length) = (server.http, body.len());
     let head = format!("{method} /api/v1/{path} HTTP/1.0\r\nHost: {http}\r\nContent-Type: application/json\r\n");
-    write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap() })
+    let (status, body) = server.ask(&format!("{head}Content-Length: {length}\r\n\r\n{body}"));
+    (status, if body.is_empty() { Value::Null } else { serde_json::from_str(&body).unwrap() })
 }
 
 fn put(server: &Server, alert: &Value) -> Value {

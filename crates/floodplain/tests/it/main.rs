@@ -13,5 +13,6 @@ mod console;
 mod devices;
 mod guides;
 mod http;
+mod openapi;
 mod serve;
 mod tables;

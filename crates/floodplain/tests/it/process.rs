@@ -123,7 +123,10 @@ impl Server {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut line = request.split(' ');
+        crate::openapi::check(line.next().unwrap(), line.next().unwrap(), status, head, body);
+        (status, body.to_owned())
     }
 }
 
