@@ -1,6 +1,6 @@
 //! Bindings that change while messages come, letters of what was refused, and decoding again: with a crash at each step.
 
-use crate::engine::{Row, World, rows, run};
+use crate::engine::{Row, World, cut_at_every_call, rows, run};
 use floodplain_history::{
     Error, Handle,
     bindings::{Binding, BindingError, Origin},
@@ -463,21 +463,7 @@ fn check(world: &World, what: &str) {
 
 #[test]
 fn a_power_cut_at_any_call_of_a_change_leaves_one_binding_for_each_message() {
-    let mut cuts = 0;
-    loop {
-        let mut world = World::new();
-        world.disk.cut_at_call(cuts + 1);
-        let done = work(&world);
-        if !world.disk.is_frozen() {
-            drop(done.unwrap());
-            world.disk.cancel_cut();
-            check(&world, "to the end");
-            break;
-        }
-        cuts += 1;
-        world.disk = world.disk.power_cut(cuts);
-        check(&world, &format!("cut at call {cuts}"));
-    }
+    let cuts = cut_at_every_call(work, check);
     assert!(cuts > 50, "{cuts} calls are too few to be all of them");
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     bindings::{ALL, ask, declare, letters, of_kind, put, replay, values},
-    engine::{World, rows, run},
+    engine::{World, cut_at_every_call, rows, run},
 };
 use floodplain_history::{
     Error,
@@ -228,21 +228,7 @@ fn check(world: &World, what: &str) {
 
 #[test]
 fn a_power_cut_at_any_call_makes_no_row_of_a_repeat() {
-    let mut cuts = 0;
-    loop {
-        let mut world = World::new();
-        world.disk.cut_at_call(cuts + 1);
-        let done = work(&world);
-        if !world.disk.is_frozen() {
-            drop(done.unwrap());
-            world.disk.cancel_cut();
-            check(&world, "to the end");
-            break;
-        }
-        cuts += 1;
-        world.disk = world.disk.power_cut(cuts);
-        check(&world, &format!("cut at call {cuts}"));
-    }
+    let cuts = cut_at_every_call(work, check);
     assert!(cuts > 40, "{cuts} calls are too few to be all of them");
 }
 

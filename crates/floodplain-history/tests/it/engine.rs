@@ -28,6 +28,26 @@ pub(crate) struct World {
     pub(crate) config: EngineConfig,
 }
 
+/// Does `work` with a power cut at its first call to the disk, at its second, and so on, up to the end; and checks what is there
+/// after each. Gives the number of cuts.
+pub(crate) fn cut_at_every_call<T>(work: impl Fn(&World) -> Result<T, Error>, check: impl Fn(&World, &str)) -> u64 {
+    let mut cuts = 0;
+    loop {
+        let mut world = World::new();
+        world.disk.cut_at_call(cuts + 1);
+        let done = work(&world);
+        if !world.disk.is_frozen() {
+            drop(done.unwrap());
+            world.disk.cancel_cut();
+            check(&world, "to the end");
+            return cuts;
+        }
+        cuts += 1;
+        world.disk = world.disk.power_cut(cuts);
+        check(&world, &format!("cut at call {cuts}"));
+    }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));

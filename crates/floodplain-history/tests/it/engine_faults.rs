@@ -1,6 +1,6 @@
 //! A power cut or a failing disk at every call of a flush, a compaction and a start: each row is there once.
 
-use crate::engine::{Row, World, rows, run};
+use crate::engine::{Row, World, cut_at_every_call, rows, run};
 use floodplain_history::{Error, engine::Engine};
 use floodplain_testkit::{Fault, Rule};
 use proptest::prelude::*;
@@ -111,21 +111,11 @@ fn work_on(world: &World) -> u64 {
 
 #[test]
 fn a_power_cut_at_any_call_loses_and_doubles_no_row() {
-    let mut cuts = 0;
-    loop {
-        let mut world = World::new();
-        world.disk.cut_at_call(cuts + 1);
-        let done = work(&world);
-        if !world.disk.is_frozen() {
-            done.unwrap();
-            break;
-        }
-        cuts += 1;
-        world.disk = world.disk.power_cut(cuts);
-        let published: u64 =
+    let cuts = cut_at_every_call(work, |world, what| {
+        let published =
             (0..2).map(|i| floodplain_log::Log::watermark(&world.log, world.input.partition(i)).offset).sum();
-        check(&world, published, &format!("cut at call {cuts}"));
-    }
+        check(world, published, what);
+    });
     assert!(cuts > 100, "{cuts} calls are too few to be all of them");
 }
 
