@@ -2,7 +2,7 @@
 
 use crate::{ConnId, metrics::Metrics, publication::Publication};
 use floodplain_log::{
-    Append, Batch, BatchBuilder, BatchError, Compression, InOrder, Log, Outcome, Partition, Refusal, Reply,
+    Append, BATCH_BYTES, Batch, BatchBuilder, BatchError, Compression, InOrder, Log, Outcome, Partition, Refusal, Reply,
 };
 use floodplain_types::{Class, Position, Timestamp};
 use std::{
@@ -126,6 +126,19 @@ fn slot(class: Class) -> usize {
 
 const CLASSES: [Class; 3] = [Class::None, Class::Leader, Class::All];
 
+impl Open {
+    /// A further batch for `partition`.
+    fn part(&mut self, partition: Partition) -> usize {
+        if self.used == self.parts.len() {
+            let builder = BatchBuilder::limited(BATCH_BYTES);
+            self.parts.push(Part { partition, builder, publications: VecDeque::new() });
+        }
+        self.parts[self.used].partition = partition;
+        self.used += 1;
+        self.used - 1
+    }
+}
+
 impl Appends {
     pub(crate) fn new(worker: u32) -> Self {
         Self {
@@ -149,25 +162,25 @@ impl Appends {
         &mut self,
         class: Class,
         partition: Partition,
-        write: impl FnOnce(&mut BatchBuilder) -> Result<u32, BatchError>,
+        write: impl Fn(&mut BatchBuilder) -> Result<u32, BatchError>,
         publication: Option<Arc<Publication>>,
     ) -> Result<Place, BatchError> {
         let open = &mut self.open[slot(class)];
-        let idx = match open.parts[..open.used].iter().position(|part| part.partition == partition) {
+        let mut idx = match open.parts[..open.used].iter().rposition(|part| part.partition == partition) {
             Some(idx) => idx,
-            None => {
-                if open.used == open.parts.len() {
-                    let builder = BatchBuilder::new();
-                    open.parts.push(Part { partition, builder, publications: VecDeque::new() });
-                }
-                open.parts[open.used].partition = partition;
-                open.used += 1;
-                open.used - 1
-            }
+            None => open.part(partition),
         };
+        let mut before = open.parts[idx].builder.len_bytes();
+        let mut written = write(&mut open.parts[idx].builder);
+        if let Err(BatchError::Full) = written {
+            idx = open.part(partition);
+            before = 0;
+            written = write(&mut open.parts[idx].builder);
+        }
+        // A batch that was begun for it is the last one.
+        open.used -= usize::from(open.parts[idx].builder.is_empty());
+        let delta = written?;
         let part = &mut open.parts[idx];
-        let before = part.builder.len_bytes();
-        let delta = write(&mut part.builder)?;
         open.bytes += part.builder.len_bytes() - before;
         open.records += 1;
         if let Some(publication) = publication {

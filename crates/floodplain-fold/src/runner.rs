@@ -10,7 +10,7 @@ use crate::{
     Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, STEP_ITEMS, Snapshot, SnapshotMeta, Snapshots,
 };
 use copies::SNAPSHOT_FIRST;
-use floodplain_log::{BatchBuilder, Log, Partition, Read, ReadError};
+use floodplain_log::{BATCH_BYTES, BatchBuilder, Log, Partition, Read, ReadError};
 use floodplain_types::{PartitionId, Position, Timestamp};
 use std::{collections::VecDeque, iter::Peekable, ops::Range};
 use tracing::{error, warn};
@@ -200,7 +200,7 @@ impl<F: Fold> Runner<F> {
             bytes_since_snapshot: 0,
             snapshot_due: Timestamp(0) + SNAPSHOT_FIRST,
             out: Outputs::default(),
-            builder: BatchBuilder::new(),
+            builder: BatchBuilder::limited(BATCH_BYTES),
             meters: Meters::new(F::NAME),
         })
     }

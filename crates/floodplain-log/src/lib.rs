@@ -36,5 +36,6 @@ pub(crate) use fast_map::FastMap;
 pub use message::{Correlation, MessageError, MessageRef, header};
 pub use os_disk::OsDisk;
 pub use record_batch::{
-    Batch, BatchBuilder, BatchError, Compression, HEADER_BYTES, Headers, MAX_RECORDS_BYTES, Record, RecordIter, Records,
+    BATCH_BYTES, Batch, BatchBuilder, BatchError, Compression, HEADER_BYTES, Headers, MAX_RECORDS_BYTES, Record,
+    RecordIter, Records,
 };

@@ -14,6 +14,9 @@ use crate::varint;
 use bytes::Bytes;
 use std::{borrow::Cow, io::Read as _};
 
+/// What a batch of several records takes at most in the streams of a broker: whoever needs one record of it reads so much.
+pub const BATCH_BYTES: usize = 16 << 10;
+
 /// Bytes before the records.
 pub const HEADER_BYTES: usize = 61;
 /// How many bytes the records of one batch may have when decompressed: what a hostile zstd frame
@@ -52,6 +55,9 @@ pub enum BatchError {
     /// More records than [`MAX_RECORDS_BYTES`], or a builder that is full.
     #[error("records take more than {max} bytes")]
     TooLarge { max: usize },
+    /// A batch of several records would pass the limit of its builder.
+    #[error("batch is full")]
+    Full,
     /// A record breaks the format.
     #[error("record is malformed: {0}")]
     Record(&'static str),

@@ -27,6 +27,8 @@ use std::{
 const PER_FILTER_MAX: usize = 262_144;
 /// Postings of all filters in one partition: 40 MiB. Beyond that the longest lists give.
 const TOTAL_MAX: usize = 1_048_576;
+/// Ranges that damage has taken and one list remembers, to tell of them again after a restart. Of more the newest.
+const DAMAGE_MAX: usize = 64;
 /// So much room is made at once, so that not each message has all lists looked at.
 const ROOM: usize = TOTAL_MAX / 16;
 /// Topics whose filters are remembered; when full the memory is cleared and fills again.
@@ -128,6 +130,8 @@ struct List {
     /// From where on somebody wants it; before `known_from` while it is being looked for.
     wanted_from: Position,
     postings: VecDeque<Packed>,
+    /// First and last positions of what damage has taken. Whoever dies before it is told does not find it again.
+    damage: VecDeque<(Position, Position)>,
     /// What was given up and some session may not have been told of; no part of the state.
     untold: Option<Lost>,
 }
@@ -141,10 +145,27 @@ struct Copy {
 }
 
 impl List {
+    /// Nobody needs, or nobody can get, what is before this.
+    fn raise(&mut self, from: Position) {
+        self.known_from = self.known_from.max(from);
+        self.wanted_from = self.wanted_from.max(from);
+        let wanted_from = self.wanted_from;
+        self.damage.retain(|(_, last)| *last >= wanted_from);
+    }
+
+    fn damaged(&self, first: Position, last: Position) -> Lost {
+        Lost { filter: self.filter.clone(), first, last, count: 0, reason: LostReason::Damage }
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.put_str(self.filter.as_str());
         out.put_position(self.known_from);
         out.put_position(self.wanted_from);
+        out.put_u64(self.damage.len() as u64);
+        for (first, last) in &self.damage {
+            out.put_position(*first);
+            out.put_position(*last);
+        }
         out.put_u64(self.postings.len() as u64);
         for posting in &self.postings {
             let Packed { offset: _, at, base_timestamp_ms, len, crc, generation: _, qos } = posting;
@@ -240,6 +261,7 @@ impl WaitingIndex {
             known_from,
             wanted_from: known_from,
             postings: VecDeque::new(),
+            damage: VecDeque::new(),
             untold: None,
         };
         let idx = self.lists.insert(list) as u32;
@@ -318,8 +340,7 @@ impl WaitingIndex {
         let gone = list.postings.partition_point(|posting| posting.position() < below);
         list.postings.drain(..gone);
         self.total -= gone;
-        list.known_from = list.known_from.max(below);
-        list.wanted_from = list.wanted_from.max(below);
+        list.raise(below);
         list.untold.take_if(|untold| untold.last < below);
         if gone > 1024 {
             list.postings.shrink_to(list.postings.len() * 2);
@@ -357,19 +378,22 @@ impl WaitingIndex {
             }
             list.postings.drain(..gone);
             self.total -= gone;
-            list.known_from = list.known_from.max(start);
-            list.wanted_from = list.wanted_from.max(start);
+            list.raise(start);
         }
     }
 
     /// Gives up what damage has taken, for the filters that may have been among it.
     fn lose(&mut self, lost: &Range<Position>, is_hit: impl Fn(u32, &List) -> bool) {
-        for (idx, list) in self.lists.iter().filter(|(_, list)| list.wanted_from < lost.end) {
+        for (idx, list) in self.lists.iter_mut().filter(|(_, list)| list.wanted_from < lost.end) {
             if is_hit(idx as u32, list) {
                 let first = lost.start.max(list.wanted_from);
-                let (filter, last) = (list.filter.clone(), before(lost.end).max(first));
-                // It is found again where it is not told: what lies before it still waits.
-                self.lost.push(Lost { filter, first, last, count: 0, reason: LostReason::Damage });
+                let last = before(lost.end).max(first);
+                touch(&mut self.copy, list);
+                if list.damage.len() == DAMAGE_MAX {
+                    list.damage.pop_front();
+                }
+                list.damage.push_back((first, last));
+                self.lost.push(list.damaged(first, last));
             }
         }
     }
@@ -531,8 +555,7 @@ impl WaitingIndex {
         let last = gone.next_back().map_or(first, |posting| posting.position());
         drop(gone);
         self.total -= count;
-        list.known_from = last.next();
-        list.wanted_from = last.next();
+        list.raise(last.next());
         let (filter, count) = (list.filter.clone(), count as u64);
         self.lost_meter.increment(count);
         give_up(list, &mut self.lost, Lost { filter, first, last, count, reason: LostReason::QueueFull });
@@ -576,7 +599,7 @@ fn give_up(list: &mut List, told: &mut Vec<Lost>, lost: Lost) {
 
 impl Fold for WaitingIndex {
     const NAME: &'static str = "waiting";
-    const FORMAT: u16 = 1;
+    const FORMAT: u16 = 2;
     const EMITS: bool = false;
 
     fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
@@ -637,7 +660,7 @@ impl Fold for WaitingIndex {
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {
-        if format != Self::FORMAT {
+        if !(1..=Self::FORMAT).contains(&format) {
             return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
         }
         *self = Self::default();
@@ -648,6 +671,12 @@ impl Fold for WaitingIndex {
             let idx = self.new_list(&filter, get.position()?);
             let list = &mut self.lists[idx as usize];
             list.wanted_from = get.position()?;
+            for _ in 0..if format == 1 { 0 } else { get.count()? } {
+                let (first, last) = (get.position()?, get.position()?);
+                list.damage.push_back((first, last));
+                // Said again it changes nothing.
+                self.lost.push(list.damaged(first, last));
+            }
             for _ in 0..get.count()? {
                 let position = get.position()?;
                 let (at, len) = (get.u64()?, get.u32()?);

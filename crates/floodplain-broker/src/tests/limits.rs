@@ -154,3 +154,39 @@ fn retained_messages_that_are_owed_are_read_batch_by_batch() {
     let read = rig.bytes_read.load(Ordering::Relaxed) as usize;
     assert!(read <= 2 * delivered + (1 << 20), "{read} bytes read for {delivered}");
 }
+
+/// However much was appended in one turn with it.
+#[test]
+fn a_retained_message_that_is_owed_is_read_without_its_neighbours() {
+    const MESSAGES: u8 = 60;
+    let mut rig = Rig::new(PERFECT, 1);
+    let publisher = clean(&mut rig, "pub");
+    for n in 0..MESSAGES {
+        let body = [b"\x00\x03r/", &[b'0' + n][..], &[0, n + 1], &[7; 100]].concat();
+        rig.send_in_turn(publisher, &long(0x33, &body));
+        for id in 1..=40 {
+            rig.send_in_turn(publisher, &long(0x32, &[b"\x00\x01n\x01", &[id][..], &[7; 10_000]].concat()));
+        }
+        rig.turn_until(|rig| rig.has_output(publisher));
+        rig.take(publisher);
+    }
+    let mut resume = |code| {
+        rig.bytes_read.store(0, Ordering::Relaxed);
+        let client = lasting(&mut rig, "sub", code);
+        if code == 0 {
+            rig.send(client, &packet(0x82, b"\x00\x01\x00\x03r/+\x01"));
+        }
+        let mut got = 0;
+        for _ in 0..400 {
+            rig.turn();
+            got += rig.take(client).len();
+        }
+        assert!(got > usize::from(MESSAGES) * 100, "{got}");
+        rig.hang_up(client);
+        (0..5).for_each(|_| rig.turn());
+        (got, rig.bytes_read.load(Ordering::Relaxed) as usize)
+    };
+    resume(0);
+    let (delivered, read) = resume(1);
+    assert!(read <= 2 * delivered + (1 << 20), "{read} bytes read for {delivered}");
+}

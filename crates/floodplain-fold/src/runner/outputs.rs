@@ -2,7 +2,9 @@
 
 use super::{InFlight, Known, Pending, Runner, RunnerError, Settled};
 use crate::{Emitted, Fold, PositionRecord};
-use floodplain_log::{Append, BatchBuilder, Compression, Log, Outcome, Partition, Read, Refusal, header};
+use floodplain_log::{
+    Append, Batch, BatchBuilder, BatchError, Compression, Log, Outcome, Partition, Read, Refusal, header,
+};
 use floodplain_types::{Class, PartitionId, Position, Timestamp};
 use tracing::{error, warn};
 
@@ -32,7 +34,8 @@ impl<F: Fold> Runner<F> {
                 placed.sort_by_key(|(partition, _)| *partition);
                 for chunk in placed.chunk_by(|a, b| a.0 == b.0) {
                     for (_, pending) in chunk {
-                        push_output::<F>(&mut self.builder, &self.config.id, pending, now);
+                        let full = push_output::<F>(&mut self.builder, &self.config.id, pending, now);
+                        batches.extend(full.map(|batch| (chunk[0].0, batch)));
                     }
                     batches.extend(self.builder.finish(Compression::None).map(|batch| (chunk[0].0, batch)));
                 }
@@ -174,14 +177,28 @@ impl<F: Fold> Runner<F> {
     }
 }
 
-fn push_output<F: Fold>(builder: &mut BatchBuilder, partition: &PartitionId, pending: &Pending, now: Timestamp) {
+/// Adds an output; gives the batch before it if that has no room for it.
+fn push_output<F: Fold>(
+    builder: &mut BatchBuilder,
+    partition: &PartitionId,
+    pending: &Pending,
+    now: Timestamp,
+) -> Option<Batch> {
     let Pending { cause, output, .. } = pending;
     let dedup_id = format!("{}:{partition}:{cause}", F::NAME);
     let headers = output.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
     let headers = headers.chain([(header::DEDUP_ID, dedup_id.as_bytes())]);
-    let pushed = builder.push(now.as_millis(), Some(&output.key), output.value.as_deref(), headers);
+    let push = |builder: &mut BatchBuilder| {
+        builder.push(now.as_millis(), Some(&output.key), output.value.as_deref(), headers.clone())
+    };
+    let (mut pushed, mut full) = (push(builder), None);
+    if let Err(BatchError::Full) = pushed {
+        full = builder.finish(Compression::None);
+        pushed = push(builder);
+    }
     if let Err(error) = pushed {
         error!(fold = F::NAME, %partition, %cause, %error, "output is too large and was dropped");
         metrics::counter!("floodplain_fold_dropped_outputs_total", "fold" => F::NAME).increment(1);
     }
+    full
 }

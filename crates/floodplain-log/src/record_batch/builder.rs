@@ -23,6 +23,8 @@ pub struct BatchBuilder {
     count: u32,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
+    /// A batch of several records is not larger.
+    limit_bytes: Option<usize>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     /// For values that must be encoded before they are written.
     pub(crate) scratch: Vec<u8>,
@@ -49,6 +51,12 @@ impl BatchBuilder {
         Self::default()
     }
 
+    /// A builder of batches that have one record or at most `limit_bytes`, uncompressed.
+    #[must_use]
+    pub fn limited(limit_bytes: usize) -> Self {
+        Self { limit_bytes: Some(limit_bytes), ..Self::default() }
+    }
+
     /// How many records were pushed since the last batch.
     #[must_use]
     pub fn record_count(&self) -> u32 {
@@ -70,7 +78,8 @@ impl BatchBuilder {
     /// Adds a record and returns its offset delta.
     ///
     /// # Errors
-    /// [`BatchError::TooLarge`] if the batch would pass [`MAX_RECORDS_BYTES`]; nothing is added then.
+    /// [`BatchError::TooLarge`] if the batch would pass [`MAX_RECORDS_BYTES`], [`BatchError::Full`] if it would pass the
+    /// limit and [`Self::finish`] makes room; nothing is added then.
     pub fn push<'h, H>(
         &mut self,
         timestamp_ms: i64,
@@ -113,6 +122,10 @@ impl BatchBuilder {
             + header_bytes;
         if self.buf.len() + body + 5 > MAX_RECORDS_BYTES {
             return Err(BatchError::TooLarge { max: MAX_RECORDS_BYTES });
+        }
+
+        if !first && self.limit_bytes.is_some_and(|limit| self.buf.len() + varint::size(body as i64) + body > limit) {
+            return Err(BatchError::Full);
         }
 
         if first {

@@ -121,14 +121,28 @@ impl SessionFold {
 
 impl Ended {
     fn lose(&mut self, client: &ClientId, partition: u32, lost: &Lost, names: &StreamNames, out: &mut Outputs) {
+        // As in [`Session::lose`]: it may be said again.
+        let told = (partition, lost.last);
+        let is_damage = lost.reason == LostReason::Damage;
+        if is_damage && self.done.binary_search(&told).is_ok() {
+            return;
+        }
+        let mut is_told = false;
         for (_, from) in self.wanted.iter_mut().filter(|(filter, _)| *filter == lost.filter) {
             let needed = from.get(partition);
             if needed <= lost.last {
                 emit(client, &[letter(partition, lost, needed)], names, out);
-                if lost.reason != LostReason::Damage {
+                is_told = true;
+                if !is_damage {
                     *from = from.with(partition, lost.last.next());
                 }
             }
+        }
+        if is_told
+            && is_damage
+            && let Err(at) = self.done.binary_search(&told)
+        {
+            self.done.insert(at, told);
         }
     }
 }
