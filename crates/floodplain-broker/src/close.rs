@@ -8,7 +8,7 @@ use crate::{
 };
 use floodplain_mqtt::{Disconnect, DisconnectCode};
 use floodplain_types::{Class, Position, Timestamp};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Acknowledgements after which a lasting session's progress is logged at once.
 const PROGRESS_ACKS: u32 = 64;
@@ -22,6 +22,43 @@ pub(crate) struct Unsaid {
     partition: u32,
     reason: CloseReason,
     fires_will: bool,
+}
+
+/// Connections that were closed before their `Open` was folded, by which the log knows them.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    unsaid: HashMap<ConnId, Unsaid>,
+    /// One of each client.
+    by_client: HashMap<Arc<str>, ConnId>,
+}
+
+impl Closing {
+    fn insert(&mut self, conn: ConnId, unsaid: Unsaid) {
+        self.by_client.insert(unsaid.client.clone(), conn);
+        self.unsaid.insert(conn, unsaid);
+    }
+
+    pub(crate) fn remove(&mut self, conn: ConnId) -> Option<Unsaid> {
+        let unsaid = self.unsaid.remove(&conn)?;
+        self.by_client.remove(&unsaid.client);
+        Some(unsaid)
+    }
+
+    /// The client is here again: its new `Open` ends what it had before.
+    pub(crate) fn forget(&mut self, client: &str) {
+        if let Some(conn) = self.by_client.remove(client) {
+            self.unsaid.remove(&conn);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unsaid.is_empty() && self.by_client.is_empty()
+    }
+
+    pub(crate) fn client(&self, conn: ConnId) -> Option<&Arc<str>> {
+        self.unsaid.get(&conn).map(|unsaid| &unsaid.client)
+    }
 }
 
 /// What a `Close` says.
@@ -129,7 +166,7 @@ impl Worker {
 
     /// The epoch of a connection that is closed already has come: so its `Close` can be said.
     pub(crate) fn say_unsaid(&mut self, conn: ConnId, epoch: Position) {
-        let Some(Unsaid { client, partition, reason, fires_will }) = self.closing.remove(&conn) else { return };
+        let Some(Unsaid { client, partition, reason, fires_will }) = self.closing.remove(conn) else { return };
         let close = folds::Close { epoch, reason, fires_will, session_expiry_s: None, progress: Progress::default() };
         self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
     }

@@ -10,7 +10,6 @@ use crate::{
     worker::quarter,
 };
 use bytes::Bytes;
-use floodplain_log::Partition;
 use floodplain_mqtt::{
     Connack, ConnackCode, ConnackProperties, Connect, DisconnectCode, Encoder, Packet, UserProperties, Version,
 };
@@ -194,6 +193,7 @@ impl Worker {
             self.close_taken_over(old);
             self.clients.insert(client.clone(), conn);
         }
+        self.closing.forget(&client);
         let now = quarter(self.steady);
         self.greeted(conn);
         let Some(connection) = self.get(conn) else { return Greeted::Gone };
@@ -288,30 +288,25 @@ impl Worker {
         self.unblock(conn, Blocked::TAKEOVER);
     }
 
-    /// The `Open` of a connection is committed at delta `delta` from `base`.
-    pub(crate) fn open_committed(&mut self, conn: ConnId, partition: Partition, base: Position, delta: u32) {
-        // Where it lies if what the batch holds lies behind its base, one after the other; the fold corrects it where an
-        // engine has left out offsets.
-        let epoch = Position { offset: base.offset + u64::from(delta), ..base };
-        let Some(connection) = self.get(conn).filter(|connection| connection.phase != Phase::Closed) else {
-            self.say_unsaid(conn, epoch);
-            return;
-        };
-        let Some(session) = &mut connection.session else { return };
-        session.epoch = Some(epoch);
-        self.owner.wait_opened(partition, epoch, conn);
-    }
-
     /// The fold has come past `at_least`, where the `Open` of a connection lies, or behind it. False: it is not yet there.
     pub(crate) fn open_folded(&mut self, conn: ConnId, at: usize, at_least: Position) -> bool {
-        let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else {
+        let connection = self.connections.get(conn.slot as usize).filter(|c| c.id == conn);
+        let session = connection.and_then(|connection| connection.session.as_deref());
+        let Some(client) = session.map(|session| &session.client).or_else(|| self.closing.client(conn)) else {
+            return true;
+        };
+        // Of this connection: a newer one would have taken over, and this one would be closed, or forgotten.
+        let stored = self.owner.requests[at].sessions.fold().session(client);
+        let Some(epoch) = stored.map(|stored| stored.epoch).filter(|epoch| *epoch >= at_least) else { return false };
+        let Some(connection) = self.get(conn) else {
+            self.say_unsaid(conn, epoch);
             return true;
         };
         let is_opening = connection.phase == Phase::Opening;
-        let Some(session) = connection.session.as_deref_mut() else { return true };
-        // Of this connection: a newer one would have taken over, and this one would be closed.
-        let stored = self.owner.requests[at].sessions.fold().session(&session.client);
-        let Some(epoch) = stored.map(|stored| stored.epoch).filter(|epoch| *epoch >= at_least) else { return false };
+        let Some(session) = &mut connection.session else {
+            self.say_unsaid(conn, epoch);
+            return true;
+        };
         session.epoch = Some(epoch);
         if is_opening {
             self.opened(conn, at, epoch);
@@ -323,7 +318,7 @@ impl Worker {
     pub(crate) fn open_failed(&mut self, conn: ConnId, may_come: bool) {
         self.refuse_opening(conn);
         if !may_come {
-            self.closing.remove(&conn);
+            self.closing.remove(conn);
         }
     }
 

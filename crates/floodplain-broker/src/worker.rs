@@ -121,8 +121,8 @@ pub struct Worker {
     pub(crate) greeting_bytes: usize,
     /// Connected clients by their id.
     pub(crate) clients: HashMap<Arc<str>, ConnId>,
-    /// Closed before their `Open` was committed: the epoch for their `Close` is still to come.
-    pub(crate) closing: HashMap<ConnId, crate::close::Unsaid>,
+    /// The epoch for their `Close` is still to come.
+    pub(crate) closing: crate::close::Closing,
     pub(crate) router: Router,
     pub(crate) appends: Appends,
     pub(crate) owner: Owner,
@@ -162,7 +162,7 @@ impl Worker {
             half_open: 0,
             greeting_bytes: 0,
             clients: HashMap::new(),
-            closing: HashMap::new(),
+            closing: crate::close::Closing::default(),
             router: Router::new(idx as u8),
             appends: Appends::new(idx),
             owner,
@@ -469,7 +469,11 @@ impl Worker {
     fn reached(&mut self, waiter: Waiter, base: Position) {
         match waiter {
             Waiter::Ack { conn, seq } => self.ack_ready(conn, seq),
-            Waiter::Open { conn, partition, delta, .. } => self.open_committed(conn, partition, base, delta),
+            Waiter::Open { conn, partition, delta, .. } => {
+                // There or behind it: an engine may leave out offsets within a batch.
+                let at_least = Position { offset: base.offset + u64::from(delta), ..base };
+                self.owner.wait_opened(partition, at_least, conn);
+            }
             Waiter::Outbound { conn, seq } => self.outbound_committed(conn, seq),
         }
     }

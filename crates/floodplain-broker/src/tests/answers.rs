@@ -117,3 +117,23 @@ fn sessions_are_known_whose_batch_has_gaps() {
         }
     }
 }
+
+/// Also where the connection ends before that is known.
+#[test]
+fn connections_are_ended_whose_batch_has_gaps() {
+    for seed in 0..20 {
+        let mut rig = Rig::new(Adversity { gaps: 1_000, late: true, ..PERFECT }, seed);
+        let clients = [(); 8].map(|()| rig.client());
+        // An id that the server gives need not move to another worker first.
+        clients.iter().for_each(|client| _ = rig.send_in_turn(*client, &connect(4, 2, &[], "")));
+        clients.iter().for_each(|client| rig.hang_up_in_turn(*client));
+        let open = |rig: &Rig| {
+            let requests = rig.workers.iter().flat_map(|worker| &worker.owner.requests);
+            requests.map(|requests| requests.sessions.fold().len()).sum::<usize>()
+        };
+        let is_unsaid = |rig: &Rig| rig.workers.iter().any(|worker| !worker.closing.is_empty());
+        assert!(is_unsaid(&rig), "no connection ended before it was known");
+        rig.turn_until(|rig| !is_unsaid(rig) && open(rig) == 0);
+        assert_eq!((is_unsaid(&rig), open(&rig)), (false, 0));
+    }
+}
