@@ -12,26 +12,30 @@ use std::{
 /// are kept as they were. So the copy costs the owner's thread a part at a time, and memory for what changes meanwhile.
 #[derive(Debug, Clone)]
 pub struct Copying<K> {
+    /// What stands before the entries; empty once it is copied.
+    head: Vec<u8>,
+    is_done: bool,
     /// Everything up to this key is copied.
     done: Option<K>,
     /// Entries behind it that have changed: their bytes when the copy began, `None` if they were not there.
     before: BTreeMap<K, Option<Vec<u8>>>,
 }
 
-impl<K: Ord> Default for Copying<K> {
-    fn default() -> Self {
-        Self { done: None, before: BTreeMap::new() }
-    }
-}
-
 impl<K: Ord + Clone> Copying<K> {
+    /// Begins a copy; `head` stands before the entries.
+    #[must_use]
+    pub const fn new(head: Vec<u8>) -> Self {
+        Self { head, is_done: false, done: None, before: BTreeMap::new() }
+    }
+
     /// Call it before the entry of `key` changes, comes or goes. `entry` appends its bytes as they are now; it is `None`
     /// if there is no entry. `own` makes the key that is kept.
     pub fn touch<Q: Ord + ?Sized>(&mut self, key: &Q, own: impl FnOnce() -> K, entry: Option<impl FnOnce(&mut Vec<u8>)>)
     where
         K: Borrow<Q>,
     {
-        if self.done.as_ref().is_some_and(|done| done.borrow() >= key) || self.before.contains_key(key) {
+        let is_copied = self.is_done || self.done.as_ref().is_some_and(|done| done.borrow() >= key);
+        if is_copied || self.before.contains_key(key) {
             return;
         }
         let bytes = entry.map(|entry| {
@@ -42,7 +46,8 @@ impl<K: Ord + Clone> Copying<K> {
         self.before.insert(own(), bytes);
     }
 
-    /// Appends entries until `out` has `max_len` bytes, and the entry that goes beyond; true when all are there.
+    /// Appends entries until `out` has `max_len` bytes, and the entry that goes beyond; true when all are there, and from
+    /// then on.
     ///
     /// `from` gives the entries of the map as it is now, from a bound on; `put` appends one.
     pub fn part<'m, V, I: Iterator<Item = (&'m K, V)>>(
@@ -55,6 +60,10 @@ impl<K: Ord + Clone> Copying<K> {
     where
         K: 'm,
     {
+        if self.is_done {
+            return true;
+        }
+        out.append(&mut self.head);
         let mut entries = from(self.done.as_ref().map_or(Unbounded, Excluded)).peekable();
         let mut last: Option<&K> = None;
         while out.len() < max_len {
@@ -70,7 +79,10 @@ impl<K: Ord + Clone> Copying<K> {
                 }
                 continue;
             }
-            let Some((key, value)) = entries.next() else { return true };
+            let Some((key, value)) = entries.next() else {
+                self.is_done = true;
+                return true;
+            };
             put(out, key, value);
             last = Some(key);
         }
@@ -91,7 +103,7 @@ mod tests {
     }
 
     fn whole(map: &BTreeMap<u8, u8>) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = b"head".to_vec();
         map.iter().for_each(|(key, value)| put(&mut out, key, value));
         out
     }
@@ -103,7 +115,7 @@ mod tests {
             changes in prop::collection::vec((0_u8..40, prop::option::of(any::<u8>()), 0_usize..12), 0..60),
         ) {
             let (mut map, expected) = (start.clone(), whole(&start));
-            let (mut copying, mut out, mut is_done) = (Copying::default(), Vec::new(), false);
+            let (mut copying, mut out, mut is_done) = (Copying::new(b"head".to_vec()), Vec::new(), false);
             for (key, value, len) in changes {
                 if !is_done && len > 0 {
                     let max_len = out.len() + len;

@@ -122,20 +122,21 @@ impl DedupWindow {
         out.put_u64(self.devices.len() as u64);
     }
 
-    /// Begins to copy the window as it is now; gives the bytes before [`Self::copy_part`]'s.
-    pub fn begin_copy(&mut self, head: &mut Vec<u8>) {
-        self.copying = Some(Copying::default());
-        self.put_head(head);
+    /// Begins to copy the window as it is now.
+    pub fn begin_copy(&mut self) {
+        let mut head = Vec::new();
+        self.put_head(&mut head);
+        self.copying = Some(Copying::new(head));
     }
 
     /// Appends a part of what [`Self::snapshot`] would have when the copy began, until `out` has `max_len` bytes; true
     /// when that is all.
     pub fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
-        let Some(mut copying) = self.copying.take() else { return true };
+        let Some(copying) = &mut self.copying else { return true };
         let from = |from: Bound<&Box<[u8]>>| self.devices.range::<Box<[u8]>, _>((from, Bound::Unbounded));
         let is_done = copying.part(from, |out, name, device| device.put(out, name), out, max_len);
-        if !is_done {
-            self.copying = Some(copying);
+        if is_done {
+            self.copying = None;
         }
         is_done
     }
@@ -207,7 +208,7 @@ mod tests {
         }
         let (mut expected, mut copy) = (Vec::new(), Vec::new());
         window.snapshot(&mut expected);
-        window.begin_copy(&mut copy);
+        window.begin_copy();
         for i in 20..90_u8 {
             let len = copy.len() + 1;
             if window.copy_part(&mut copy, len) {

@@ -47,8 +47,8 @@ pub struct PresenceFold {
     gone: BTreeSet<(Timestamp, ClientId)>,
     /// Work of the record that was applied last.
     ending: Option<Ending>,
-    /// A copy that is being made, with what stands before it; no part of the state.
-    copy: Option<(Vec<u8>, Copying<ClientId>)>,
+    /// A copy that is being made; no part of the state.
+    copy: Option<Copying<ClientId>>,
 }
 
 impl Presence {
@@ -105,7 +105,7 @@ impl PresenceFold {
 
     /// What is known of `client` is about to change, to come or to go.
     fn touch(&mut self, client: &ClientId) {
-        if let Some((_, copy)) = &mut self.copy {
+        if let Some(copy) = &mut self.copy {
             let presence = self.clients.get(client);
             let entry = presence.map(|presence| |out: &mut Vec<u8>| presence.put(out, client));
             copy.touch(client, || client.clone(), entry);
@@ -211,12 +211,11 @@ impl Fold for PresenceFold {
     fn begin_copy(&mut self) {
         let mut head = Vec::new();
         head.put_u64(self.clients.len() as u64);
-        self.copy = Some((head, Copying::default()));
+        self.copy = Some(Copying::new(head));
     }
 
     fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
-        let Some((head, copy)) = &mut self.copy else { return true };
-        out.append(head);
+        let Some(copy) = &mut self.copy else { return true };
         let from = |from: Bound<&ClientId>| self.clients.range::<ClientId, _>((from, Bound::Unbounded));
         let is_done = copy.part(from, |out, client, presence| presence.put(out, client), out, max_len);
         if is_done {

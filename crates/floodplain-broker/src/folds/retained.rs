@@ -94,18 +94,10 @@ pub struct RetainedFold {
     deleted_bytes: usize,
     seen: DedupWindow,
     /// A copy that is being made; no part of the state.
-    copy: Option<Copy>,
+    copy: Option<Copying<Arc<str>>>,
     meters: Meters,
     /// Index among all of the first partition of this stream. No part of the state.
     first: u32,
-}
-
-#[derive(Debug)]
-struct Copy {
-    topics: Copying<Arc<str>>,
-    /// What stands before the topics, and before the dedup window.
-    heads: [Vec<u8>; 2],
-    topics_done: bool,
 }
 
 impl Held {
@@ -231,7 +223,7 @@ impl RetainedFold {
     fn touch(&mut self, topic: &str) {
         if let Some(copy) = &mut self.copy {
             let held = self.topics.get(topic);
-            copy.topics.touch(topic, || topic.into(), held.map(|held| |out: &mut Vec<u8>| held.put(out, topic)));
+            copy.touch(topic, || topic.into(), held.map(|held| |out: &mut Vec<u8>| held.put(out, topic)));
         }
     }
 
@@ -357,24 +349,17 @@ impl Fold for RetainedFold {
     }
 
     fn begin_copy(&mut self) {
-        let mut heads = [Vec::new(), Vec::new()];
-        self.put_head(&mut heads[0]);
-        self.seen.begin_copy(&mut heads[1]);
-        self.copy = Some(Copy { topics: Copying::default(), heads, topics_done: false });
+        let mut head = Vec::new();
+        self.put_head(&mut head);
+        self.copy = Some(Copying::new(head));
+        self.seen.begin_copy();
     }
 
     fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
         let Some(copy) = &mut self.copy else { return true };
-        if !copy.topics_done {
-            out.append(&mut copy.heads[0]);
-            let from = |from: Bound<&Arc<str>>| self.topics.range::<Arc<str>, _>((from, Bound::Unbounded));
-            copy.topics_done = copy.topics.part(from, |out, topic, held| held.put(out, topic), out, max_len);
-            if !copy.topics_done {
-                return false;
-            }
-        }
-        out.append(&mut copy.heads[1]);
-        let is_done = self.seen.copy_part(out, max_len);
+        let from = |from: Bound<&Arc<str>>| self.topics.range::<Arc<str>, _>((from, Bound::Unbounded));
+        let is_done =
+            copy.part(from, |out, topic, held| held.put(out, topic), out, max_len) && self.seen.copy_part(out, max_len);
         if is_done {
             self.copy = None;
         }

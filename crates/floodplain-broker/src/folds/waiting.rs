@@ -136,14 +136,6 @@ struct List {
     untold: Option<Lost>,
 }
 
-#[derive(Debug)]
-struct Copy {
-    lists: Copying<TopicFilter>,
-    /// What stands before the lists, and before the dedup window.
-    heads: [Vec<u8>; 2],
-    lists_done: bool,
-}
-
 impl List {
     /// Nobody needs, or nobody can get, what is before this.
     fn raise(&mut self, from: Position) {
@@ -180,9 +172,9 @@ impl List {
 }
 
 /// A list is about to change, or to go: a copy that has not come to it keeps it as it is.
-fn touch(copy: &mut Option<Copy>, list: &List) {
+fn touch(copy: &mut Option<Copying<TopicFilter>>, list: &List) {
     if let Some(copy) = copy {
-        copy.lists.touch(&list.filter, || list.filter.clone(), Some(|out: &mut Vec<u8>| list.put(out)));
+        copy.touch(&list.filter, || list.filter.clone(), Some(|out: &mut Vec<u8>| list.put(out)));
     }
 }
 
@@ -207,7 +199,7 @@ pub struct WaitingIndex {
     lost: Vec<Lost>,
     seen: DedupWindow,
     /// A copy that is being made; no part of the state.
-    copy: Option<Copy>,
+    copy: Option<Copying<TopicFilter>>,
     lost_meter: metrics::Counter,
 }
 
@@ -254,7 +246,7 @@ impl WaitingIndex {
 
     fn new_list(&mut self, filter: &TopicFilter, known_from: Position) -> u32 {
         if let Some(copy) = &mut self.copy {
-            copy.lists.touch(filter, || filter.clone(), None::<fn(&mut Vec<u8>)>);
+            copy.touch(filter, || filter.clone(), None::<fn(&mut Vec<u8>)>);
         }
         let list = List {
             filter: filter.clone(),
@@ -634,25 +626,17 @@ impl Fold for WaitingIndex {
     }
 
     fn begin_copy(&mut self) {
-        let mut heads = [Vec::new(), Vec::new()];
-        self.put_head(&mut heads[0]);
-        self.seen.begin_copy(&mut heads[1]);
-        self.copy = Some(Copy { lists: Copying::default(), heads, lists_done: false });
+        let mut head = Vec::new();
+        self.put_head(&mut head);
+        self.copy = Some(Copying::new(head));
+        self.seen.begin_copy();
     }
 
     fn copy_part(&mut self, out: &mut Vec<u8>, max_len: usize) -> bool {
         let Some(copy) = &mut self.copy else { return true };
-        if !copy.lists_done {
-            out.append(&mut copy.heads[0]);
-            let from = |from: Bound<&TopicFilter>| self.by_filter.range::<TopicFilter, _>((from, Bound::Unbounded));
-            let put = |out: &mut Vec<u8>, _: &TopicFilter, idx: &u32| self.lists[*idx as usize].put(out);
-            copy.lists_done = copy.lists.part(from, put, out, max_len);
-            if !copy.lists_done {
-                return false;
-            }
-        }
-        out.append(&mut copy.heads[1]);
-        let is_done = self.seen.copy_part(out, max_len);
+        let from = |from: Bound<&TopicFilter>| self.by_filter.range::<TopicFilter, _>((from, Bound::Unbounded));
+        let put = |out: &mut Vec<u8>, _: &TopicFilter, idx: &u32| self.lists[*idx as usize].put(out);
+        let is_done = copy.part(from, put, out, max_len) && self.seen.copy_part(out, max_len);
         if is_done {
             self.copy = None;
         }

@@ -8,7 +8,7 @@ use floodplain_fold::{
 };
 use floodplain_types::{ClientId, Position};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
 };
 
@@ -40,16 +40,6 @@ fn put_ended_client(out: &mut Vec<u8>, (client, epoch): &(ClientId, Position), e
 pub(super) struct Copy {
     sessions: Copying<ClientId>,
     ended: Copying<(ClientId, Position)>,
-    /// What stands before the entries of the part that comes next.
-    heads: VecDeque<Vec<u8>>,
-    part: Part,
-}
-
-#[derive(Debug)]
-enum Part {
-    Sessions,
-    Ended,
-    Seen,
 }
 
 impl Copy {
@@ -59,10 +49,8 @@ impl Copy {
             head.put_u64(count as u64);
             head
         };
-        let mut seen = Vec::new();
-        fold.seen.begin_copy(&mut seen);
-        let heads = [count(fold.sessions.len()), count(fold.ended.len()), seen].into();
-        Self { sessions: Copying::default(), ended: Copying::default(), heads, part: Part::Sessions }
+        fold.seen.begin_copy();
+        Self { sessions: Copying::new(count(fold.sessions.len())), ended: Copying::new(count(fold.ended.len())) }
     }
 
     /// The session of `client` is about to change.
@@ -78,41 +66,12 @@ impl Copy {
     }
 
     pub(super) fn part(&mut self, fold: &mut SessionFold, out: &mut Vec<u8>, max_len: usize) -> bool {
-        loop {
-            let is_done = match self.part {
-                Part::Sessions => {
-                    let from = |from: Bound<&ClientId>| fold.sessions.range::<ClientId, _>((from, Bound::Unbounded));
-                    self.head(3, out);
-                    self.sessions.part(from, |out, client, session| put_client(out, client, session), out, max_len)
-                }
-                Part::Ended => {
-                    let from = |from: Bound<&(ClientId, Position)>| {
-                        fold.ended.range::<(ClientId, Position), _>((from, Bound::Unbounded))
-                    };
-                    self.head(2, out);
-                    self.ended.part(from, put_ended_client, out, max_len)
-                }
-                Part::Seen => {
-                    self.head(1, out);
-                    fold.seen.copy_part(out, max_len)
-                }
-            };
-            self.part = match self.part {
-                _ if !is_done => return false,
-                Part::Sessions => Part::Ended,
-                Part::Ended => Part::Seen,
-                Part::Seen => return true,
-            };
-        }
-    }
-
-    /// Before the first entry of a part comes its head, once: so many are left then.
-    fn head(&mut self, left: usize, out: &mut Vec<u8>) {
-        if self.heads.len() == left
-            && let Some(head) = self.heads.pop_front()
-        {
-            out.extend(head);
-        }
+        let sessions = |from: Bound<&ClientId>| fold.sessions.range::<ClientId, _>((from, Bound::Unbounded));
+        let ended =
+            |from: Bound<&(ClientId, Position)>| fold.ended.range::<(ClientId, Position), _>((from, Bound::Unbounded));
+        self.sessions.part(sessions, |out, client, session| put_client(out, client, session), out, max_len)
+            && self.ended.part(ended, put_ended_client, out, max_len)
+            && fold.seen.copy_part(out, max_len)
     }
 }
 
