@@ -69,9 +69,10 @@ impl From<&Error> for Problem {
         use StatusCode as S;
         let (status, code, title) = match error {
             Error::Syntax { .. } => (S::BAD_REQUEST, "sql_syntax", "the query is not SQL"),
-            Error::Invalid { .. } | Error::UnknownTable { .. } | Error::UnknownColumn { .. } => {
-                (S::BAD_REQUEST, "sql_invalid", "the query does not fit the tables")
-            }
+            Error::Invalid { .. }
+            | Error::UnknownTable { .. }
+            | Error::UnknownColumn { .. }
+            | Error::UnknownFunction { .. } => (S::BAD_REQUEST, "sql_invalid", "the query does not fit the tables"),
             Error::ReadOnly { .. } => (S::FORBIDDEN, "sql_read_only", "queries only read"),
             Error::TooLong { .. } => (S::PAYLOAD_TOO_LARGE, "sql_too_long", "the query is too long"),
             Error::TooComplex { .. } => (S::PAYLOAD_TOO_LARGE, "sql_too_complex", "the query is too complex"),

@@ -74,6 +74,7 @@ fn failed(error: &Error, text: &str) -> QueryError {
         Error::Syntax { .. } => "42601",
         Error::UnknownTable { .. } => "42P01",
         Error::UnknownColumn { .. } => "42703",
+        Error::UnknownFunction { .. } => "42883",
         Error::Invalid { .. } => "42000",
         Error::ReadOnly { .. } => "25006",
         Error::TooLong { .. } | Error::TooComplex { .. } | Error::Rows { .. } => "54000",

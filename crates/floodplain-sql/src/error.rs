@@ -25,6 +25,9 @@ pub enum Error {
     /// A column that the text names is in none of its tables.
     #[error("{message}")]
     UnknownColumn { message: String, at: Option<Location> },
+    /// A function that the text calls is not there.
+    #[error("{message}")]
+    UnknownFunction { message: String, at: Option<Location> },
     /// Queries only read.
     #[error("{statement} is refused: only SELECT, EXPLAIN, SHOW and DESCRIBE run here, data comes in by publishing it")]
     ReadOnly { statement: String },
@@ -71,7 +74,8 @@ impl Error {
             Self::Syntax { at, .. }
             | Self::Invalid { at, .. }
             | Self::UnknownTable { at, .. }
-            | Self::UnknownColumn { at, .. } => *at,
+            | Self::UnknownColumn { at, .. }
+            | Self::UnknownFunction { at, .. } => *at,
             _ => None,
         }
     }
@@ -88,6 +92,10 @@ impl Error {
             }
             DataFusionError::SchemaError(cause, _) if matches!(**cause, SchemaError::FieldNotFound { .. }) => {
                 Self::UnknownColumn { message, at }
+            }
+            // The planner has no type for it.
+            DataFusionError::Plan(text) if text.starts_with("Invalid function '") => {
+                Self::UnknownFunction { message, at }
             }
             DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::Configuration(_) => {
                 Self::Invalid { message, at }

@@ -362,9 +362,11 @@ fn what_is_unknown_is_told_by_its_kind() {
     }
     // The text does not decide.
     for query in
-        ["SELECT missing_table('table not found') FROM records", "WITH here AS (SELECT 1) SELECT unnest(1) FROM here"]
+        ["SELECT missing_table('table not found') FROM records", "SELECT count(*), nothing(1) OVER () FROM records"]
     {
         let error = error(query);
-        assert!(matches!(error, Error::Invalid { .. }), "{query}: {error:?}");
+        assert!(matches!(error, Error::UnknownFunction { .. }), "{query}: {error:?}");
     }
+    let error = error("WITH here AS (SELECT 1) SELECT unnest(1) FROM here");
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
 }

@@ -43,7 +43,7 @@ with psycopg.connect(url, autocommit=True) as db:
     for query, state in [
         ("SELEC 1", "42601"),
         ("SELECT nothing FROM engine", "42703"),
-        ("SELECT nothing(rpm) FROM engine", "42000"),
+        ("SELECT nothing(rpm) FROM engine", "42883"),
         ("SELECT 1 FROM engine WHERE gear = (SELECT 1 FROM elsewhere)", "42P01"),
         ("SELECT 1 FROM nowhere", "42P01"),
         ("DELETE FROM engine", "25006"),
