@@ -210,6 +210,15 @@ impl KafkaCluster {
         addresses.join(",")
     }
 
+    /// Where clients find one broker, through its proxy if it has one. Clients of a cluster with a frozen broker start from
+    /// another: the kernel accepts connections for the frozen one, and the first question waits for its answer.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn address(&self, id: NodeId) -> Result<SocketAddr> {
+        Ok(self.node(id)?.advertised())
+    }
+
     /// The numbers of all nodes, whether they run or not.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
         self.nodes.iter().map(|node| node.id)

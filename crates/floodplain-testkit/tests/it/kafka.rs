@@ -69,7 +69,8 @@ fn acknowledged(line: &str) -> Option<(u64, String)> {
 fn write(bootstrap: &str, record_count: u32, patience_s: u32, mut at_ack: impl FnMut(usize)) -> Vec<(u64, String)> {
     let dir = tempfile::tempdir().unwrap();
     let settings = dir.path().join("producer.properties");
-    let text = format!("request.timeout.ms=2000\ndelivery.timeout.ms={patience_s}000\nretries=0\n");
+    let (request_ms, delivery_ms) = (patience_s * 500, patience_s * 1_000);
+    let text = format!("request.timeout.ms={request_ms}\ndelivery.timeout.ms={delivery_ms}\nretries=0\n");
     fs::write(&settings, text).unwrap();
     let mut producer = KafkaJars::find().unwrap().tool("org.apache.kafka.tools.VerifiableProducer");
     producer.args(["--bootstrap-server", bootstrap, "--topic", TOPIC, "--acks", "-1", "--throughput", "300"]);
@@ -158,7 +159,8 @@ fn what_was_acknowledged_outlives_the_leader() {
     cluster.wait_for("the frozen broker is taken for dead", PATIENCE, is_out).unwrap();
     let is_led = |cluster: &KafkaCluster| Ok(cluster.topic(TOPIC)?[0].leader.is_some_and(|id| id != frozen));
     cluster.wait_for("another leads", PATIENCE, is_led).unwrap();
-    assert_eq!(read_all(&bootstrap), read);
+    let successor = partition(&cluster).leader.unwrap();
+    assert_eq!(read_all(&cluster.address(successor).unwrap().to_string()), read);
     cluster.thaw(frozen).unwrap();
     cluster.wait_for("it is back", PATIENCE, are_in_sync).unwrap();
 
@@ -184,12 +186,12 @@ fn a_cut_broker_is_gone_for_its_clients_alone() {
     let leader = partition(&cluster).leader.unwrap();
 
     // What a mute broker takes is there, though nobody is told so.
-    let mut acks = write(&bootstrap, 300, 4, |ack_count| {
+    let mut acks = write(&bootstrap, 2_000, 4, |ack_count| {
         if ack_count == 20 {
             cluster.mute(leader).unwrap();
         }
     });
-    assert!(acks.len() < 300, "the broker is mute");
+    assert!(acks.len() < 2_000, "the broker is mute");
     cluster.cut(leader).unwrap();
     assert_eq!(write(&bootstrap, 1, 4, |_| ()), []);
     let during = partition(&cluster);
@@ -197,7 +199,9 @@ fn a_cut_broker_is_gone_for_its_clients_alone() {
     cluster.heal(leader).unwrap();
     let read = read_all(&bootstrap);
     assert!(read.len() > acks.len(), "{} read, {} acknowledged", read.len(), acks.len());
-    acks.extend(write(&bootstrap, 5, 30, |_| ()));
+    let after = write(&bootstrap, 5, 30, |_| ());
+    assert_eq!(after.len(), 5, "it is as before");
+    acks.extend(after);
     let read = read_all(&bootstrap);
     assert!(acks.iter().all(|(offset, value)| read.get(offset) == Some(value)), "{acks:?} {read:?}");
 
