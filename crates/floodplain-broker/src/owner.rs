@@ -594,14 +594,21 @@ impl Worker {
     }
 
     pub(crate) fn run_job(&mut self, work: Work) {
+        let Some(work) = self.jobs.begin(work) else { return };
         let job = Job { work, log: self.shared.log.clone(), reply: self.mailbox.clone() };
         self.effects.push_back(crate::Effect::Run(job));
     }
 
     pub(crate) fn job_done(&mut self, result: JobResult) {
+        if let Some(work) = self.jobs.end(&result) {
+            self.run_job(work);
+        }
         match result {
             JobResult::Snapshot => self.owner.snapshots_running -= 1,
-            JobResult::Fetched { conn, partition, bytes, found } => self.fetched(conn, partition, bytes, &found),
+            JobResult::Fetched { conn, partition, bytes, found } => {
+                self.fetched(conn, partition, bytes, &found);
+                self.fetch_next();
+            }
             JobResult::Read { reader, partition, from, read } => self.read_done(reader, partition, from, read),
             JobResult::Backfilled { partition, read } => self.backfilled(partition, read),
         }

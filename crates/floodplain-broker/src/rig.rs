@@ -3,7 +3,7 @@
 mod counts;
 
 use self::counts::Counts;
-use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Worker, seams::Access};
+use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
     Append, FetchedRecord, InOrder, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
     WatermarkSink,
@@ -139,6 +139,8 @@ pub(crate) struct Rig {
     pub(crate) counts: Counts,
     /// The log commits nothing more that can be seen: neither acknowledgements nor watermarks come.
     is_held: bool,
+    /// What waits for the disk while that does not answer.
+    pub(crate) jobs: Option<Vec<Job>>,
     /// Turns until the process dies.
     fuse: Option<u32>,
     model: ModelLog,
@@ -177,6 +179,7 @@ impl Rig {
             faults: Arc::default(),
             counts: Counts::default(),
             is_held: false,
+            jobs: None,
             fuse: None,
             model,
             adverse: None,
@@ -232,6 +235,11 @@ impl Rig {
     /// The process waits for its disk from now on, or not any more.
     pub(crate) fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;
+    }
+
+    /// The disk answers again.
+    pub(crate) fn run_jobs(&mut self) {
+        self.jobs.take().into_iter().flatten().for_each(Job::run);
     }
 
     /// The process dies after so many turns: nothing moves any more, until [`Self::crash`].
@@ -433,7 +441,10 @@ impl Rig {
                             self.clients[client].at = Some((usize::from(to), new));
                         }
                     }
-                    Effect::Run(job) => job.run(),
+                    Effect::Run(job) => match &mut self.jobs {
+                        Some(jobs) => jobs.push(job),
+                        None => job.run(),
+                    },
                 }
             }
         }

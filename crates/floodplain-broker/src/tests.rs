@@ -8,6 +8,7 @@ mod letters;
 mod limits;
 mod many;
 mod refusals;
+mod resume;
 mod streams;
 
 use crate::rig::{ClientId, Rig, connect, packet};

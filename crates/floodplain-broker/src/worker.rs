@@ -7,6 +7,8 @@ use crate::{
     BrokerConfig, ConnId, Job,
     append::{Appends, End, Impatient, UNIT_TAGS, Waiter},
     connection::{Blocked, Connection, Phase},
+    held::HeldTotal,
+    jobs::Jobs,
     mailbox::{Letters, Mail, Mailbox},
     metrics::Metrics,
     owner::Owner,
@@ -126,6 +128,9 @@ pub struct Worker {
     pub(crate) router: Router,
     pub(crate) appends: Appends,
     pub(crate) owner: Owner,
+    pub(crate) jobs: Jobs,
+    /// What queues of messages and sockets that take nothing hold.
+    pub(crate) held: HeldTotal,
     pub(crate) wheel: Wheel,
     pub(crate) metrics: Metrics,
     pub(crate) effects: VecDeque<Effect>,
@@ -166,6 +171,8 @@ impl Worker {
             router: Router::new(idx as u8),
             appends: Appends::new(idx),
             owner,
+            jobs: Jobs::default(),
+            held: HeldTotal::default(),
             wheel: Wheel::new(0),
             metrics: Metrics::new(),
             effects: VecDeque::new(),
@@ -211,7 +218,9 @@ impl Worker {
         self.next_generation = self.next_generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let conn = ConnId { slot: entry.key() as u32, generation };
-        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, quarter(self.steady)));
+        let untaken = self.held.part();
+        let max_packet_size = self.shared.config.maximum_packet_size;
+        entry.insert(Connection::new(conn, peer, max_packet_size, quarter(self.steady), untaken));
         self.half_open += 1;
         self.metrics.connections.increment(1.0);
         let deadline = self.steady + self.shared.config.connect_deadline;
@@ -332,9 +341,11 @@ impl Worker {
         }
         if connection.written < connection.output.len() {
             connection.stalled = true;
+            connection.untaken.set(connection.output.len() - connection.written);
             return;
         }
         let waited = std::mem::take(&mut connection.stalled);
+        connection.untaken.set(0);
         connection.written = 0;
         let mut buffer = std::mem::take(&mut connection.output);
         if self.spare.len() < SPARE_BUFFERS && buffer.capacity() <= SPARE_BYTES_MAX {

@@ -425,7 +425,7 @@ impl Thread {
     }
 
     fn run(&self, job: Job) {
-        // Bounded by the worker, which counts the jobs it has started. The result is mail.
+        // Bounded by the worker: see `JOB_THREADS`. The result is mail.
         drop(tokio::task::spawn_blocking(move || job.run()));
     }
 }
