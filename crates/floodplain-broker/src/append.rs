@@ -43,7 +43,11 @@ pub(crate) struct Impatient {
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) base: Position,
-    pub(crate) publications: VecDeque<(u32, Arc<Publication>)>,
+    /// `None` where they were too many to keep: then it stands for `batches` batches, and this is the last one.
+    pub(crate) publications: Option<VecDeque<(u32, Arc<Publication>)>>,
+    pub(crate) batches: u64,
+    /// What they hold in memory, about.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -299,9 +303,11 @@ impl Appends {
                 let waiters = unit.waiters.into_iter().map(|waiter| (place(&waiter), waiter));
                 let waiters = waiters.map(|(position, waiter)| (waiter, position)).collect();
                 let sent = unit.batches.iter().zip(unit.publications).zip(&bases);
-                let sent = sent
-                    .map(|(((partition, _), publications), base)| (*partition, Sent { base: *base, publications }))
-                    .collect();
+                let sent = sent.map(|(((partition, batch), publications), base)| {
+                    let bytes = batch.as_bytes().len() + publications.len() * size_of::<Publication>();
+                    (*partition, Sent { base: *base, publications: Some(publications), batches: 1, bytes })
+                });
+                let sent = sent.collect();
                 End::Committed { waiters, sent }
             }
             Outcome::Refused(

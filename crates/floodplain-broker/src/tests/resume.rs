@@ -1,10 +1,12 @@
-//! Very many sessions that come back at once: what they read, and what they hold.
+//! Very many sessions that come back at once, and folds that are behind: what they read, and what they hold.
 
 use super::{PERFECT, clean, lasting, take_and_ack};
 use crate::{
     jobs::{FETCHES_MAX, Work},
+    owner::SENT_BYTES_MAX,
     rig::{ClientId, Rig, connect, packet},
 };
+use floodplain_testkit::Adversity;
 use std::sync::atomic::Ordering;
 
 /// Sessions that sleep, and want what comes to `t`.
@@ -73,6 +75,12 @@ fn fetches_of_sessions_wait_their_turn_and_reads_for_folds_do_not() {
 /// One message is 20,004 bytes with its topic.
 const LARGE: usize = 20_000;
 
+fn publish_large(rig: &mut Rig, publisher: ClientId, id: u16) {
+    let [high, low] = id.to_be_bytes();
+    rig.send(publisher, &[&[0x32, 0xa5, 0x9c, 0x01, 0, 1, b't', high, low][..], &[7; LARGE]].concat());
+    rig.expect(publisher, &[0x40, 2, high, low]);
+}
+
 /// Takes large messages and acknowledges them; gives how many there were.
 fn take_large(rig: &mut Rig, client: ClientId, rest: &mut Vec<u8>) -> usize {
     rest.extend(rig.take(client));
@@ -93,11 +101,7 @@ fn sessions_that_come_back_and_do_not_read_hold_little_together() {
     let mut rig = Rig::new(PERFECT, 1);
     sleepers(&mut rig, COUNT);
     let publisher = clean(&mut rig, "pub");
-    for id in 1..=MESSAGES as u8 {
-        let head = [0x32, 0xa5, 0x9c, 0x01, 0, 1, b't', 0, id];
-        rig.send(publisher, &[&head[..], &[7; LARGE]].concat());
-        rig.expect(publisher, &[0x40, 2, 0, id]);
-    }
+    (1..=MESSAGES as u16).for_each(|id| publish_large(&mut rig, publisher, id));
     let wake = |n| {
         let client = rig.client();
         rig.reads(client, false);
@@ -125,5 +129,38 @@ fn sessions_that_come_back_and_do_not_read_hold_little_together() {
             rig.turn();
         }
         assert_eq!(count, MESSAGES, "all, and none twice");
+    }
+}
+
+/// The disk does not answer, so a partition is not folded, while messages are acknowledged: they are not kept in memory until
+/// it is. Subscribers get all of them once, also those of batches with offsets that no record has.
+#[test]
+fn messages_that_wait_for_their_fold_are_bounded() {
+    for adversity in [PERFECT, Adversity { gaps: 300, holes: 200, ..PERFECT }] {
+        let mut rig = Rig::new(adversity, 1);
+        let subscriber = clean(&mut rig, "sub");
+        rig.send(subscriber, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
+        rig.expect(subscriber, b"\x90\x03\x00\x01\x01");
+        let publisher = clean(&mut rig, "pub");
+        rig.faults.is_cold.store(true, Ordering::Relaxed);
+        rig.jobs = Some(Vec::new());
+        let messages = 3 * SENT_BYTES_MAX / 2 / LARGE;
+        (1..=messages).for_each(|id| publish_large(&mut rig, publisher, id as u16));
+        let sent = |rig: &Rig| rig.workers.iter().map(|worker| worker.owner.sent_bytes()).max().unwrap();
+        assert!((SENT_BYTES_MAX - 2 * LARGE..=SENT_BYTES_MAX).contains(&sent(&rig)), "{}", sent(&rig));
+        // Whoever asks what is retained waits for all that was said before.
+        let asker = clean(&mut rig, "pub2");
+        rig.send(asker, b"\x31\x04\x00\x01rx");
+        rig.send(asker, &packet(0x82, b"\x00\x01\x00\x01r\x00"));
+        rig.faults.is_cold.store(false, Ordering::Relaxed);
+        rig.run_jobs();
+        let (mut count, mut rest) = (0, Vec::new());
+        for _ in 0..20 * messages {
+            count += take_large(&mut rig, subscriber, &mut rest);
+            rig.turn();
+        }
+        assert_eq!(count, messages);
+        assert_eq!(sent(&rig), 0);
+        rig.expect(asker, b"\x90\x03\x00\x01\x00\x31\x04\x00\x01rx");
     }
 }
