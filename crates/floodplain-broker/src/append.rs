@@ -63,7 +63,7 @@ struct Open {
     parts: Vec<Part>,
     used: usize,
     bytes: usize,
-    records: u64,
+    unanswered: u64,
     waiters: Vec<Waiter>,
 }
 
@@ -76,7 +76,8 @@ struct Submitted {
     batches: Vec<(Partition, Batch)>,
     publications: Vec<VecDeque<(u32, Arc<Publication>)>>,
     waiters: Vec<Waiter>,
-    records: u64,
+    /// Messages of QoS 0.
+    unanswered: u64,
     since: Timestamp,
 }
 
@@ -186,7 +187,6 @@ impl Appends {
         let delta = written?;
         let part = &mut open.parts[idx];
         open.bytes += part.builder.len_bytes() - before;
-        open.records += 1;
         if let Some(publication) = publication {
             part.publications.push_back((delta, publication));
         }
@@ -196,6 +196,11 @@ impl Appends {
     /// Lets `waiter` wait for this turn's unit of `class`.
     pub(crate) fn wait(&mut self, class: Class, waiter: Waiter) {
         self.open[slot(class)].waiters.push(waiter);
+    }
+
+    /// Counts a message of this turn's unit of class `none` that nobody waits for.
+    pub(crate) fn unanswered(&mut self) {
+        self.open[slot(Class::None)].unanswered += 1;
     }
 
     /// Whether the unit of some class is so large that it should go now.
@@ -280,11 +285,11 @@ impl Appends {
             batches,
             publications,
             waiters: std::mem::take(&mut open.waiters),
-            records: open.records,
+            unanswered: open.unanswered,
             since: now,
         };
         self.next_seq += 1;
-        (open.used, open.bytes, open.records) = (0, 0, 0);
+        (open.used, open.bytes, open.unanswered) = (0, 0, 0);
         Some(unit)
     }
 
@@ -317,7 +322,7 @@ impl Appends {
                 // Held: the clients hear nothing until there is room again. QoS 0 does not wait.
                 self.retry_at = now + RETRY;
                 if unit.class == Class::None && unit.waiters.is_empty() {
-                    metrics.dropped_log_refused.increment(unit.records);
+                    metrics.dropped_log_refused.increment(unit.unanswered);
                     return End::Quiet;
                 }
                 let later = self.held.iter().position(|held| held.seq > unit.seq).unwrap_or(self.held.len());
@@ -326,6 +331,7 @@ impl Appends {
             }
             Outcome::Refused(Refusal::TooLarge { .. }) => {
                 metrics.appends_refused.increment(1);
+                metrics.dropped_log_refused.increment(unit.unanswered);
                 End::TooLarge { waiters: unit.waiters }
             }
             Outcome::Refused(
@@ -337,11 +343,13 @@ impl Appends {
                     self.is_dead = true;
                 }
                 metrics.appends_refused.increment(1);
+                metrics.dropped_log_refused.increment(unit.unanswered);
                 self.orphans.push((unit.since, unit.waiters));
                 End::Quiet
             }
             Outcome::Unknown => {
                 metrics.appends_unknown.increment(1);
+                metrics.dropped_log_unknown.increment(unit.unanswered);
                 self.orphans.push((unit.since, unit.waiters));
                 End::Quiet
             }

@@ -211,7 +211,7 @@ impl Worker {
         let is_stored = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_));
         if is_stored && self.is_pressed() {
             // What it brings would wait in memory: let it wait in the socket.
-            self.metrics.paused.increment(1);
+            self.metrics.paused_log.increment(1);
             if let Some(connection) = self.get(conn) {
                 connection.blocked.add(Blocked::LOG);
                 self.owner.paused.push(conn);
@@ -311,6 +311,7 @@ impl Worker {
         if let Err(error) = encoder.encode(packet, out) {
             tracing::debug!(%error, "packet was not sent");
             if !matches!(packet, Packet::Disconnect(_)) {
+                self.metrics.dropped_packet_too_large.increment(1);
                 self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
             }
         }

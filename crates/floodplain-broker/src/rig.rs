@@ -5,8 +5,8 @@ mod counts;
 use self::counts::Counts;
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
-    Append, FetchedRecord, InOrder, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
-    WatermarkSink,
+    Append, Completion, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
+    RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
@@ -42,9 +42,11 @@ struct Counting {
     faults: Arc<Faults>,
 }
 
-/// What a test makes reading do.
+/// What a test makes the log do.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
+    /// How units of workers end, without having been appended.
+    pub(crate) outcome: Mutex<Option<fn() -> Outcome>>,
     /// Nothing is in memory any more.
     pub(crate) is_cold: AtomicBool,
     /// The disk does not give the record at this offset.
@@ -70,6 +72,10 @@ impl Log for Counting {
         let bytes: usize = append.batches.iter().map(|(_, batch)| batch.as_bytes().len()).sum();
         self.largest.fetch_max(bytes as u64, Ordering::Relaxed);
         self.classes.lock().unwrap().push(append.class);
+        if let Some(outcome) = *self.faults.outcome.lock().unwrap() {
+            let completion = Completion { tag: reply.tag, outcome: outcome() };
+            return reply.sink.complete(vec![completion]);
+        }
         self.inner.submit_in_order(append, reply, order);
     }
     fn queued_bytes(&self) -> u64 {

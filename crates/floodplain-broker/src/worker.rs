@@ -254,13 +254,15 @@ impl Worker {
         }
         self.bound_greeting(conn);
         let unread_max = UNREAD_BYTES + self.shared.config.maximum_packet_size as usize;
-        self.get(conn).is_none_or(|connection| {
-            if connection.stalled && connection.backlog() > unread_max {
-                connection.blocked.add(Blocked::OUTPUT);
-            }
-            connection.paused = connection.blocked.any();
-            !connection.paused
-        })
+        let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else {
+            return true;
+        };
+        if connection.stalled && connection.backlog() > unread_max && !connection.blocked.has(Blocked::OUTPUT) {
+            connection.blocked.add(Blocked::OUTPUT);
+            self.metrics.paused_output.increment(1);
+        }
+        connection.paused = connection.blocked.any();
+        !connection.paused
     }
 
     /// Closes a connection that holds much of a CONNECT while too much is held by all of them.
@@ -473,7 +475,10 @@ impl Worker {
                     self.reached(waiter, position);
                 }
             }
-            End::TooLarge { waiters } => self.give_up(waiters, DisconnectCode::PacketTooLarge, false),
+            End::TooLarge { waiters } => {
+                let ended = self.give_up(waiters, DisconnectCode::PacketTooLarge, false);
+                self.metrics.dropped_append_too_large.increment(ended);
+            }
         }
     }
 
@@ -489,14 +494,22 @@ impl Worker {
         }
     }
 
-    /// Ends the connections of those who cannot get their answer; what they wait for may come later.
-    fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode, may_come: bool) {
+    /// Ends the connections of those who cannot get their answer; what they wait for may come later. Gives how many there
+    /// were that had their CONNACK.
+    fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode, may_come: bool) -> u64 {
+        let mut ended = 0;
         for waiter in waiters {
             match waiter {
-                Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => self.refuse(conn, code),
+                Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => {
+                    if self.get(conn).is_some_and(|connection| connection.phase != Phase::Closed) {
+                        ended += 1;
+                        self.refuse(conn, code);
+                    }
+                }
                 Waiter::Open { conn, .. } => self.open_failed(conn, may_come),
             }
         }
+        ended
     }
 
     /// Submits what has gathered. Called by the driver at the end of a turn, and in between when
@@ -551,8 +564,9 @@ impl Worker {
         let waiters = early.len() + lost.len();
         if waiters > 0 {
             tracing::warn!(waiters, "the log did not confirm in time, clients are disconnected");
-            self.give_up(early, DisconnectCode::ServerBusy, true);
-            self.give_up(lost, DisconnectCode::ServerBusy, false);
+            let ended = self.give_up(early, DisconnectCode::ServerBusy, true)
+                + self.give_up(lost, DisconnectCode::ServerBusy, false);
+            self.metrics.dropped_held.increment(ended);
         }
         self.tick_folds();
         self.log_progress();
