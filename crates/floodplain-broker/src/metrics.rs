@@ -49,19 +49,21 @@ impl From<ConnackCode> for Why {
             ConnackCode::ServerUnavailable => Self::Unavailable,
             ConnackCode::ServerBusy => Self::Busy,
             ConnackCode::QuotaExceeded => Self::Quota,
-            ConnackCode::PacketTooLarge => Self::TooLarge,
             _ => Self::Invalid,
         }
     }
 }
 
-/// One counter for each reason.
+/// One counter for each reason that there can be.
 #[derive(Clone)]
 pub(crate) struct Refused([Counter; Why::ALL.len()]);
 
 impl Refused {
-    fn new(name: &'static str) -> Self {
-        Self(Why::ALL.map(|(_, reason)| counter!(name, "reason" => reason)))
+    fn new(name: &'static str, never: Why) -> Self {
+        Self(Why::ALL.map(|(why, reason)| match why == never {
+            true => Counter::noop(),
+            false => counter!(name, "reason" => reason),
+        }))
     }
 
     pub(crate) fn count(&self, why: impl Into<Why>) {
@@ -156,9 +158,9 @@ impl Metrics {
             delivered_bytes: counter!("floodplain_broker_delivered_bytes_total"),
             appends_refused: counter!("floodplain_broker_refused_appends_total"),
             appends_unknown: counter!("floodplain_broker_unknown_appends_total"),
-            refused_connections: Refused::new("floodplain_broker_refused_connections_total"),
-            refused_messages: Refused::new("floodplain_broker_refused_messages_total"),
-            refused_subscriptions: Refused::new("floodplain_broker_refused_subscriptions_total"),
+            refused_connections: Refused::new("floodplain_broker_refused_connections_total", Why::TooLarge),
+            refused_messages: Refused::new("floodplain_broker_refused_messages_total", Why::Quota),
+            refused_subscriptions: Refused::new("floodplain_broker_refused_subscriptions_total", Why::TooLarge),
             dropped_held: dropped_connections("held"),
             dropped_append_too_large: dropped_connections("append_too_large"),
             dropped_packet_too_large: dropped_connections("packet_too_large"),

@@ -319,6 +319,11 @@ impl Rig {
         }
     }
 
+    /// The worker that has the client's connection.
+    pub(crate) fn worker_of(&self, client: ClientId) -> Option<usize> {
+        self.clients[client.0].at.map(|(worker, _)| worker)
+    }
+
     /// Whether the client's worker waits for the log.
     pub(crate) fn is_pressed(&self, client: ClientId) -> bool {
         self.clients[client.0].at.is_some_and(|(worker, _)| self.workers[worker].is_pressed())
