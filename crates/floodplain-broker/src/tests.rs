@@ -10,6 +10,7 @@ mod limits;
 mod many;
 mod refusals;
 mod resume;
+mod stopped;
 mod streams;
 
 use crate::rig::{ClientId, Rig, connect, packet};
