@@ -30,10 +30,12 @@ impl Worker {
     pub(crate) fn owe(&mut self, conn: ConnId, what: What) -> u32 {
         let Some(connection) = self.get(conn) else { return 0 };
         connection.acks.push_back(Ack { what, ready: false });
-        if connection.acks.len() >= OWED_MAX {
+        let seq = connection.first_ack.wrapping_add(connection.acks.len() as u32 - 1);
+        if connection.acks.len() >= OWED_MAX && !connection.blocked.has(Blocked::ACKS) {
             connection.blocked.add(Blocked::ACKS);
+            self.metrics.paused_acks.increment(1);
         }
-        connection.first_ack.wrapping_add(connection.acks.len() as u32 - 1)
+        seq
     }
 
     /// Queues an acknowledgement that waits for nothing but those before it.

@@ -43,7 +43,11 @@ pub(crate) struct Impatient {
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) base: Position,
-    pub(crate) publications: VecDeque<(u32, Arc<Publication>)>,
+    /// `None` where they were too many to keep: then it stands for `batches` batches, and this is the last one.
+    pub(crate) publications: Option<VecDeque<(u32, Arc<Publication>)>>,
+    pub(crate) batches: u64,
+    /// What they hold in memory, about.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -59,7 +63,7 @@ struct Open {
     parts: Vec<Part>,
     used: usize,
     bytes: usize,
-    records: u64,
+    unanswered: u64,
     waiters: Vec<Waiter>,
 }
 
@@ -72,7 +76,8 @@ struct Submitted {
     batches: Vec<(Partition, Batch)>,
     publications: Vec<VecDeque<(u32, Arc<Publication>)>>,
     waiters: Vec<Waiter>,
-    records: u64,
+    /// Messages of QoS 0.
+    unanswered: u64,
     since: Timestamp,
 }
 
@@ -182,7 +187,6 @@ impl Appends {
         let delta = written?;
         let part = &mut open.parts[idx];
         open.bytes += part.builder.len_bytes() - before;
-        open.records += 1;
         if let Some(publication) = publication {
             part.publications.push_back((delta, publication));
         }
@@ -192,6 +196,11 @@ impl Appends {
     /// Lets `waiter` wait for this turn's unit of `class`.
     pub(crate) fn wait(&mut self, class: Class, waiter: Waiter) {
         self.open[slot(class)].waiters.push(waiter);
+    }
+
+    /// Counts a message of this turn's unit of class `none` that nobody waits for.
+    pub(crate) fn unanswered(&mut self) {
+        self.open[slot(Class::None)].unanswered += 1;
     }
 
     /// Whether the unit of some class is so large that it should go now.
@@ -276,11 +285,11 @@ impl Appends {
             batches,
             publications,
             waiters: std::mem::take(&mut open.waiters),
-            records: open.records,
+            unanswered: open.unanswered,
             since: now,
         };
         self.next_seq += 1;
-        (open.used, open.bytes, open.records) = (0, 0, 0);
+        (open.used, open.bytes, open.unanswered) = (0, 0, 0);
         Some(unit)
     }
 
@@ -299,9 +308,11 @@ impl Appends {
                 let waiters = unit.waiters.into_iter().map(|waiter| (place(&waiter), waiter));
                 let waiters = waiters.map(|(position, waiter)| (waiter, position)).collect();
                 let sent = unit.batches.iter().zip(unit.publications).zip(&bases);
-                let sent = sent
-                    .map(|(((partition, _), publications), base)| (*partition, Sent { base: *base, publications }))
-                    .collect();
+                let sent = sent.map(|(((partition, batch), publications), base)| {
+                    let bytes = batch.as_bytes().len() + publications.len() * size_of::<Publication>();
+                    (*partition, Sent { base: *base, publications: Some(publications), batches: 1, bytes })
+                });
+                let sent = sent.collect();
                 End::Committed { waiters, sent }
             }
             Outcome::Refused(
@@ -311,7 +322,7 @@ impl Appends {
                 // Held: the clients hear nothing until there is room again. QoS 0 does not wait.
                 self.retry_at = now + RETRY;
                 if unit.class == Class::None && unit.waiters.is_empty() {
-                    metrics.dropped_log_refused.increment(unit.records);
+                    metrics.dropped_log_refused.increment(unit.unanswered);
                     return End::Quiet;
                 }
                 let later = self.held.iter().position(|held| held.seq > unit.seq).unwrap_or(self.held.len());
@@ -320,6 +331,7 @@ impl Appends {
             }
             Outcome::Refused(Refusal::TooLarge { .. }) => {
                 metrics.appends_refused.increment(1);
+                metrics.dropped_log_refused.increment(unit.unanswered);
                 End::TooLarge { waiters: unit.waiters }
             }
             Outcome::Refused(
@@ -331,11 +343,13 @@ impl Appends {
                     self.is_dead = true;
                 }
                 metrics.appends_refused.increment(1);
+                metrics.dropped_log_refused.increment(unit.unanswered);
                 self.orphans.push((unit.since, unit.waiters));
                 End::Quiet
             }
             Outcome::Unknown => {
                 metrics.appends_unknown.increment(1);
+                metrics.dropped_log_unknown.increment(unit.unanswered);
                 self.orphans.push((unit.since, unit.waiters));
                 End::Quiet
             }

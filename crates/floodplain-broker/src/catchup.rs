@@ -24,6 +24,10 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc};
 const FETCH_RECORDS: usize = 64;
 /// Bytes fetched at once, but at least one record.
 const FETCH_BYTES: usize = 256 << 10;
+/// The same while much is held: less than the socket of a client that reads takes at once.
+const CROWDED_BYTES: usize = 16 << 10;
+/// What may wait for all clients of a worker before those that are behind read no more than they can send.
+const HELD_BYTES: usize = 64 << 20;
 
 /// What `dlq` says of a message that was sent as a retained one, and has to be sent again.
 const RETAINED_REMOVED: &str = "retention has removed it before it was sent again";
@@ -46,6 +50,9 @@ enum Step {
     Asked,
     /// Records to fetch.
     Have(VecDeque<Posting>),
+    /// Records to read again that the index does not tell of any more.
+    Passed(Vec<Position>),
+    /// And what to fetch behind that.
     Fetching(VecDeque<Posting>),
 }
 
@@ -167,78 +174,125 @@ impl Worker {
     /// Takes the next step of a session that is behind, if its queue has room.
     pub(crate) fn read_on(&mut self, conn: ConnId) {
         self.look_on(conn);
-        let workers = self.shared.workers();
-        let shared = self.shared.clone();
-        let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
-        let Session { subscriptions, out, .. } = session;
+        let is_crowded = self.is_crowded();
+        let Some(connection) = self.get(conn) else { return };
+        let is_stalled = connection.stalled;
+        let Some(Session { subscriptions, out, .. }) = connection.session.as_deref_mut() else { return };
         if out.lags.is_empty() {
             return;
         }
         // What an earlier connection sent comes first, so only its partitions are read until it is
         // there, whatever else waits; what they bring beside it is little.
         let is_resending = out.is_resending();
-        if !is_resending && (out.queue.len() >= QUEUE_MAX / 2 || out.queue_bytes >= QUEUE_BYTES_MAX / 2) {
+        let has_room = if is_crowded {
+            out.queue.is_empty()
+        } else {
+            out.queue.len() < QUEUE_MAX / 2 && out.queue_bytes.bytes() < QUEUE_BYTES_MAX / 2
+        };
+        // Something is on its way to the client, and when that has gone we are here again.
+        if (!is_resending && !has_room) || (is_crowded && is_stalled) {
             return;
         }
-        let mut ask: Vec<Vec<(u32, Position)>> = vec![Vec::new(); workers as usize];
-        let mut passed = Vec::new();
         let Outbound { lags, owed, .. } = out;
-        for lag in lags.iter_mut().filter(|lag| matches!(lag.step, Step::Idle)) {
-            let unread = owed.iter().filter(|owed| owed.partition == lag.partition && owed.queued.is_none());
-            if is_resending && unread.clone().next().is_none() {
-                continue;
-            }
-            // They lie behind the cursor (retained messages), or no filter asks for them any more.
-            let behind: Vec<_> = unread.map(|owed| owed.position).filter(|position| *position < lag.next).collect();
-            if !behind.is_empty() {
-                lag.step = Step::Fetching(VecDeque::new());
-                passed.push((lag.partition, behind));
-                continue;
-            }
-            lag.step = Step::Asked;
-            ask[shared.owner_of(lag.partition) as usize].push((lag.partition, lag.next));
-        }
-        let mut fetch = None;
-        if !out.lags.iter().any(|lag| matches!(lag.step, Step::Fetching(_)))
-            && let Some(lag) = out.lags.iter_mut().find(|lag| matches!(lag.step, Step::Have(_)))
-            && let Step::Have(mut postings) = std::mem::replace(&mut lag.step, Step::Idle)
-        {
-            let mut refs: Vec<RecordRef> = Vec::new();
-            let mut bytes = 0;
-            while let Some(posting) = postings.front() {
-                bytes += posting.reference.locator.len_bytes() as usize;
-                if refs.len() >= FETCH_RECORDS || (bytes > FETCH_BYTES && !refs.is_empty()) {
-                    break;
+        let is_supplied = |lag: &Lag| matches!(lag.step, Step::Have(_) | Step::Passed(_) | Step::Fetching(_));
+        let mut ask = Vec::new();
+        // One thing after the other: what waits for the session elsewhere costs memory here.
+        if !lags.iter().any(is_supplied) {
+            for lag in lags.iter_mut().filter(|lag| matches!(lag.step, Step::Idle)) {
+                let unread = owed.iter().filter(|owed| owed.partition == lag.partition && owed.queued.is_none());
+                if is_resending && unread.clone().next().is_none() {
+                    continue;
                 }
-                refs.push(posting.reference);
-                postings.pop_front();
+                // They lie behind the cursor (retained messages), or no filter asks for them any more.
+                let behind: Vec<_> = unread.map(|owed| owed.position).filter(|position| *position < lag.next).collect();
+                if !behind.is_empty() {
+                    lag.step = Step::Passed(behind);
+                    continue;
+                }
+                lag.step = Step::Asked;
+                ask.push((lag.partition, lag.next));
             }
-            lag.step = Step::Fetching(postings);
-            fetch =
-                Some(Work::Fetch { conn, index: lag.partition, partition: shared.data.partition(lag.partition), refs });
         }
-        let wanted: Arc<[(TopicFilter, Positions)]> = if ask.iter().any(|parts| !parts.is_empty()) {
+        let wants_turn = lags.iter().any(|lag| matches!(lag.step, Step::Have(_) | Step::Passed(_)))
+            && !lags.iter().any(|lag| matches!(lag.step, Step::Fetching(_)));
+        if !ask.is_empty() {
             let kept = subscriptions.iter().filter(|held| held.wanted.qos > 0);
-            kept.map(|held| (held.filter.clone(), held.start.clone())).collect()
-        } else {
-            Arc::from([])
-        };
-        for (worker, parts) in ask.into_iter().enumerate().filter(|(_, parts)| !parts.is_empty()) {
-            let question = Question::Waiting { worker: self.idx, conn, wanted: wanted.clone(), parts };
-            self.ask(worker as u32, question);
+            let wanted = kept.map(|held| (held.filter.clone(), held.start.clone())).collect();
+            self.ask_waiting(conn, &wanted, &ask);
         }
-        if let Some(work) = fetch {
-            self.run_job(work);
+        if wants_turn && self.jobs.line_up(conn.slot) {
+            self.metrics.fetches_waiting.increment(1.0);
+            self.fetch_next();
         }
-        for (partition, positions) in passed {
-            self.read_at(conn, partition, positions);
+    }
+
+    fn ask_waiting(&mut self, conn: ConnId, wanted: &Arc<[(TopicFilter, Positions)]>, ask: &[(u32, Position)]) {
+        for worker in 0..self.shared.workers() {
+            let parts = ask.iter().filter(|(partition, _)| self.shared.owner_of(*partition) == worker);
+            let parts: Vec<_> = parts.copied().collect();
+            if !parts.is_empty() {
+                self.ask(worker, Question::Waiting { worker: self.idx, conn, wanted: wanted.clone(), parts });
+            }
+        }
+    }
+
+    /// Whether so much waits for clients that a session that is behind reads only what it can send: however many there are,
+    /// each holds little.
+    fn is_crowded(&self) -> bool {
+        self.held.bytes() >= HELD_BYTES
+    }
+
+    /// Lets those fetch whose turn it is.
+    pub(crate) fn fetch_next(&mut self) {
+        while let Some(slot) = self.jobs.next_in_line() {
+            self.metrics.fetches_waiting.decrement(1.0);
+            if let Some(work) = self.fetch_of(slot) {
+                self.run_job(work);
+            }
+        }
+    }
+
+    /// What the session of a connection is to fetch, if it still is.
+    fn fetch_of(&mut self, slot: u32) -> Option<Work> {
+        let bytes_max = if self.is_crowded() { CROWDED_BYTES } else { FETCH_BYTES };
+        let connection = self.connections.get_mut(slot as usize)?;
+        let conn = connection.id;
+        let lags = &mut connection.session.as_deref_mut()?.out.lags;
+        if lags.iter().any(|lag| matches!(lag.step, Step::Fetching(_))) {
+            return None;
+        }
+        let at = lags.iter().position(|lag| matches!(lag.step, Step::Have(_) | Step::Passed(_)))?;
+        // The others are before it the next time.
+        lags[at..].rotate_left(1);
+        let lag = lags.last_mut()?;
+        let index = lag.partition;
+        let partition = self.shared.data.partition(index);
+        match std::mem::replace(&mut lag.step, Step::Fetching(VecDeque::new())) {
+            Step::Passed(positions) => Some(Work::ReadAt { conn, index, partition, positions }),
+            Step::Have(mut postings) => {
+                let mut refs: Vec<RecordRef> = Vec::new();
+                let mut bytes = 0;
+                while let Some(posting) = postings.front() {
+                    bytes += posting.reference.locator.len_bytes() as usize;
+                    if refs.len() >= FETCH_RECORDS || (bytes > bytes_max && !refs.is_empty()) {
+                        break;
+                    }
+                    refs.push(posting.reference);
+                    postings.pop_front();
+                }
+                lag.step = Step::Fetching(postings);
+                Some(Work::Fetch { conn, index, partition, refs })
+            }
+            step => {
+                lag.step = step;
+                None
+            }
         }
     }
 
     /// An owner has said what waits in some of its partitions.
     pub(crate) fn waiting_answer(&mut self, conn: ConnId, pages: Vec<Page>) {
         let mut dropped = Vec::new();
-        let mut passed = Vec::new();
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         for Page { partition, postings, next, is_live } in pages {
             let Some(at) = session.out.lags.iter().position(|lag| lag.partition == partition) else { continue };
@@ -253,8 +307,7 @@ impl Worker {
                     let lag = &mut session.out.lags[at];
                     lag.next = next;
                     // There is nothing below `next` any more; an owner that is not so far yet must not be asked for ever.
-                    lag.step = if is_live { Step::Fetching(VecDeque::new()) } else { Step::Idle };
-                    passed.extend(is_live.then_some((partition, unread)));
+                    lag.step = if is_live { Step::Passed(unread) } else { Step::Idle };
                     continue;
                 }
                 if let Some(track) = session.out.track(partition) {
@@ -281,15 +334,7 @@ impl Worker {
         for (partition, filters) in dropped {
             self.drop_filters(conn, partition, filters);
         }
-        for (partition, positions) in passed {
-            self.read_at(conn, partition, positions);
-        }
         self.read_on(conn);
-    }
-
-    fn read_at(&mut self, conn: ConnId, index: u32, positions: Vec<Position>) {
-        let partition = self.shared.data.partition(index);
-        self.run_job(Work::ReadAt { conn, index, partition, positions });
     }
 
     fn drop_filters(&mut self, conn: ConnId, partition: u32, filters: Vec<TopicFilter>) {
@@ -393,7 +438,7 @@ impl Worker {
             due: None,
         };
         match owed {
-            Some(at) => session.out.owed[at].queued = Some(queued),
+            Some(at) => session.out.push_owed(at, queued),
             None => session.out.push(queued),
         }
         fetched.bytes.len() as u64

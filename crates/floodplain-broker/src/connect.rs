@@ -177,7 +177,7 @@ impl Worker {
             began: folds::Positions::default(),
             received: Vec::new(),
             inbound: 0,
-            out: Outbound { window, ..Outbound::default() },
+            out: Outbound { window, queue_bytes: self.held.part(), ..Outbound::default() },
             lookups: std::collections::VecDeque::new(),
             retained_due: 0,
             came_live: std::collections::HashSet::new(),

@@ -1,6 +1,8 @@
 //! One connection: its phase, its bytes, its packets.
 
-use crate::{CloseKind, ConnId, Effect, Worker, connect::Greeted, metrics::Why, session::Session, worker::quarter};
+use crate::{
+    CloseKind, ConnId, Effect, Worker, connect::Greeted, held::Held, metrics::Why, session::Session, worker::quarter,
+};
 use floodplain_mqtt::{
     ConnackCode, DecodeError, Decoder, Disconnect, DisconnectCode, Encoder, Frame, Packet, Version, connect_refusal,
 };
@@ -72,6 +74,8 @@ pub(crate) struct Connection {
     pub(crate) written: usize,
     /// The socket did not take everything.
     pub(crate) stalled: bool,
+    /// How much that was when it was last asked.
+    pub(crate) untaken: Held,
     /// Deliveries wait until the output has gone.
     pub(crate) wants_room: bool,
     /// The socket takes nothing any more, but may hold what the client has said before.
@@ -110,7 +114,7 @@ impl Refusal {
 }
 
 impl Connection {
-    pub(crate) fn new(id: ConnId, peer: SocketAddr, max_packet_size: u32, now: u64) -> Self {
+    pub(crate) fn new(id: ConnId, peer: SocketAddr, max_packet_size: u32, now: u64, untaken: Held) -> Self {
         Self {
             id,
             peer,
@@ -123,6 +127,7 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             stalled: false,
+            untaken,
             wants_room: false,
             is_deaf: false,
             greeting_bytes: 0,
@@ -206,7 +211,7 @@ impl Worker {
         let is_stored = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_));
         if is_stored && self.is_pressed() {
             // What it brings would wait in memory: let it wait in the socket.
-            self.metrics.paused.increment(1);
+            self.metrics.paused_log.increment(1);
             if let Some(connection) = self.get(conn) {
                 connection.blocked.add(Blocked::LOG);
                 self.owner.paused.push(conn);
@@ -306,6 +311,7 @@ impl Worker {
         if let Err(error) = encoder.encode(packet, out) {
             tracing::debug!(%error, "packet was not sent");
             if !matches!(packet, Packet::Disconnect(_)) {
+                self.metrics.dropped_packet_too_large.increment(1);
                 self.close_failed(conn, crate::folds::CloseReason::ProtocolError);
             }
         }

@@ -10,7 +10,7 @@ use floodplain_log::{Read, ReadError};
 use floodplain_types::{Class, Position, TopicFilter};
 use std::{sync::Arc, time::Duration};
 
-/// Postings in one answer.
+/// Postings in one answer, of all partitions together.
 const PAGE: usize = 64;
 /// How often what all sessions have passed is looked for.
 const SCAN_EVERY: Duration = Duration::from_secs(10);
@@ -147,8 +147,15 @@ impl Worker {
             let Question::Waiting { worker, conn, wanted, parts } = question else { continue };
             let mut pages = Vec::new();
             let mut later = Vec::new();
+            let mut room = PAGE;
             for (partition, from) in parts {
-                match self.page(partition, from, &wanted) {
+                let page = match room {
+                    // Its turn comes when the session has those.
+                    0 => Some(Page { partition, postings: Vec::new(), next: from, is_live: false }),
+                    _ => self.page(partition, from, &wanted, room),
+                };
+                room -= page.as_ref().map_or(0, |page| page.postings.len());
+                match page {
                     Some(page) => pages.push(page),
                     None => later.push((partition, from)),
                 }
@@ -162,18 +169,18 @@ impl Worker {
         }
     }
 
-    fn page(&self, partition: u32, from: Position, wanted: &[(TopicFilter, Positions)]) -> Option<Page> {
+    fn page(&self, partition: u32, from: Position, wanted: &[(TopicFilter, Positions)], limit: usize) -> Option<Page> {
         let data = self.owner.data.iter().find(|data| data.index == partition)?;
         // The log's start counts as known: what retention has taken was reported.
         let from = from.max(self.shared.log.start(data.partition));
         let filters = wanted.iter().map(|(filter, start)| (filter.as_str(), from.max(start.get(partition))));
-        let page = data.waiting.fold().page(filters, PAGE);
+        let page = data.waiting.fold().page(filters, limit);
         let position = data.waiting.position();
         if data.waiting.fold().is_short(wanted.iter().map(|(filter, _)| filter.as_str())) {
             return None;
         }
         // An index that is short of records is complete up to its own position.
-        let next = if page.postings.len() < PAGE { position } else { page.next };
+        let next = if page.postings.len() < limit { position } else { page.next };
         let is_live = page.postings.is_empty() && position == data.delivered;
         if page.postings.is_empty() && !is_live {
             return None;

@@ -7,7 +7,18 @@ use crate::{
 use bytes::Bytes;
 use floodplain_log::{FetchedRecord, Log, Partition, Read, ReadError, RecordRef};
 use floodplain_types::Position;
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Threads for the jobs of one worker. Two of them are left for reads that folds wait for: those always go first.
+pub const JOB_THREADS: usize = FETCHES_MAX + UPKEEP_MAX + 2;
+/// Fetches for sessions at a time. What they bring is in memory until the worker takes it.
+pub(crate) const FETCHES_MAX: usize = 4;
+/// Backfills and snapshots at a time.
+pub(crate) const UPKEEP_MAX: usize = 2;
 
 /// What one step of a backfill reads.
 const BACKFILL_BYTES: usize = 1 << 20;
@@ -34,6 +45,69 @@ pub(crate) enum Work {
     Read { reader: Partition, partition: Partition, from: Position, max_bytes: usize },
     /// Write a snapshot.
     Snapshot { snapshots: floodplain_fold::Snapshots, snapshot: Box<floodplain_fold::Snapshot> },
+}
+
+/// What waits for a thread, and how much has one. Reads for folds do not wait: there is one at a time for each partition.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    pub(crate) fetching: usize,
+    /// Slots of connections whose sessions have something to fetch, each once. What it is, is decided when its turn comes,
+    /// so a place in the line is all that waiting costs.
+    line: VecDeque<u32>,
+    in_line: HashSet<u32>,
+    upkeep: usize,
+    /// Backfills and snapshots: one for each fold.
+    waiting: VecDeque<Work>,
+}
+
+impl Jobs {
+    /// Puts a connection into the line; false if it is there already.
+    pub(crate) fn line_up(&mut self, slot: u32) -> bool {
+        let is_new = self.in_line.insert(slot);
+        if is_new {
+            self.line.push_back(slot);
+        }
+        is_new
+    }
+
+    /// Whose turn it is, if there is room for a fetch.
+    pub(crate) fn next_in_line(&mut self) -> Option<u32> {
+        if self.fetching >= FETCHES_MAX {
+            return None;
+        }
+        let slot = self.line.pop_front()?;
+        self.in_line.remove(&slot);
+        Some(slot)
+    }
+
+    /// What is to run now.
+    pub(crate) fn begin(&mut self, work: Work) -> Option<Work> {
+        match &work {
+            Work::Read { .. } => {}
+            Work::Fetch { .. } | Work::ReadAt { .. } => self.fetching += 1,
+            Work::Backfill { .. } | Work::Snapshot { .. } if self.upkeep == UPKEEP_MAX => {
+                self.waiting.push_back(work);
+                return None;
+            }
+            Work::Backfill { .. } | Work::Snapshot { .. } => self.upkeep += 1,
+        }
+        Some(work)
+    }
+
+    /// A job has ended; gives what was waiting for its thread.
+    pub(crate) fn end(&mut self, result: &JobResult) -> Option<Work> {
+        match result {
+            JobResult::Read { .. } => None,
+            JobResult::Fetched { .. } => {
+                self.fetching -= 1;
+                None
+            }
+            JobResult::Backfilled { .. } | JobResult::Snapshot => {
+                self.upkeep -= 1;
+                self.waiting.pop_front()
+            }
+        }
+    }
 }
 
 /// What came of a job.

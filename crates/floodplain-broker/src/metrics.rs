@@ -49,19 +49,21 @@ impl From<ConnackCode> for Why {
             ConnackCode::ServerUnavailable => Self::Unavailable,
             ConnackCode::ServerBusy => Self::Busy,
             ConnackCode::QuotaExceeded => Self::Quota,
-            ConnackCode::PacketTooLarge => Self::TooLarge,
             _ => Self::Invalid,
         }
     }
 }
 
-/// One counter for each reason.
+/// One counter for each reason that there can be.
 #[derive(Clone)]
 pub(crate) struct Refused([Counter; Why::ALL.len()]);
 
 impl Refused {
-    fn new(name: &'static str) -> Self {
-        Self(Why::ALL.map(|(_, reason)| counter!(name, "reason" => reason)))
+    fn new(name: &'static str, never: Why) -> Self {
+        Self(Why::ALL.map(|(why, reason)| match why == never {
+            true => Counter::noop(),
+            false => counter!(name, "reason" => reason),
+        }))
     }
 
     pub(crate) fn count(&self, why: impl Into<Why>) {
@@ -88,8 +90,14 @@ pub(crate) struct Metrics {
     pub(crate) refused_messages: Refused,
     /// Filters that were not granted.
     pub(crate) refused_subscriptions: Refused,
+    /// Connections that we ended for no fault of their clients: an acknowledgement was held for too long, the log takes no
+    /// unit as large, or a packet that the client must get is larger than it allows.
+    pub(crate) dropped_held: Counter,
+    pub(crate) dropped_append_too_large: Counter,
+    pub(crate) dropped_packet_too_large: Counter,
     /// QoS 0 that was lost, by reason.
     pub(crate) dropped_log_refused: Counter,
+    pub(crate) dropped_log_unknown: Counter,
     pub(crate) dropped_outbox_full: Counter,
     pub(crate) dropped_mailbox_full: Counter,
     pub(crate) dropped_expired: Counter,
@@ -104,10 +112,14 @@ pub(crate) struct Metrics {
     pub(crate) refused_greeting: Counter,
     pub(crate) receive_maximum_exceeded: Counter,
     pub(crate) lagging: Counter,
+    pub(crate) fetches_waiting: Gauge,
     pub(crate) mailbox_gaps: Counter,
     pub(crate) resume_read_bytes: Counter,
     pub(crate) resume_delivered_bytes: Counter,
-    pub(crate) paused: Counter,
+    /// Clients that are not read for a while, by reason.
+    pub(crate) paused_log: Counter,
+    pub(crate) paused_acks: Counter,
+    pub(crate) paused_output: Counter,
     pub(crate) behind_reads: Counter,
     pub(crate) refused_sessions: Counter,
 }
@@ -120,6 +132,14 @@ impl std::fmt::Debug for Metrics {
 
 fn dropped(reason: &'static str) -> Counter {
     counter!("floodplain_broker_dropped_messages_total", "reason" => reason)
+}
+
+fn dropped_connections(reason: &'static str) -> Counter {
+    counter!("floodplain_broker_dropped_connections_total", "reason" => reason)
+}
+
+fn paused(reason: &'static str) -> Counter {
+    counter!("floodplain_broker_paused_publishers_total", "reason" => reason)
 }
 
 fn by_qos(name: &'static str) -> [Counter; 3] {
@@ -138,10 +158,14 @@ impl Metrics {
             delivered_bytes: counter!("floodplain_broker_delivered_bytes_total"),
             appends_refused: counter!("floodplain_broker_refused_appends_total"),
             appends_unknown: counter!("floodplain_broker_unknown_appends_total"),
-            refused_connections: Refused::new("floodplain_broker_refused_connections_total"),
-            refused_messages: Refused::new("floodplain_broker_refused_messages_total"),
-            refused_subscriptions: Refused::new("floodplain_broker_refused_subscriptions_total"),
+            refused_connections: Refused::new("floodplain_broker_refused_connections_total", Why::TooLarge),
+            refused_messages: Refused::new("floodplain_broker_refused_messages_total", Why::Quota),
+            refused_subscriptions: Refused::new("floodplain_broker_refused_subscriptions_total", Why::TooLarge),
+            dropped_held: dropped_connections("held"),
+            dropped_append_too_large: dropped_connections("append_too_large"),
+            dropped_packet_too_large: dropped_connections("packet_too_large"),
             dropped_log_refused: dropped("log_refused"),
+            dropped_log_unknown: dropped("log_unknown"),
             dropped_outbox_full: dropped("outbox_full"),
             dropped_mailbox_full: dropped("mailbox_full"),
             dropped_expired: dropped("expired"),
@@ -155,10 +179,13 @@ impl Metrics {
             refused_greeting: counter!("floodplain_broker_refused_greetings_total"),
             receive_maximum_exceeded: counter!("floodplain_broker_receive_maximum_exceeded_total"),
             lagging: counter!("floodplain_broker_lagging_sessions_total"),
+            fetches_waiting: gauge!("floodplain_broker_waiting_fetches_count"),
             mailbox_gaps: counter!("floodplain_broker_mailbox_gaps_total"),
             resume_read_bytes: counter!("floodplain_broker_resume_read_bytes_total"),
             resume_delivered_bytes: counter!("floodplain_broker_resume_delivered_bytes_total"),
-            paused: counter!("floodplain_broker_paused_publishers_total"),
+            paused_log: paused("log"),
+            paused_acks: paused("acks"),
+            paused_output: paused("output"),
             behind_reads: counter!("floodplain_broker_reads_behind_memory_total"),
             refused_sessions: counter!("floodplain_broker_refused_sessions_total"),
         }

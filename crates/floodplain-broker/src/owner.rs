@@ -28,6 +28,11 @@ use std::{
 /// Reads and steps of a partition's folds in one turn: then the connections are served, and then it goes on.
 pub(crate) const TURN_STEPS: usize = 4;
 
+/// Publications of a worker that wait to be folded. Beyond that they are read from the log again, as those of others are.
+pub(crate) const SENT_BYTES_MAX: usize = 32 << 20;
+/// Batches of those that are known together.
+const UNKEPT_BATCHES: u64 = 1024;
+
 /// A read for folds that are behind what memory holds.
 #[derive(Debug, Default)]
 enum Reading {
@@ -62,6 +67,7 @@ pub(crate) struct DataPartition {
     limit: Position,
     /// What this worker has appended, by base position: so that it need not be decoded again.
     sent: VecDeque<Sent>,
+    sent_bytes: usize,
     /// How many batches were ever put into `sent`, and taken from it.
     sent_in: u64,
     sent_out: u64,
@@ -148,16 +154,22 @@ impl Owner {
 
     /// A unit with these publications is committed.
     pub(crate) fn sent(&mut self, partition: Partition, sent: Sent) {
+        let has_room = self.sent_bytes() + sent.bytes <= SENT_BYTES_MAX;
         if let Some(data) = self.data.iter_mut().find(|data| data.partition == partition) {
             data.sent_in += 1;
             if sent.base < data.delivered {
                 // Read before it was acknowledged, and delivered then.
                 data.sent_out += 1;
             } else {
-                data.sent.push_back(sent);
+                data.keep(sent, has_room);
             }
         }
         self.dirty = true;
+    }
+
+    /// What the publications hold that wait to be folded.
+    pub(crate) fn sent_bytes(&self) -> usize {
+        self.data.iter().map(|data| data.sent_bytes).sum()
     }
 
     /// A unit with a batch for a data partition of another worker has ended.
@@ -216,27 +228,44 @@ impl DataPartition {
             delivered,
             limit: delivered,
             sent: VecDeque::new(),
+            sent_bytes: 0,
             sent_in: 0,
             sent_out: 0,
         }
     }
 
+    fn keep(&mut self, mut sent: Sent, has_room: bool) {
+        if !has_room {
+            (sent.publications, sent.bytes) = (None, 0);
+            let last = self.sent.back_mut().filter(|last| last.publications.is_none());
+            if let Some(last) = last.filter(|last| last.batches < UNKEPT_BATCHES) {
+                last.batches += 1;
+                last.base = sent.base;
+                return;
+            }
+        }
+        self.sent_bytes += sent.bytes;
+        self.sent.push_back(sent);
+    }
+
+    fn take_sent(&mut self, is_folded: impl FnOnce(&Sent) -> bool) -> Option<Sent> {
+        let sent = self.sent.pop_front_if(|sent| is_folded(sent))?;
+        self.sent_out += sent.batches;
+        self.sent_bytes -= sent.bytes;
+        Some(sent)
+    }
+
     /// The publications of a batch: as they were sent, or decoded if somebody else appended it.
     fn publications(&mut self, batch: &ReadBatch) -> Vec<Placed> {
-        while self.sent.front().is_some_and(|sent| sent.base < batch.base) {
-            self.sent.pop_front();
-            self.sent_out += 1;
-        }
+        while self.take_sent(|sent| sent.base < batch.base).is_some() {}
         // An engine may leave out offsets between its records: then only they know where they are.
         let is_dense = batch.batch.last_offset_delta() + 1 == batch.batch.record_count();
-        if let Some(sent) = self.sent.pop_front_if(|sent| sent.base == batch.base) {
-            self.sent_out += 1;
-            if !is_dense {
-                return decode(batch, self.index);
-            }
+        if let Some(publications) = self.take_sent(|sent| sent.base == batch.base).and_then(|sent| sent.publications)
+            && is_dense
+        {
             let base = batch.base;
             let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
-            let placed = sent.publications.into_iter();
+            let placed = publications.into_iter();
             return placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect();
         }
         decode(batch, self.index)
@@ -594,14 +623,21 @@ impl Worker {
     }
 
     pub(crate) fn run_job(&mut self, work: Work) {
+        let Some(work) = self.jobs.begin(work) else { return };
         let job = Job { work, log: self.shared.log.clone(), reply: self.mailbox.clone() };
         self.effects.push_back(crate::Effect::Run(job));
     }
 
     pub(crate) fn job_done(&mut self, result: JobResult) {
+        if let Some(work) = self.jobs.end(&result) {
+            self.run_job(work);
+        }
         match result {
             JobResult::Snapshot => self.owner.snapshots_running -= 1,
-            JobResult::Fetched { conn, partition, bytes, found } => self.fetched(conn, partition, bytes, &found),
+            JobResult::Fetched { conn, partition, bytes, found } => {
+                self.fetched(conn, partition, bytes, &found);
+                self.fetch_next();
+            }
             JobResult::Read { reader, partition, from, read } => self.read_done(reader, partition, from, read),
             JobResult::Backfilled { partition, read } => self.backfilled(partition, read),
         }

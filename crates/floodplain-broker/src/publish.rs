@@ -142,7 +142,10 @@ impl Worker {
         self.metrics.received_bytes.increment(publish.payload.len() as u64);
 
         match publish.packet_id {
-            None => self.route_at_once(&publication),
+            None => {
+                self.appends.unanswered();
+                self.route_at_once(&publication);
+            }
             Some(id) => {
                 let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return Ok(()) };
                 // Only 5.0 is held to a maximum; a client of 3.1.1 may leave as many flows open as there are ids.

@@ -3,10 +3,10 @@
 mod counts;
 
 use self::counts::Counts;
-use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Worker, seams::Access};
+use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
-    Append, FetchedRecord, InOrder, Log, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream,
-    WatermarkSink,
+    Append, Completion, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
+    RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
@@ -42,9 +42,11 @@ struct Counting {
     faults: Arc<Faults>,
 }
 
-/// What a test makes reading do.
+/// What a test makes the log do.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
+    /// How units of workers end, without having been appended.
+    pub(crate) outcome: Mutex<Option<fn() -> Outcome>>,
     /// Nothing is in memory any more.
     pub(crate) is_cold: AtomicBool,
     /// The disk does not give the record at this offset.
@@ -70,6 +72,10 @@ impl Log for Counting {
         let bytes: usize = append.batches.iter().map(|(_, batch)| batch.as_bytes().len()).sum();
         self.largest.fetch_max(bytes as u64, Ordering::Relaxed);
         self.classes.lock().unwrap().push(append.class);
+        if let Some(outcome) = *self.faults.outcome.lock().unwrap() {
+            let completion = Completion { tag: reply.tag, outcome: outcome() };
+            return reply.sink.complete(vec![completion]);
+        }
         self.inner.submit_in_order(append, reply, order);
     }
     fn queued_bytes(&self) -> u64 {
@@ -139,6 +145,8 @@ pub(crate) struct Rig {
     pub(crate) counts: Counts,
     /// The log commits nothing more that can be seen: neither acknowledgements nor watermarks come.
     is_held: bool,
+    /// What waits for the disk while that does not answer.
+    pub(crate) jobs: Option<Vec<Job>>,
     /// Turns until the process dies.
     fuse: Option<u32>,
     model: ModelLog,
@@ -177,6 +185,7 @@ impl Rig {
             faults: Arc::default(),
             counts: Counts::default(),
             is_held: false,
+            jobs: None,
             fuse: None,
             model,
             adverse: None,
@@ -232,6 +241,11 @@ impl Rig {
     /// The process waits for its disk from now on, or not any more.
     pub(crate) fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;
+    }
+
+    /// The disk answers again.
+    pub(crate) fn run_jobs(&mut self) {
+        self.jobs.take().into_iter().flatten().for_each(Job::run);
     }
 
     /// The process dies after so many turns: nothing moves any more, until [`Self::crash`].
@@ -303,6 +317,11 @@ impl Rig {
         if let Some((worker, conn)) = self.clients[client.0].at {
             self.workers[worker].deafened(conn);
         }
+    }
+
+    /// The worker that has the client's connection.
+    pub(crate) fn worker_of(&self, client: ClientId) -> Option<usize> {
+        self.clients[client.0].at.map(|(worker, _)| worker)
     }
 
     /// Whether the client's worker waits for the log.
@@ -433,7 +452,10 @@ impl Rig {
                             self.clients[client].at = Some((usize::from(to), new));
                         }
                     }
-                    Effect::Run(job) => job.run(),
+                    Effect::Run(job) => match &mut self.jobs {
+                        Some(jobs) => jobs.push(job),
+                        None => job.run(),
+                    },
                 }
             }
         }

@@ -3,6 +3,7 @@
 use crate::{
     catchup::Lag,
     folds::{self, OutboundState, Positions},
+    held::Held,
     publication::Publication,
     router::Wanted,
     seams::Principal,
@@ -197,7 +198,7 @@ pub(crate) struct Outbound {
     /// In the order they were sent.
     pub(crate) in_flight: VecDeque<InFlight>,
     pub(crate) queue: VecDeque<Queued>,
-    pub(crate) queue_bytes: usize,
+    pub(crate) queue_bytes: Held,
     /// By partition; empty for clean sessions that never lagged.
     pub(crate) tracks: Vec<Track>,
     /// Partitions that are read from the log; all others are live.
@@ -233,17 +234,17 @@ pub(crate) struct Owed {
 impl Outbound {
     /// Whether a further message would have to be read from the log later.
     pub(crate) fn is_full(&self) -> bool {
-        self.queue.len() >= QUEUE_MAX || self.queue_bytes >= QUEUE_BYTES_MAX
+        self.queue.len() >= QUEUE_MAX || self.queue_bytes.bytes() >= QUEUE_BYTES_MAX
     }
 
     pub(crate) fn push(&mut self, queued: Queued) {
-        self.queue_bytes += queued.publication.len_bytes();
+        self.queue_bytes.set(self.queue_bytes.bytes() + queued.publication.len_bytes());
         self.queue.push_back(queued);
     }
 
     pub(crate) fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
-        self.queue_bytes -= queued.publication.len_bytes();
+        self.queue_bytes.set(self.queue_bytes.bytes() - queued.publication.len_bytes());
         if self.queue.is_empty() && self.queue.capacity() > 16 {
             self.queue = VecDeque::new();
         }
@@ -315,9 +316,17 @@ impl Outbound {
             Some(owed) => {
                 let queued = owed.queued.take().ok_or(())?;
                 self.owed.pop_front();
+                self.queue_bytes.set(self.queue_bytes.bytes() - queued.publication.len_bytes());
                 Ok(Some(queued))
             }
         }
+    }
+
+    /// The message of an [`Owed`] has been read again.
+    pub(crate) fn push_owed(&mut self, at: usize, queued: Queued) {
+        let before = self.owed[at].queued.as_ref().map_or(0, |queued| queued.publication.len_bytes());
+        self.queue_bytes.set(self.queue_bytes.bytes() - before + queued.publication.len_bytes());
+        self.owed[at].queued = Some(queued);
     }
 
     /// Whether what an earlier connection sent has still to be read again.

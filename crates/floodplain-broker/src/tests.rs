@@ -1,6 +1,7 @@
 //! Workers as a whole, on logs that are hard to use.
 
 mod answers;
+mod counted;
 mod crashes;
 mod early;
 mod hostile;
@@ -8,6 +9,8 @@ mod letters;
 mod limits;
 mod many;
 mod refusals;
+mod resume;
+mod stopped;
 mod streams;
 
 use crate::rig::{ClientId, Rig, connect, packet};

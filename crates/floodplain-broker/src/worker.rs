@@ -7,6 +7,8 @@ use crate::{
     BrokerConfig, ConnId, Job,
     append::{Appends, End, Impatient, UNIT_TAGS, Waiter},
     connection::{Blocked, Connection, Phase},
+    held::HeldTotal,
+    jobs::Jobs,
     mailbox::{Letters, Mail, Mailbox},
     metrics::Metrics,
     owner::Owner,
@@ -126,6 +128,9 @@ pub struct Worker {
     pub(crate) router: Router,
     pub(crate) appends: Appends,
     pub(crate) owner: Owner,
+    pub(crate) jobs: Jobs,
+    /// What queues of messages and sockets that take nothing hold.
+    pub(crate) held: HeldTotal,
     pub(crate) wheel: Wheel,
     pub(crate) metrics: Metrics,
     pub(crate) effects: VecDeque<Effect>,
@@ -166,6 +171,8 @@ impl Worker {
             router: Router::new(idx as u8),
             appends: Appends::new(idx),
             owner,
+            jobs: Jobs::default(),
+            held: HeldTotal::default(),
             wheel: Wheel::new(0),
             metrics: Metrics::new(),
             effects: VecDeque::new(),
@@ -211,7 +218,9 @@ impl Worker {
         self.next_generation = self.next_generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let conn = ConnId { slot: entry.key() as u32, generation };
-        entry.insert(Connection::new(conn, peer, self.shared.config.maximum_packet_size, quarter(self.steady)));
+        let untaken = self.held.part();
+        let max_packet_size = self.shared.config.maximum_packet_size;
+        entry.insert(Connection::new(conn, peer, max_packet_size, quarter(self.steady), untaken));
         self.half_open += 1;
         self.metrics.connections.increment(1.0);
         let deadline = self.steady + self.shared.config.connect_deadline;
@@ -245,13 +254,15 @@ impl Worker {
         }
         self.bound_greeting(conn);
         let unread_max = UNREAD_BYTES + self.shared.config.maximum_packet_size as usize;
-        self.get(conn).is_none_or(|connection| {
-            if connection.stalled && connection.backlog() > unread_max {
-                connection.blocked.add(Blocked::OUTPUT);
-            }
-            connection.paused = connection.blocked.any();
-            !connection.paused
-        })
+        let Some(connection) = self.connections.get_mut(conn.slot as usize).filter(|c| c.id == conn) else {
+            return true;
+        };
+        if connection.stalled && connection.backlog() > unread_max && !connection.blocked.has(Blocked::OUTPUT) {
+            connection.blocked.add(Blocked::OUTPUT);
+            self.metrics.paused_output.increment(1);
+        }
+        connection.paused = connection.blocked.any();
+        !connection.paused
     }
 
     /// Closes a connection that holds much of a CONNECT while too much is held by all of them.
@@ -332,9 +343,11 @@ impl Worker {
         }
         if connection.written < connection.output.len() {
             connection.stalled = true;
+            connection.untaken.set(connection.output.len() - connection.written);
             return;
         }
         let waited = std::mem::take(&mut connection.stalled);
+        connection.untaken.set(0);
         connection.written = 0;
         let mut buffer = std::mem::take(&mut connection.output);
         if self.spare.len() < SPARE_BUFFERS && buffer.capacity() <= SPARE_BYTES_MAX {
@@ -462,7 +475,10 @@ impl Worker {
                     self.reached(waiter, position);
                 }
             }
-            End::TooLarge { waiters } => self.give_up(waiters, DisconnectCode::PacketTooLarge, false),
+            End::TooLarge { waiters } => {
+                let ended = self.give_up(waiters, DisconnectCode::PacketTooLarge, false);
+                self.metrics.dropped_append_too_large.increment(ended);
+            }
         }
     }
 
@@ -478,14 +494,22 @@ impl Worker {
         }
     }
 
-    /// Ends the connections of those who cannot get their answer; what they wait for may come later.
-    fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode, may_come: bool) {
+    /// Ends the connections of those who cannot get their answer; what they wait for may come later. Gives how many there
+    /// were that had their CONNACK.
+    fn give_up(&mut self, waiters: Vec<Waiter>, code: DisconnectCode, may_come: bool) -> u64 {
+        let mut ended = 0;
         for waiter in waiters {
             match waiter {
-                Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => self.refuse(conn, code),
+                Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => {
+                    if self.get(conn).is_some_and(|connection| connection.phase != Phase::Closed) {
+                        ended += 1;
+                        self.refuse(conn, code);
+                    }
+                }
                 Waiter::Open { conn, .. } => self.open_failed(conn, may_come),
             }
         }
+        ended
     }
 
     /// Submits what has gathered. Called by the driver at the end of a turn, and in between when
@@ -540,8 +564,9 @@ impl Worker {
         let waiters = early.len() + lost.len();
         if waiters > 0 {
             tracing::warn!(waiters, "the log did not confirm in time, clients are disconnected");
-            self.give_up(early, DisconnectCode::ServerBusy, true);
-            self.give_up(lost, DisconnectCode::ServerBusy, false);
+            let ended = self.give_up(early, DisconnectCode::ServerBusy, true)
+                + self.give_up(lost, DisconnectCode::ServerBusy, false);
+            self.metrics.dropped_held.increment(ended);
         }
         self.tick_folds();
         self.log_progress();

@@ -7,7 +7,7 @@ use crate::{
     metrics::Metrics,
     thread::{Inbox, Thread},
 };
-use floodplain_broker::{Broker, BrokerConfig, Environment, Roster, seams::Access};
+use floodplain_broker::{Broker, BrokerConfig, Environment, JOB_THREADS, Roster, seams::Access};
 use floodplain_log::{Disk, Log};
 use floodplain_types::Clock;
 use std::{
@@ -151,8 +151,8 @@ impl Start {
         let fail = |name: &str, source| Error::Thread { name: name.to_owned(), source };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Reads of the log for sessions that wake, and snapshots.
-            .max_blocking_threads(4)
+            // Reads of the log for folds and for sessions that wake, and snapshots.
+            .max_blocking_threads(JOB_THREADS)
             .thread_name(format!("mqtt-{idx}-disk"))
             .build();
         let outcome = runtime.map_err(|error| fail("tokio", error)).and_then(|runtime| {

@@ -80,6 +80,8 @@ pub(crate) struct Thread {
     sockets: Vec<Option<Socket>>,
     open: usize,
     lingering: VecDeque<Lingering>,
+    lingering_max: usize,
+    farewell_bytes_max: usize,
     ready: Vec<u32>,
     scratch: Box<[u8]>,
     started: Instant,
@@ -123,6 +125,8 @@ impl Thread {
             sockets: Vec::new(),
             open: 0,
             lingering: VecDeque::new(),
+            lingering_max: LINGERING_MAX,
+            farewell_bytes_max: FAREWELL_BYTES_MAX,
             ready: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             started: Instant::now(),
@@ -191,7 +195,10 @@ impl Thread {
                     let conn = self.worker.adopt(handoff);
                     self.keep(stream, conn);
                 }
-                Err(error) => tracing::warn!(%error, "connection lost while it moved to its worker"),
+                Err(error) => {
+                    self.metrics.dropped_not_moved.increment(1);
+                    tracing::warn!(%error, "connection lost while it moved to its worker");
+                }
             }
         }
     }
@@ -230,6 +237,7 @@ impl Thread {
                     // Out of file descriptors, most likely: accept would fail again at once, and what we can spare is
                     // little.
                     self.metrics.failed_accepts.increment(1);
+                    self.metrics.dropped_linger_full.increment(self.lingering.len() as u64);
                     self.lingering.clear();
                     if !std::mem::replace(&mut self.accept_fails, true) {
                         tracing::warn!(%error, "cannot accept connections, trying again every 100 ms");
@@ -398,14 +406,15 @@ impl Thread {
         let mut seen = 0;
         loop {
             match socket.stream.try_read(&mut self.scratch) {
-                Ok(n) if n > 0 && seen < FAREWELL_BYTES_MAX => seen += n,
+                Ok(n) if n > 0 && seen < self.farewell_bytes_max => seen += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The client has ended its side too, or will not listen.
+                Ok(n) if n > 0 => return self.metrics.dropped_unread_input.increment(1),
+                // The client has ended its side too.
                 Ok(_) | Err(_) => return,
             }
         }
-        if self.lingering.len() == LINGERING_MAX {
-            self.lingering.pop_front();
+        if self.lingering.len() >= self.lingering_max && self.lingering.pop_front().is_some() {
+            self.metrics.dropped_linger_full.increment(1);
         }
         self.lingering.push_back(Lingering { _stream: socket.stream, until: Instant::now() + LINGER });
     }
@@ -420,37 +429,18 @@ impl Thread {
                 inbox.lock().unwrap_or_else(PoisonError::into_inner).push(Moving { stream, handoff });
                 bell.ring();
             }
-            Err(error) => tracing::warn!(%error, "cannot move a connection to its worker"),
+            Err(error) => {
+                self.metrics.dropped_not_moved.increment(1);
+                tracing::warn!(%error, "cannot move a connection to its worker");
+            }
         }
     }
 
     fn run(&self, job: Job) {
-        // Bounded by the worker, which counts the jobs it has started. The result is mail.
+        // Bounded by the worker: see `JOB_THREADS`. The result is mail.
         drop(tokio::task::spawn_blocking(move || job.run()));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// 10,000 clients that are gone before they are accepted must not cost 100 ms each; a full table of files must.
-    #[test]
-    fn only_what_lasts_makes_accepting_wait() {
-        for (name, code, is_of_one) in [
-            ("ECONNABORTED", 103, true),
-            ("ECONNRESET", 104, true),
-            ("EPROTO", 71, true),
-            ("EINTR", 4, true),
-            ("ENETDOWN", 100, true),
-            ("EHOSTUNREACH", 113, true),
-            ("EMFILE", 24, false),
-            ("ENFILE", 23, false),
-            ("ENOMEM", 12, false),
-            ("ENOBUFS", 105, false),
-            ("EBADF", 9, false),
-        ] {
-            assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(code)), is_of_one, "{name}");
-        }
-    }
-}
+mod tests;

@@ -77,7 +77,7 @@ fn what_comes_too_early_is_refused_with_the_time_to_wait() {
 }
 
 /// A packet of any length.
-fn long(first: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn long(first: u8, body: &[u8]) -> Vec<u8> {
     let (mut out, mut len) = (vec![first], body.len());
     while len >= 0x80 {
         out.push(len as u8 | 0x80);

@@ -14,7 +14,7 @@ const AGAIN: &[u8] = b"\x13\x1f\x00\x10try again in 1 s";
 
 /// Takes the password "right", and says of others why not.
 #[derive(Debug)]
-struct Passwords;
+pub(super) struct Passwords;
 
 impl Identity for Passwords {
     fn identify(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied> {
@@ -42,6 +42,7 @@ struct Levels {
 fn level(topic: &str) -> Result<(), Denied> {
     match topic.split('/').next() {
         Some("no") => Err(Denied::NotAuthorized),
+        Some("bad") => Err(Denied::BadCredential),
         Some("later") => Err(Denied::Unavailable),
         Some("busy") => Err(BUSY),
         _ => Ok(()),
@@ -72,19 +73,19 @@ impl Admission for Full {
     }
 }
 
-fn rig(access: fn() -> Access) -> Rig {
+pub(super) fn rig(access: fn() -> Access) -> Rig {
     let mut rig = Rig::new(PERFECT, 1);
     rig.access = access;
     rig.crash(PERFECT, 2);
     rig
 }
 
-fn with_policy() -> Access {
+pub(super) fn with_policy() -> Access {
     Access { policy: Box::new(Levels { of_topics: true }), ..Access::open_loopback() }
 }
 
 /// CONNECT with user name and password, if there is one.
-fn login(level: u8, flags: u8, id: &str, password: Option<&str>) -> Vec<u8> {
+pub(super) fn login(level: u8, flags: u8, id: &str, password: Option<&str>) -> Vec<u8> {
     let mut bytes = connect(level, flags | if password.is_some() { 0xc0 } else { 0 }, &[], id);
     if let Some(password) = password {
         for text in ["user", password] {

@@ -35,7 +35,7 @@ fn the_guide_lists_what_is_refused_and_dropped() {
         }
     }
     // Nothing of this kind is left out.
-    let kinds = ["refused", "dropped", "lost", "failed", "exceeded", "timeouts", "errors"];
+    let kinds = ["refused", "dropped", "lost", "failed", "exceeded", "timeouts", "errors", "paused"];
     for (series, _) in metrics.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')) {
         let (name, reason) = match series.split_once('{') {
             Some((name, labels)) => (name, labels.split('"').nth(1)),

@@ -1,0 +1,210 @@
+//! What a thread loses of its connections is counted, and what is wrong with one of them is not wrong with all.
+
+use super::*;
+use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
+use floodplain_testkit::{FaultDisk, ModelLog};
+use floodplain_types::SystemClock;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Counters of one thread, by name and value of the label.
+#[derive(Debug, Default)]
+struct Counts(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+impl Counts {
+    /// Those that are not zero, of the ones that the guide lists, which are the gateway's.
+    fn documented(&self) -> Vec<(String, u64)> {
+        let counters = self.0.lock().unwrap();
+        let values = counters.iter().map(|(name, value)| (name.clone(), value.load(Ordering::Relaxed)));
+        values.filter(|(name, value)| *value > 0 && documented().contains(name)).collect()
+    }
+}
+
+impl Recorder for Counts {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let labels = key.labels().map(|label| format!(" {}", label.value()));
+        let name = std::iter::once(key.name().to_owned()).chain(labels).collect();
+        Counter::from_arc(self.0.lock().unwrap().entry(name).or_default().clone())
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// The counters of the guide that are the gateway's.
+fn documented() -> Vec<String> {
+    let guide = include_str!("../../../../docs/guides/running.md");
+    let quoted = |cell: &'static str| cell.split('`').skip(1).step_by(2);
+    let rows = guide.lines().filter(|line| line.starts_with("| `floodplain_gateway_"));
+    let series = rows.flat_map(|line| {
+        let cells: Vec<&str> = line.split('|').collect();
+        let name = quoted(cells[1]).next().unwrap();
+        let mut reasons: Vec<String> = quoted(cells[2]).map(|reason| format!("{name} {reason}")).collect();
+        if reasons.is_empty() {
+            reasons.push(name.to_owned());
+        }
+        reasons
+    });
+    series.collect()
+}
+
+const HALF_OPEN_MAX: usize = 20;
+
+/// A thread that runs in the test, the first of two.
+struct World {
+    thread: Thread,
+    address: SocketAddr,
+    counts: Counts,
+    clients: Vec<StdStream>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let counts = Counts::default();
+        let clock = Arc::new(SystemClock);
+        let config = BrokerConfig { partitions: 2, half_open_max: HALF_OPEN_MAX, ..BrokerConfig::default() };
+        let environment = Environment {
+            access: Access::open_loopback(),
+            log: Arc::new(ModelLog::new(clock.clone())),
+            disk: Arc::new(FaultDisk::new(1)),
+            data_dir: "/data".into(),
+            clock,
+            run: 1,
+        };
+        let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..2).map(|_| Default::default()).collect();
+        let (inbox, bell) = peers[0].clone();
+        let mut thread = metrics::with_local_recorder(&counts, || {
+            let worker = Broker::open(config, environment, 2).unwrap().worker(0).unwrap();
+            Thread::new(worker, bell, inbox, peers, Metrics::new())
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        thread.listener = Some(listener);
+        Self { thread, address, counts, clients: Vec::new() }
+    }
+
+    fn client(&mut self, bytes: &[u8]) {
+        let mut client = StdStream::connect(self.address).unwrap();
+        client.write_all(bytes).unwrap();
+        self.clients.push(client);
+    }
+
+    /// Takes turns until then.
+    async fn until(&mut self, done: impl Fn(&Self) -> bool) {
+        let turns = std::future::poll_fn(|cx| {
+            let is_stopped = self.thread.poll_turn(cx).is_ready();
+            if is_stopped || done(self) { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::time::timeout(Duration::from_secs(20), turns).await.unwrap();
+    }
+}
+
+/// What no CONNECT begins with.
+const GARBAGE: &[u8] = &[0xc0, 0, 0xc0, 0, 0xc0, 0, 0xc0, 0];
+
+async fn half_open(world: &mut World) {
+    (0..=HALF_OPEN_MAX).for_each(|_| world.client(b""));
+    world.until(|world| !world.counts.documented().is_empty()).await;
+}
+
+/// A socket that does not listen.
+async fn failed_accepts(world: &mut World) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    world.thread.listener = Some(TcpListener::from_std(socket.into()).unwrap());
+    world.until(|world| !world.counts.documented().is_empty()).await;
+}
+
+async fn linger_full(world: &mut World) {
+    world.thread.lingering_max = 2;
+    (0..3).for_each(|_| world.client(GARBAGE));
+    world.until(|world| !world.counts.documented().is_empty()).await;
+    assert_eq!(world.thread.lingering.len(), 2);
+}
+
+/// Those that wait for their clients go when there are no files left.
+async fn linger_spared(world: &mut World) {
+    (0..2).for_each(|_| world.client(GARBAGE));
+    world.until(|world| world.thread.lingering.len() == 2).await;
+    failed_accepts(world).await;
+    assert_eq!(world.thread.lingering.len(), 0);
+}
+
+async fn unread_input(world: &mut World) {
+    world.thread.farewell_bytes_max = 0;
+    world.thread.scratch = vec![0; 2].into();
+    world.client(GARBAGE);
+    world.until(|world| !world.counts.documented().is_empty()).await;
+    assert_eq!(world.thread.lingering.len(), 0);
+}
+
+/// One that belongs to the other thread comes back as something that is no socket.
+async fn not_moved(world: &mut World) {
+    for id in b'a'..=b'h' {
+        world.client(&[&b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01"[..], &[id]].concat());
+    }
+    world.until(|world| !world.thread.peers[1].0.lock().unwrap().is_empty()).await;
+    let Moving { handoff, .. } = world.thread.peers[1].0.lock().unwrap().pop().unwrap();
+    let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+    let stream = StdStream::from(OwnedFd::from(file));
+    world.thread.inbox.lock().unwrap().push(Moving { stream, handoff });
+    world.until(|world| !world.counts.documented().is_empty()).await;
+}
+
+async fn check(missing: &mut Vec<String>, scenario: impl AsyncFnOnce(&mut World), expected: &[(&str, u64)]) {
+    let mut world = World::new().await;
+    scenario(&mut world).await;
+    let counted = world.counts.documented();
+    missing.retain(|name| !counted.iter().any(|(counted, _)| counted == name));
+    let expected = expected.iter().map(|(name, count)| (format!("floodplain_gateway_{name}"), *count));
+    assert_eq!(counted, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn connections_that_are_refused_and_dropped_are_counted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut missing = documented();
+    let missing = &mut missing;
+    runtime.block_on(async {
+        check(missing, half_open, &[("refused_connections_total half_open", 1)]).await;
+        check(missing, failed_accepts, &[("failed_accepts_total", 1)]).await;
+        check(missing, linger_full, &[("dropped_connections_total linger_full", 1)]).await;
+        let spared = &[("dropped_connections_total linger_full", 2), ("failed_accepts_total", 1)];
+        check(missing, linger_spared, spared).await;
+        check(missing, unread_input, &[("dropped_connections_total unread_input", 1)]).await;
+        check(missing, not_moved, &[("dropped_connections_total not_moved", 1)]).await;
+    });
+    assert!(missing.is_empty(), "{missing:?} were never seen above 0");
+}
+
+/// 10,000 clients that are gone before they are accepted must not cost 100 ms each; a full table of files must.
+#[test]
+fn only_what_lasts_makes_accepting_wait() {
+    for (name, code, is_of_one) in [
+        ("ECONNABORTED", 103, true),
+        ("ECONNRESET", 104, true),
+        ("EPROTO", 71, true),
+        ("EINTR", 4, true),
+        ("ENETDOWN", 100, true),
+        ("EHOSTUNREACH", 113, true),
+        ("EMFILE", 24, false),
+        ("ENFILE", 23, false),
+        ("ENOMEM", 12, false),
+        ("ENOBUFS", 105, false),
+        ("EBADF", 9, false),
+    ] {
+        assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(code)), is_of_one, "{name}");
+    }
+}
