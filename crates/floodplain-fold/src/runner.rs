@@ -147,13 +147,21 @@ impl<F: Fold> Runner<F> {
         if F::EMITS && config.folds.is_none() {
             return Err(OpenError::NoFoldsStream(F::NAME));
         }
-        let mut state_len = 0;
+        let (mut state_len, mut empty) = (0, Vec::new());
+        fold.snapshot(&mut empty);
         let loaded = config.snapshots.load(|snapshot| {
             state_len = snapshot.state.len();
             fold.restore(snapshot.meta.format, &snapshot.state)
         })?;
         let meta = loaded.meta.unwrap_or_else(|| SnapshotMeta {
             fold: F::NAME.to_owned(),
+        metrics::counter!("floodplain_fold_damaged_snapshots_total", "fold" => F::NAME)
+            .increment(loaded.set_aside.len() as u64);
+        if loaded.meta.is_none() && !loaded.set_aside.is_empty() {
+            // A state that could not be decoded may be there in part.
+            state_len = 0;
+            fold.restore(F::FORMAT, &empty).expect("a fold restores what it has just written");
+        }
             format: F::FORMAT,
             partition: config.id.to_string(),
             position: Position::ZERO,
