@@ -8,6 +8,7 @@ mod crash;
 mod fixture;
 mod kafka;
 mod order;
+mod memory;
 mod sectors;
 mod seeds;
 mod wide;
