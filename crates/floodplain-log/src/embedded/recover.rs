@@ -402,9 +402,7 @@ impl Recovery {
         let seq = self.next_seq;
         let path = self.dir.join(DataFile::Journal { seq }.name());
         let file = journal::create(&*self.disk, &path, seq, self.salt).context("create", &path)?;
-        if !cfg!(floodplain_mutant = "no_folder_sync") {
-            self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
-        }
+        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
         let writer = Writer {
             file: Arc::clone(&file),
             seq,
