@@ -1,14 +1,15 @@
 //! What the log promises, tried from outside.
 #![allow(clippy::unwrap_used)]
 
+mod aside;
 mod commit;
 mod conformance;
 mod counted;
 mod crash;
 mod fixture;
 mod kafka;
-mod order;
 mod memory;
+mod order;
 mod sectors;
 mod seeds;
 mod wide;
