@@ -202,8 +202,8 @@ impl Rig {
     }
 
     fn boot(&mut self, adversity: Adversity, seed: u64) {
-        // A broker whose first append has no known outcome does not start: only a poisoned log does that.
-        let at_start = Adversity { unknown: 0, ..adversity };
+        // A broker whose first append has no known outcome, or whose partitions another process owns, does not start.
+        let at_start = Adversity { unknown: 0, fenced: 0, ..adversity };
         let log = AdverseLog::new(Arc::new(self.model.clone()), at_start, seed);
         let shared: Arc<dyn Log> = Arc::new(Counting {
             inner: log.clone(),

@@ -8,6 +8,7 @@ mod hostile;
 mod letters;
 mod limits;
 mod many;
+mod open_ends;
 mod refusals;
 mod resume;
 mod stopped;
@@ -120,76 +121,6 @@ fn sleepers_get_all_that_was_acknowledged_by_an_adverse_log() {
     for seed in 0..10 {
         nothing_acknowledged_is_lost(SLOPPY, seed);
     }
-}
-
-/// Connects until that is accepted: with an unknown outcome the server says that it is unavailable (3.1.1: 3).
-fn connected(rig: &mut Rig, flags: u8, id: &str) -> ClientId {
-    loop {
-        let client = rig.client();
-        rig.send(client, &connect(4, flags, &[], id));
-        match rig.take_or_end(client, 4).as_deref() {
-            Some([0x20, 2, _, 0]) => return client,
-            None | Some([0x20, 2, 0, 3]) => {}
-            other => panic!("{other:02x?}"),
-        }
-    }
-}
-
-/// The same with refusals and unknown outcomes as well: who hears nothing comes again and repeats. Gives how often
-/// the publisher had to.
-fn nothing_acknowledged_is_lost_where_outcomes_are_unknown(make: impl Fn(Adversity, u64) -> Rig, seed: u64) -> u32 {
-    const COUNT: u16 = 150;
-    let adversity = Adversity { fenced: 0, ..Adversity::HARSH };
-    let mut rig = make(adversity, seed);
-    let mut subscriber = loop {
-        let client = connected(&mut rig, 0, "sub");
-        rig.send(client, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
-        if let Some(suback) = rig.take_or_end(client, 5) {
-            assert_eq!(suback, b"\x90\x03\x00\x01\x01");
-            break client;
-        }
-    };
-    let mut publisher = connected(&mut rig, 2, "pub");
-    let (mut got, mut repeats) = (BTreeSet::new(), 0);
-    for i in 1..=COUNT {
-        let [high, low] = i.to_be_bytes();
-        let mut first = 0x32;
-        loop {
-            rig.send(publisher, &[first, 7, 0, 1, b't', high, low, high, low]);
-            if let Some(puback) = rig.take_or_end(publisher, 4) {
-                assert_eq!(puback, [0x40, 2, high, low]);
-                break;
-            }
-            publisher = connected(&mut rig, 2, "pub");
-            (first, repeats) = (0x3a, repeats + 1);
-        }
-        if (u64::from(i) + seed).is_multiple_of(60) {
-            rig.crash(adversity, seed + u64::from(i));
-            publisher = connected(&mut rig, 2, "pub");
-        }
-        if !rig.is_open(subscriber) {
-            subscriber = connected(&mut rig, 0, "sub");
-        }
-        got.extend(take_and_ack(&mut rig, subscriber));
-    }
-    for _ in 0..10_000 {
-        if got.len() == usize::from(COUNT) {
-            return repeats;
-        }
-        if !rig.is_open(subscriber) {
-            subscriber = connected(&mut rig, 0, "sub");
-        }
-        got.extend(take_and_ack(&mut rig, subscriber));
-        rig.advance(Duration::from_millis(20));
-    }
-    let lost: Vec<u16> = (1..=COUNT).filter(|i| !got.contains(i)).collect();
-    panic!("seed {seed}: lost {lost:?}");
-}
-
-#[test]
-fn sleepers_get_all_that_was_acknowledged_where_outcomes_are_unknown() {
-    let repeats: u32 = (0..6).map(|seed| nothing_acknowledged_is_lost_where_outcomes_are_unknown(Rig::new, seed)).sum();
-    assert!(repeats > 10, "the publisher repeated {repeats} messages only");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::{
     Emitted, RestoreError, StateHash,
     wire::{Get, Put, WireError},
 };
-use floodplain_log::{Disk, DiskFile};
+use floodplain_log::{Disk, DiskFile, is_unreadable};
 use floodplain_types::{Position, Timestamp};
 use std::{
     io,
@@ -14,9 +14,11 @@ use std::{
 use tracing::warn;
 
 const MAGIC: &[u8; 8] = b"FPFOLD\r\n";
-const VERSION: u32 = 1;
-/// Magic, version, length, checksum.
+const VERSION: u32 = 2;
+/// Magic, version, length, checksum of these three (in version 1: of the rest).
 const HEADER_BYTES: usize = 8 + 4 + 8 + 4;
+/// The checksum of the rest; version 1 has none here.
+const CHECKSUM_BYTES: usize = 4;
 /// The newest may turn out to be damaged; the one before it is then the start of a longer replay.
 const KEPT: usize = 2;
 /// Level 1: the disk is slower than this, and the file is read once at most.
@@ -55,11 +57,10 @@ pub enum SnapshotError {
     /// The disk refused.
     #[error("cannot {action} {path}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    /// The file is not what was written.
-    #[error("snapshot {path} is damaged: {reason}")]
-    Damaged { path: PathBuf, reason: String },
-    /// Written by a newer version of this program: use that one, or remove the file to replay the log.
-    #[error("snapshot {path} was written by a newer version of this program: {reason}")]
+    /// Written by a newer version of this program.
+    #[error(
+        "snapshot {path} was written by a newer version of this program ({reason}): start that version, or move the file away to go on from an older state and the log"
+    )]
     Newer { path: PathBuf, reason: String },
 }
 
@@ -68,7 +69,8 @@ pub enum SnapshotError {
 pub struct Loaded {
     /// Of the newest snapshot that could be used.
     pub meta: Option<SnapshotMeta>,
-    /// Damaged files that were set aside; they are kept under their new names.
+    /// Damaged files and those that the disk cannot read. They are kept under their new names, which are these, if the
+    /// disk lets them be renamed.
     pub set_aside: Vec<PathBuf>,
 }
 
@@ -147,7 +149,7 @@ impl Snapshots {
 
     /// Names and positions of the snapshots that are there, oldest first.
     fn found(&self) -> io::Result<Vec<(Position, String)>> {
-        let mut found: Vec<_> = match self.disk.list(&self.dir) {
+        let mut found: Vec<_> = match again(|| self.disk.list(&self.dir)) {
             Ok(entries) => entries.into_iter().filter_map(|e| Some((position_of(&e.name)?, e.name))).collect(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
@@ -158,12 +160,15 @@ impl Snapshots {
 
     /// Gives the newest usable snapshot to `restore`. Blocks.
     ///
-    /// A damaged file, or one whose state `restore` cannot decode, is set aside and the one
-    /// before it is tried. Nothing at all is a state too: the replay starts with the log.
+    /// A file that is damaged or that the disk cannot read, or one whose state `restore` cannot decode, is set aside
+    /// and the one before it is tried. Nothing at all is a state too: the replay starts with the log. `restore` may
+    /// then have been called all the same, and what it made is of no use.
     ///
     /// # Errors
     /// [`SnapshotError::Newer`] for a file of a newer version: to go on would throw state away.
-    /// [`SnapshotError::Io`] if the folder or a file cannot be read.
+    /// [`SnapshotError::Io`] if the folder cannot be listed, or if a file cannot be read for a reason that lies not in
+    /// its bytes (no right to open it, too many open files): that passes, and what retention has taken from the log is
+    /// nowhere else.
     pub fn load(
         &self,
         mut restore: impl FnMut(&Snapshot) -> Result<(), RestoreError>,
@@ -172,8 +177,17 @@ impl Snapshots {
         let found = self.found().map_err(|source| self.failed("list", &self.dir, source))?;
         for (position, name) in found.into_iter().rev() {
             let path = self.dir.join(&name);
-            let bytes = self.read_file(&path)?;
-            let damage = match decode(&bytes) {
+            // What cannot be read is asked for twice.
+            let read = match self.read_file(&path) {
+                Err(error) if is_unreadable(&error) => self.read_file(&path),
+                other => other,
+            };
+            let decoded = match read {
+                Ok(bytes) => decode(&bytes),
+                Err(error) if is_unreadable(&error) => Err(Damage::Broken(format!("the disk cannot read it: {error}"))),
+                Err(source) => return Err(self.failed("read", &path, source)),
+            };
+            let damage = match decoded {
                 Ok(snapshot) if snapshot.meta.position != position => "position is not that of its name".to_owned(),
                 Ok(snapshot) => match restore(&snapshot) {
                     Ok(()) => {
@@ -190,35 +204,50 @@ impl Snapshots {
                 }
                 Err(Damage::Broken(reason)) => reason,
             };
-            warn!(path = %path.display(), damage, "snapshot is damaged and was set aside");
-            let aside = self.dir.join(format!("damaged-{name}"));
-            self.disk.rename(&path, &aside).map_err(|source| self.failed("rename", &path, source))?;
-            self.disk.sync_dir(&self.dir).map_err(|source| self.failed("sync", &self.dir, source))?;
-            loaded.set_aside.push(aside);
+            loaded.set_aside.push(self.set_aside(&name, &damage));
         }
         Ok(loaded)
     }
 
-    fn read_file(&self, path: &Path) -> Result<Vec<u8>, SnapshotError> {
-        let read = |file: Arc<dyn DiskFile>| {
-            let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
-            let mut at = 0;
-            while at < bytes.len() {
-                match file.read_at(&mut bytes[at..], at as u64) {
-                    Ok(0) => break,
-                    Ok(read) => at += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
+    /// Keeps a file that is no snapshot any more under another name, and gives the path that it has now.
+    fn set_aside(&self, name: &str, damage: &str) -> PathBuf {
+        let (path, aside) = (self.dir.join(name), self.dir.join(format!("damaged-{name}")));
+        // A disk that does not let it be renamed need not keep the older state from being used; the next start tries again.
+        match self.disk.rename(&path, &aside).and_then(|()| self.disk.sync_dir(&self.dir)) {
+            Ok(()) => warn!(path = %path.display(), damage, "snapshot is damaged and was set aside"),
+            Err(error) => {
+                warn!(path = %path.display(), damage, %error, "snapshot is damaged and cannot be set aside for good");
             }
-            bytes.truncate(at);
-            Ok(bytes)
-        };
-        self.disk.open(path).and_then(read).map_err(|source| self.failed("read", path, source))
+        }
+        aside
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file: Arc<dyn DiskFile> = again(|| self.disk.open(path))?;
+        let mut bytes = vec![0; usize::try_from(again(|| file.len())?).map_err(io::Error::other)?];
+        let mut at = 0;
+        while at < bytes.len() {
+            match again(|| file.read_at(&mut bytes[at..], at as u64))? {
+                0 => break,
+                read => at += read,
+            }
+        }
+        bytes.truncate(at);
+        Ok(bytes)
     }
 
     fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
         SnapshotError::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// Repeats a call that only asks while it is interrupted.
+fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 
@@ -244,7 +273,8 @@ impl From<WireError> for Damage {
 
 fn encode(snapshot: &Snapshot) -> Vec<u8> {
     let meta = &snapshot.meta;
-    let mut bytes = vec![0; HEADER_BYTES];
+    const BODY: usize = HEADER_BYTES + CHECKSUM_BYTES;
+    let mut bytes = vec![0; BODY];
     bytes.put_str(&meta.fold);
     bytes.put_u64(u64::from(meta.format));
     // One stream per fold: the vector has one position today.
@@ -267,11 +297,13 @@ fn encode(snapshot: &Snapshot) -> Vec<u8> {
             bytes.extend_from_slice(&snapshot.state);
         }
     }
-    let (length, checksum) = ((bytes.len() - HEADER_BYTES) as u64, crc32c::crc32c(&bytes[HEADER_BYTES..]));
+    let (length, checksum) = ((bytes.len() - HEADER_BYTES) as u64, crc32c::crc32c(&bytes[BODY..]));
+    bytes[HEADER_BYTES..BODY].copy_from_slice(&checksum.to_le_bytes());
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[12..20].copy_from_slice(&length.to_le_bytes());
-    bytes[20..24].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = crc32c::crc32c(&bytes[..20]);
+    bytes[20..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
@@ -282,16 +314,23 @@ fn decode(bytes: &[u8]) -> Result<Snapshot, Damage> {
         return broken("no magic");
     }
     let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    match number(8) {
-        VERSION => {}
-        0 => return broken("version 0"),
-        newer => return Err(Damage::Newer(newer)),
+    let (version, length) = (number(8), u64::from(number(12)) | u64::from(number(16)) << 32);
+    // All versions but the first have this checksum: so a version that nobody has written is not taken for a newer one.
+    if version != 1 && crc32c::crc32c(&header[..20]) != number(20) {
+        return broken("checksum of its header does not match");
     }
-    let length = u64::from(number(12)) | u64::from(number(16)) << 32;
+    if version > VERSION {
+        return Err(Damage::Newer(version));
+    }
     if body.len() as u64 != length {
         return broken("length is not that of its header");
     }
-    if crc32c::crc32c(body) != number(20) {
+    let (checksum, body) = match (version, body.split_first_chunk::<CHECKSUM_BYTES>()) {
+        (1, _) => (number(20), body),
+        (VERSION, Some((checksum, rest))) => (u32::from_le_bytes(*checksum), rest),
+        _ => return broken("no such version, or shorter than its checksum"),
+    };
+    if crc32c::crc32c(body) != checksum {
         return broken("checksum does not match");
     }
     let mut get = Get::new(body);

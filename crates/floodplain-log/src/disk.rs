@@ -10,6 +10,14 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
+/// Whether it is the bytes asked for that the disk cannot give, as opposed to a file that is not there, say, or a process
+/// that may not open it: nobody will ever read them.
+#[must_use]
+pub fn is_unreadable(error: &io::Error) -> bool {
+    // Linux: EIO, ENODATA (a bad sector), EBADMSG and EUCLEAN (a checksum of the file system).
+    matches!(error.raw_os_error(), Some(5 | 61 | 74 | 117))
+}
+
 /// A file in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

@@ -1,6 +1,6 @@
 //! Names of the log's files, and reads and writes that finish what they start.
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_unreadable};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -100,12 +100,6 @@ pub(crate) fn read_up_to(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Re
         }
     }
     Ok(done)
-}
-
-/// Whether it is these bytes that the disk cannot give, as opposed to a file that is not there, say.
-fn is_unreadable(error: &io::Error) -> bool {
-    // Linux: EIO, ENODATA (a bad sector), EBADMSG and EUCLEAN (a checksum of the file system).
-    matches!(error.raw_os_error(), Some(5 | 61 | 74 | 117))
 }
 
 /// Whether the disk cannot read some of these bytes.

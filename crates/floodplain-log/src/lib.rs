@@ -30,7 +30,7 @@ pub use contract::{
     ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink, append,
 };
 pub use data_streams::{DataStreams, DataStreamsError, TELEMETRY};
-pub use disk::{Disk, DiskFile, Entry, Space};
+pub use disk::{Disk, DiskFile, Entry, Space, is_unreadable};
 pub use embedded::{DamagedRange, Embedded, EmbeddedConfig, MAX_UNIT_BYTES, OpenError, RecoveryReport};
 pub(crate) use fast_map::FastMap;
 pub use message::{Correlation, MessageError, MessageRef, header};

@@ -382,7 +382,9 @@ impl Disk for FaultDisk {
         let mut state = self.pass(Op::SyncDir, dir);
         match state.enter(Op::SyncDir, dir) {
             Verdict::Pass if state.image.has_dir(dir) => {
-                state.image.sync_dir(dir);
+                if !cfg!(floodplain_mutant = "no_folder_sync") {
+                    state.image.sync_dir(dir);
+                }
                 Ok(())
             }
             Verdict::Pass => Err(not_found(dir)),

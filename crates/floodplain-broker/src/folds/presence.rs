@@ -2,7 +2,7 @@
 
 use super::{Close, CloseReason, Event, RunId};
 use floodplain_fold::{
-    Copying, Fold, Input, Outputs, RestoreError,
+    Copying, Fold, Input, Outputs, RestoreError, StateHash,
     wire::{Get, Put, WireError},
 };
 use floodplain_types::{ClientId, Position, Timestamp};
@@ -37,6 +37,9 @@ pub struct Presence {
     pub protocol_level: u8,
     pub keep_alive_s: u16,
     run: RunId,
+    /// A hash of the dedup id of the newest Open, 0 if it has none: a log may double it, and its first position is the
+    /// epoch that its Close names.
+    opened: u64,
 }
 
 /// The clients of one partition of `requests`.
@@ -53,7 +56,7 @@ pub struct PresenceFold {
 
 impl Presence {
     fn put(&self, out: &mut Vec<u8>, client: &ClientId) {
-        let Self { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run } = self;
+        let Self { epoch, is_connected, since, closed, peer, protocol_level, keep_alive_s, run, opened } = self;
         out.put_str(client.as_str());
         out.put_position(*epoch);
         out.put_bool(*is_connected);
@@ -63,6 +66,7 @@ impl Presence {
         out.put_byte(*protocol_level);
         out.put_u64(u64::from(*keep_alive_s));
         out.put_u64(run.0);
+        out.extend_from_slice(&opened.to_le_bytes());
     }
 }
 
@@ -160,7 +164,7 @@ impl PresenceFold {
 
 impl Fold for PresenceFold {
     const NAME: &'static str = "presence";
-    const FORMAT: u16 = 1;
+    const FORMAT: u16 = 2;
     const EMITS: bool = false;
 
     fn apply(&mut self, input: &Input<'_>, out: &mut Outputs) {
@@ -171,8 +175,14 @@ impl Fold for PresenceFold {
         let client = key.and_then(|key| ClientId::new(key).ok());
         match (event, client) {
             (Event::Open(open), Some(client)) => {
-                if let Some(old) = self.clients.get(&client).filter(|old| !old.is_connected) {
-                    self.gone.remove(&(old.since, client.clone()));
+                let opened = input.dedup_id().map_or(0, |id| StateHash::of(id).0 as u64);
+                if let Some(old) = self.clients.get(&client) {
+                    if opened != 0 && old.opened == opened {
+                        return;
+                    }
+                    if !old.is_connected {
+                        self.gone.remove(&(old.since, client.clone()));
+                    }
                 }
                 let presence = Presence {
                     epoch: input.position,
@@ -183,6 +193,7 @@ impl Fold for PresenceFold {
                     protocol_level: open.protocol_level,
                     keep_alive_s: open.keep_alive_s,
                     run: open.run,
+                    opened,
                 };
                 self.touch(&client);
                 self.clients.insert(client, presence);
@@ -225,14 +236,14 @@ impl Fold for PresenceFold {
     }
 
     fn restore(&mut self, format: u16, bytes: &[u8]) -> Result<(), RestoreError> {
-        if format != Self::FORMAT {
+        if !(1..=Self::FORMAT).contains(&format) {
             return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
         }
         *self = Self::default();
         let mut get = Get::new(bytes);
         for _ in 0..get.count()? {
             let client = ClientId::new(get.str()?).map_err(|_| WireError::Invalid("client id"))?;
-            let presence = Presence {
+            let mut presence = Presence {
                 epoch: get.position()?,
                 is_connected: get.bool()?,
                 since: get.time()?,
@@ -241,7 +252,15 @@ impl Fold for PresenceFold {
                 protocol_level: get.byte()?,
                 keep_alive_s: get.u16()?,
                 run: RunId(get.u64()?),
+                opened: 0,
             };
+            if format >= 2 {
+                let mut opened = [0; 8];
+                for byte in &mut opened {
+                    *byte = get.byte()?;
+                }
+                presence.opened = u64::from_le_bytes(opened);
+            }
             if !presence.is_connected {
                 self.gone.insert((presence.since, client.clone()));
             }
@@ -275,6 +294,38 @@ mod tests {
     fn close(epoch: Position, reason: CloseReason) -> Event {
         let progress = Progress::default();
         Event::Close(Box::new(Close { epoch, reason, fires_will: true, session_expiry_s: None, progress }))
+    }
+
+    /// A log may write an append twice: the copy is a little later, and means nothing.
+    #[test]
+    fn an_open_that_the_log_has_doubled_ends_with_its_close() {
+        let mut feed = Feed::<PresenceFold>::default();
+        let (epoch, _) = feed.event_with_id(1, "a", &open(7), Some("w:1"));
+        feed.event_with_id(1, "a", &open(7), Some("w:1"));
+        assert_eq!(feed.fold.get("a").unwrap().epoch, epoch);
+        let mut restored = Feed::<PresenceFold> { next: feed.next, ..Feed::default() };
+        restored.fold.restore(PresenceFold::FORMAT, &feed.bytes()).unwrap();
+        for feed in [&mut feed, &mut restored] {
+            feed.event_with_id(1, "a", &open(7), Some("w:1"));
+            feed.event_with_id(2, "a", &close(epoch, CloseReason::Disconnect), Some("w:2"));
+            assert!(!feed.fold.get("a").unwrap().is_connected);
+            feed.event_with_id(3, "a", &open(7), Some("w:3"));
+            assert!(feed.fold.get("a").unwrap().is_connected, "another one");
+        }
+    }
+
+    /// Format 1 has no dedup ids.
+    #[test]
+    fn snapshots_of_format_1_are_read() {
+        let mut feed = Feed::<PresenceFold>::default();
+        feed.event(1, "a", &open(7));
+        let mut bytes = feed.bytes();
+        assert_eq!(bytes.split_off(bytes.len() - 8), [0; 8]);
+        let mut restored = Feed::<PresenceFold>::default();
+        restored.fold.restore(1, &bytes).unwrap();
+        assert_eq!(restored.bytes(), feed.bytes());
+        assert!(restored.fold.restore(PresenceFold::FORMAT, &bytes).is_err());
+        assert!(restored.fold.restore(PresenceFold::FORMAT + 1, &bytes).is_err());
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use super::{
     PERFECT, SLOPPY, clean, lasting, nothing_acknowledged_is_lost_on,
-    nothing_acknowledged_is_lost_where_outcomes_are_unknown, retained_messages_survive_on, take_and_ack,
-    the_later_retained_message_counts_on, values,
+    open_ends::{
+        nothing_acknowledged_is_lost_where_outcomes_are_unknown, retained_messages_survive_where_outcomes_are_unknown,
+    },
+    retained_messages_survive_on, take_and_ack, the_later_retained_message_counts_on, values,
 };
 use crate::{
     BrokerConfig,
@@ -70,6 +72,12 @@ fn sleepers_get_all_of_any_stream_where_outcomes_are_unknown() {
     let repeats: u32 =
         (0..4).map(|seed| nothing_acknowledged_is_lost_where_outcomes_are_unknown(alternating, seed)).sum();
     assert!(repeats > 5, "the publisher repeated {repeats} messages only");
+}
+
+#[test]
+fn retained_messages_of_any_stream_come_where_outcomes_are_unknown() {
+    let repeats: u32 = (0..4).map(|seed| retained_messages_survive_where_outcomes_are_unknown(alternating, seed)).sum();
+    assert!(repeats > 3, "the publisher repeated {repeats} messages only");
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub enum OpenError {
     )]
     LogBehind { fold: &'static str, partition: PartitionId, seen: Position, watermark: Position, dir: PathBuf },
     /// A snapshot of something else is in the folder.
-    #[error("snapshot in {dir} is of {found}, not of {expected}")]
+    #[error("snapshot in {dir} is of {found}, not of {expected}: move it to where it belongs, or away")]
     Foreign { dir: PathBuf, found: String, expected: String },
     /// The fold emits, but there is no stream for its positions.
     #[error("fold {0} emits and needs the stream of positions")]

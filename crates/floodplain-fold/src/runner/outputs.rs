@@ -34,7 +34,8 @@ impl<F: Fold> Runner<F> {
                 placed.sort_by_key(|(partition, _)| *partition);
                 for chunk in placed.chunk_by(|a, b| a.0 == b.0) {
                     for (_, pending) in chunk {
-                        let full = push_output::<F>(&mut self.builder, &self.config.id, pending, now);
+                        let full =
+                            push_output::<F>(&mut self.builder, &self.config.id, pending, now, &self.meters.dropped);
                         batches.extend(full.map(|batch| (chunk[0].0, batch)));
                     }
                     batches.extend(self.builder.finish(Compression::None).map(|batch| (chunk[0].0, batch)));
@@ -183,6 +184,7 @@ fn push_output<F: Fold>(
     partition: &PartitionId,
     pending: &Pending,
     now: Timestamp,
+    dropped: &metrics::Counter,
 ) -> Option<Batch> {
     let Pending { cause, output, .. } = pending;
     let dedup_id = format!("{}:{partition}:{cause}", F::NAME);
@@ -198,7 +200,7 @@ fn push_output<F: Fold>(
     }
     if let Err(error) = pushed {
         error!(fold = F::NAME, %partition, %cause, %error, "output is too large and was dropped");
-        metrics::counter!("floodplain_fold_dropped_outputs_total", "fold" => F::NAME).increment(1);
+        dropped.increment(1);
     }
     full
 }

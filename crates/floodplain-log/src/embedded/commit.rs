@@ -347,9 +347,7 @@ impl Committer {
                 return Ok(false);
             }
         };
-        if !cfg!(floodplain_mutant = "no_folder_sync") {
-            self.inner.disk.sync_dir(&self.inner.config.dir)?;
-        }
+        self.inner.disk.sync_dir(&self.inner.config.dir)?;
         self.is_stuck = false;
         self.writer.file = Arc::clone(&file);
         self.writer.seq = seq;

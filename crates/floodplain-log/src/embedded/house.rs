@@ -1,7 +1,7 @@
 //! House-keeping in the background: journals become segments, small segments become one, and
 //! retention takes the oldest.
 
-use super::{HouseCalls, Inner, lock, read, repair, write};
+use super::{HouseCalls, Inner, lock, read, repair, repair::Cause, write};
 use crate::{
     Partition,
     checkpoint::Checkpoint,
@@ -191,7 +191,8 @@ impl House {
             for range in bad {
                 let name = segment.name();
                 tracing::error!(file = name, from = range.start, to = range.end, "segment is damaged");
-                repair::set_aside_range(&*inner.disk, &inner.config.dir, &inner.metrics, &name, &*file, &range)?;
+                let (disk, dir) = (&*inner.disk, &inner.config.dir);
+                repair::set_aside_range(disk, dir, &inner.metrics, Cause::Damage, &name, &*file, &range)?;
                 store_checkpoint(inner)?;
             }
             sources.push(Source { name: segment.name(), file, frames });

@@ -6,7 +6,7 @@ mod tests;
 
 use super::{
     EmbeddedConfig, HouseCalls, Inner, LockGuard, Queue, Streams, View, commit::Writer, house::House,
-    open_files::OpenFiles, repair,
+    open_files::OpenFiles, repair, repair::Cause,
 };
 use crate::{
     FastMap, Partition,
@@ -340,7 +340,8 @@ impl Recovery {
         tracing::error!(file = name, "segment is damaged and is made anew from what it was made from");
         let file = disk.open(&path).context("open", &path)?;
         let len = file.len().context("read", &path)?;
-        repair::set_aside_range(disk, dir, &self.metrics, &name, &*file, &(0..len)).context("set aside", &path)?;
+        repair::set_aside_range(disk, dir, &self.metrics, Cause::Damage, &name, &*file, &(0..len))
+            .context("set aside", &path)?;
         let mut sources = vec![Source { name: name.clone(), file, frames }];
         for stale in files {
             let path = dir.join(stale.name());
@@ -402,9 +403,7 @@ impl Recovery {
         let seq = self.next_seq;
         let path = self.dir.join(DataFile::Journal { seq }.name());
         let file = journal::create(&*self.disk, &path, seq, self.salt).context("create", &path)?;
-        if !cfg!(floodplain_mutant = "no_folder_sync") {
-            self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
-        }
+        self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
         let writer = Writer {
             file: Arc::clone(&file),
             seq,
@@ -417,9 +416,9 @@ impl Recovery {
         Ok((writer, Journal::new(seq, file)))
     }
 
-    fn set_aside_range(&mut self, range: &DamagedRange, file: &dyn DiskFile) -> Result<(), OpenError> {
+    fn set_aside_range(&mut self, cause: Cause, range: &DamagedRange, file: &dyn DiskFile) -> Result<(), OpenError> {
         let path = self.dir.join(&range.file);
-        repair::set_aside_range(&*self.disk, &self.dir, &self.metrics, &range.file, file, &range.bytes)
+        repair::set_aside_range(&*self.disk, &self.dir, &self.metrics, cause, &range.file, file, &range.bytes)
             .context("set aside bytes of", &path)
     }
 
@@ -431,7 +430,8 @@ impl Recovery {
         } else {
             self.report.torn.push(range);
         }
-        repair::set_aside_bytes(&*self.disk, &self.dir, &self.metrics, file, bytes)
+        let cause = if is_damage { Cause::Damage } else { Cause::Torn };
+        repair::set_aside_bytes(&*self.disk, &self.dir, &self.metrics, cause, file, bytes)
             .context("set aside", &self.dir.join(file))
     }
 }

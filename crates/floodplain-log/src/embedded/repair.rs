@@ -9,20 +9,32 @@ use crate::{
 };
 use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
-/// `set-aside/` has at most this part of the disk: bytes beyond it are reported, and not kept.
+/// `set-aside/` has at most this part of the disk: bytes beyond it are reported and counted, and not kept. Nobody empties
+/// it but the operator, and a disk that damages files again and again must not fill itself with what it has damaged.
 const SET_ASIDE_PART: u64 = 50;
+
+/// Why bytes are set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A write that a crash has cut off: every kill may leave one, and nothing in it was acknowledged with class `all`.
+    Torn,
+    /// Bytes that were synced are not what they were.
+    Damage,
+}
 
 /// Copies a range of a file into `set-aside/`, durably. The same range is kept once.
 pub(super) fn set_aside_range(
     disk: &dyn Disk,
     dir: &Path,
     metrics: &LogMetrics,
+    cause: Cause,
     name: &str,
     file: &dyn DiskFile,
     range: &Range<u64>,
 ) -> io::Result<()> {
     let kept = format!("{name}-{:x}-{:x}", range.start, range.end);
-    set_aside(disk, dir, metrics, &kept, range.end - range.start, |buf, at| read_up_to(file, buf, range.start + at))
+    let len = range.end - range.start;
+    set_aside(disk, dir, metrics, cause, &kept, len, |buf, at| read_up_to(file, buf, range.start + at))
 }
 
 /// Keeps bytes in `set-aside/`, durably, under the name of their file and their checksum.
@@ -30,11 +42,12 @@ pub(super) fn set_aside_bytes(
     disk: &dyn Disk,
     dir: &Path,
     metrics: &LogMetrics,
+    cause: Cause,
     name: &str,
     bytes: &[u8],
 ) -> io::Result<()> {
     let kept = format!("{name}-{:08x}", crc32c::crc32c(bytes));
-    set_aside(disk, dir, metrics, &kept, bytes.len() as u64, |buf, at| {
+    set_aside(disk, dir, metrics, cause, &kept, bytes.len() as u64, |buf, at| {
         let rest = &bytes[at as usize..];
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);
@@ -46,15 +59,20 @@ fn set_aside(
     disk: &dyn Disk,
     dir: &Path,
     metrics: &LogMetrics,
+    cause: Cause,
     name: &str,
     len: u64,
     mut fill: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
 ) -> io::Result<()> {
     let dir = dir.join(SET_ASIDE);
     disk.create_dir_all(&dir)?;
-    metrics.damaged_ranges.increment(1);
+    match cause {
+        Cause::Torn => metrics.torn_ranges.increment(1),
+        Cause::Damage => metrics.damaged_ranges.increment(1),
+    }
     let kept = disk.list(&dir)?.iter().filter(|entry| entry.name != name).map(|entry| entry.len_bytes).sum::<u64>();
     if kept + len > disk.space(&dir)?.total_bytes / SET_ASIDE_PART {
+        metrics.not_kept_bytes.increment(len);
         let dir = dir.display();
         tracing::error!(name, bytes = len, kept, %dir, "damaged bytes are not kept, the folder is full; move its files away");
         return Ok(());
@@ -117,7 +135,7 @@ pub(super) fn make_segment(
     for (source, range) in &written.damaged {
         let Source { name, file, .. } = &sources[*source];
         tracing::error!(file = name, from = range.start, to = range.end, "frame is damaged, its records are a hole");
-        set_aside_range(disk, dir, metrics, name, &**file, range)?;
+        set_aside_range(disk, dir, metrics, Cause::Damage, name, &**file, range)?;
     }
     if !written.damaged.is_empty() {
         keep_ends()?;
@@ -163,7 +181,7 @@ pub(super) fn rebuild_segment(
     let name = DataFile::Segment { first, last }.name();
     let file: Arc<dyn DiskFile> = disk.open(&dir.join(&name))?;
     let len = file.len()?;
-    set_aside_range(disk, dir, metrics, &name, &*file, &(0..len))?;
+    set_aside_range(disk, dir, metrics, Cause::Damage, &name, &*file, &(0..len))?;
     // The footer may be what is damaged, so the end of the frames is not known: index pages and
     // footer simply hold no frames.
     let (frames, _) = Segment::scan(&*file, len)?;

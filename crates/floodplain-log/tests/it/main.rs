@@ -1,12 +1,14 @@
 //! What the log promises, tried from outside.
 #![allow(clippy::unwrap_used)]
 
+mod aside;
 mod commit;
 mod conformance;
 mod counted;
 mod crash;
 mod fixture;
 mod kafka;
+mod memory;
 mod order;
 mod sectors;
 mod seeds;

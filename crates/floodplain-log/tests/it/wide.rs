@@ -1,5 +1,6 @@
-//! A hundred thousand partitions on real files cost neither open files nor much memory.
+//! A hundred thousand partitions on real files cost neither open files nor more memory than is said.
 
+use crate::memory::{held_bytes, peak_bytes};
 use floodplain_log::{Append, CompletionSink, Embedded, EmbeddedConfig, Log, OsDisk, Outcome, Reply, Stream};
 use floodplain_testkit::{Outcomes, Stamp, batch_of};
 use floodplain_types::{Class, Clock, Position, StreamId, StreamName, SystemClock, TenantId};
@@ -9,20 +10,41 @@ const PARTITIONS: u32 = 100_000;
 const ROUNDS: u64 = 3;
 /// Batches of one append unit.
 const UNIT: u32 = 1_000;
-/// Memory for 100,000 partitions beyond that for one, with the same records: what is kept of each
-/// partition is where it starts and ends, and its place in the journals that are no segments yet.
-const GROWTH_MAX_BYTES: u64 = 48 << 20;
+/// What a partition may cost in memory, in bytes beyond those with one partition and the same records. Measured are 106,
+/// 97 and at most 290, as `docs/ARCHITECTURE.md` says. What stays is where it starts and ends; the rest is its place in
+/// the journals that are no segments yet, and the copy of all that a checkpoint is written from.
+const COST_MAX: Cost = Cost { written: 112, reopened: 104, peak: 330 };
+/// House-keeping may be behind on a busy machine, and what it has not done takes memory: so often it is waited for. A
+/// journal takes some more units.
+const UNITS_BEHIND_MAX: u32 = 25;
 /// Segments that may stay open, the journals, the catalog.
 const OPEN_FILES_MAX: usize = 8 + 6;
 
 /// Set in the child process, which has its memory for itself.
 const CHILD: &str = "FLOODPLAIN_TEST_WIDE_CHILD";
 
+/// Bytes that are allocated for the log, or for each of its partitions.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    /// When all is written, and what can be in segments is.
+    written: usize,
+    /// When the log is open once more, and all was read.
+    reopened: usize,
+    /// The most at once.
+    peak: usize,
+}
+
+impl Cost {
+    fn all(self) -> [usize; 3] {
+        [self.written, self.reopened, self.peak]
+    }
+}
+
 #[test]
 fn a_hundred_thousand_partitions() {
     if let Ok(partitions) = std::env::var(CHILD) {
-        let used = fill_and_restart(partitions.parse().unwrap());
-        println!("memory {used}");
+        let [written, reopened, peak] = fill_and_restart(partitions.parse().unwrap()).all();
+        println!("memory {written} {reopened} {peak}");
         return;
     }
     let memory = [1, PARTITIONS].map(|partitions| {
@@ -34,17 +56,12 @@ fn a_hundred_thousand_partitions() {
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{partitions}: {out}\n{}", String::from_utf8_lossy(&output.stderr));
         let memory = out.lines().find_map(|line| line.strip_prefix("memory ")).unwrap();
-        memory.parse::<u64>().unwrap()
+        memory.split(' ').map(|bytes| bytes.parse().unwrap()).collect::<Vec<usize>>()
     });
-    println!("{} MiB with one partition, {} MiB with {PARTITIONS}", memory[0] >> 20, memory[1] >> 20);
-    assert!(memory[1] < memory[0] + GROWTH_MAX_BYTES, "{memory:?} bytes");
-}
-
-/// The most memory that this process has used so far, in bytes.
-fn memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB");
-    kib.parse::<u64>().unwrap() << 10
+    let cost: Vec<usize> =
+        memory[1].iter().zip(&memory[0]).map(|(many, one)| many.saturating_sub(*one) / PARTITIONS as usize).collect();
+    println!("bytes with one partition and with {PARTITIONS}: {memory:?}; for each: {cost:?}");
+    assert!(cost.iter().zip(COST_MAX.all()).all(|(cost, max)| *cost <= max), "{cost:?} bytes, not {COST_MAX:?}");
 }
 
 /// How many descriptors of this process are files below `dir`.
@@ -71,9 +88,10 @@ fn stamp(partition: u32, round: u64) -> Stamp {
     Stamp::new(&format!("p{partition}"), round)
 }
 
-/// Writes the same number of records however many partitions there are; gives the peak of memory.
-fn fill_and_restart(partitions: u32) -> u64 {
+/// Writes the same number of records however many partitions there are; gives the memory beyond that of the test.
+fn fill_and_restart(partitions: u32) -> Cost {
     let dir = tempfile::tempdir().unwrap();
+    let before = held_bytes();
     let (log, stream) = open(dir.path(), partitions);
     let outcomes = Outcomes::new();
     for round in 0..ROUNDS {
@@ -86,9 +104,14 @@ fn fill_and_restart(partitions: u32) -> u64 {
             log.submit(Append { batches, class: Class::All }, Some(Reply { sink, tag }));
             let outcome = outcomes.wait(tag, &|| ());
             assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+            if (first / UNIT).is_multiple_of(UNITS_BEHIND_MAX) {
+                log.maintain().unwrap();
+            }
         }
         assert!(open_files(dir.path()) <= OPEN_FILES_MAX, "{} files are open", open_files(dir.path()));
     }
+    log.maintain().unwrap();
+    let written = held_bytes() - before;
     drop(log);
     assert_eq!(open_files(dir.path()), 0, "a closed log has no open files");
 
@@ -112,5 +135,6 @@ fn fill_and_restart(partitions: u32) -> u64 {
     }
     assert_eq!(found, u64::from(PARTITIONS) * ROUNDS);
     assert!(open_files(dir.path()) <= OPEN_FILES_MAX, "{} files are open", open_files(dir.path()));
-    memory_bytes()
+    log.maintain().unwrap();
+    Cost { written, reopened: held_bytes() - before, peak: peak_bytes() - before }
 }

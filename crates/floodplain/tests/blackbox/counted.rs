@@ -9,14 +9,37 @@ use std::collections::BTreeMap;
 
 const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
 
-/// The counters of the guide with the reasons that they tell apart.
-fn documented() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let quoted = |cell: &'static str| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>();
-    let rows = GUIDE.lines().filter(|line| line.starts_with("| `floodplain_")).map(|line| {
-        let cells: Vec<&str> = line.split('|').collect();
-        (quoted(cells[1])[0], quoted(cells[2]))
+/// The rows of the metrics' table under a heading of the guide: name, and the next cell.
+fn rows(heading: &str) -> BTreeMap<&'static str, &'static str> {
+    let section = GUIDE.split("\n## ").find(|section| section.lines().next() == Some(heading)).unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `floodplain_")).map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`'), cells[2])
     });
     rows.collect()
+}
+
+/// The counters of the guide with the reasons that they tell apart.
+fn documented() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let reasons = |cell: &'static str| cell.split('`').skip(1).step_by(2).collect();
+    rows("What is refused and dropped").into_iter().map(|(name, cell)| (name, reasons(cell))).collect()
+}
+
+#[test]
+fn the_guide_lists_all_that_the_log_and_the_folds_count() {
+    let server = Server::fresh().unwrap();
+    let metrics = server.metrics().unwrap();
+    let is_ours = |name: &str| name.starts_with("floodplain_log_") || name.starts_with("floodplain_fold_");
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let found: BTreeMap<&str, &str> = types.filter(|(name, _)| is_ours(name)).collect();
+    assert_eq!(found, rows("What the log and the folds count"));
+    // A server that has just begun has had no trouble yet.
+    let troubles =
+        ["refused", "unknown", "damaged", "torn", "not_kept", "errors", "lost", "unreadable", "dropped", "poisoned"];
+    for (series, value) in metrics.lines().filter(|line| is_ours(line)).filter_map(|line| line.rsplit_once(' ')) {
+        let is_trouble = troubles.iter().any(|trouble| series.contains(trouble));
+        assert!(!is_trouble || value == "0", "{series} {value}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Journals after a restart: what counts, what is written again, what is set aside.
 
-use super::{Context as _, DamagedRange, OpenError, Recovery};
+use super::{Cause, Context as _, DamagedRange, OpenError, Recovery};
 use crate::{
     Partition,
     checkpoint::{self, Checkpoint},
@@ -155,9 +155,11 @@ impl Recovery {
     fn set_damage_aside(&mut self, scanned: &Scanned, synced: JournalPos) -> Result<(), OpenError> {
         for bytes in &scanned.scan.bad {
             let range = DamagedRange { file: scanned.name(), bytes: bytes.clone() };
-            self.set_aside_range(&range, &*scanned.file)?;
             // A write that was cut off leaves bytes that can be read.
-            if scanned.at(bytes.start) >= synced && !files::is_any_unreadable(&*scanned.file, bytes) {
+            let is_torn = scanned.at(bytes.start) >= synced && !files::is_any_unreadable(&*scanned.file, bytes);
+            let cause = if is_torn { Cause::Torn } else { Cause::Damage };
+            self.set_aside_range(cause, &range, &*scanned.file)?;
+            if is_torn {
                 self.report.torn.push(range);
                 continue;
             }

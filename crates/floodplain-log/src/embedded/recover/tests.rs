@@ -178,7 +178,7 @@ fn what_is_set_aside_is_bounded() {
     let room = 3 * bytes.len() as u64;
     bed.disk.0.total_bytes.store(50 * room as i64, std::sync::atomic::Ordering::SeqCst);
     let keep = |name: &str, bytes: &[u8]| {
-        repair::set_aside_bytes(&bed.disk, bed.log_dir(), &LogMetrics::new(), name, bytes).unwrap();
+        repair::set_aside_bytes(&bed.disk, bed.log_dir(), &LogMetrics::new(), Cause::Damage, name, bytes).unwrap();
         repair::set_aside_bytes_of(&bed.disk, bed.log_dir()).unwrap()
     };
     let len = bytes.len() as u64;
