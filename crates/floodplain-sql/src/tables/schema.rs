@@ -68,7 +68,8 @@ impl PublicSchema {
     }
 
     /// Waits, once, until everything that is committed now is decoded.
-    async fn wait(&self, tables: &Tables) -> Result<()> {
+    async fn wait(&self) -> Result<()> {
+        let Some(tables) = &self.tables else { return Ok(()) };
         let wait = async || {
             let partitions = tables.inputs.iter().flat_map(|stream| {
                 let partition = move |index| -> (Partition, _) {
@@ -103,9 +104,14 @@ impl SchemaProvider for PublicSchema {
                 let inputs = self.tables.as_ref().map_or(&[][..], |tables| &tables.inputs);
                 alerts::alerts(Arc::clone(&self.records), inputs, self.fleet.clone()).map(Some)
             }
-            "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
+            "dlq" => {
+                // Letters of decoders are written when their messages are decoded.
+                self.wait().await?;
+                system::dlq(Arc::clone(&self.records)).map(Some)
+            }
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {
+                self.wait().await?;
                 let summaries = self.tables.as_ref().map(|tables| tables.handle.summaries());
                 system::tables(&summaries.unwrap_or_default()).map(Some)
             }
@@ -136,7 +142,7 @@ impl PublicSchema {
     /// A table of payloads.
     pub(super) async fn history(&self, name: &str) -> Result<Option<Found>> {
         let Some(tables) = &self.tables else { return Ok(None) };
-        self.wait(tables).await?;
+        self.wait().await?;
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(Some(found.clone()));
         }
