@@ -1,5 +1,9 @@
 //! The engine on a log in memory: what is published is seen, whatever is flushed, compacted or restarted.
 
+use crate::{
+    bindings::{letters, put},
+    counted::Counted,
+};
 use arrow::{
     array::{Array, AsArray},
     datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType},
@@ -13,6 +17,7 @@ use floodplain_history::{
 use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, MessageRef, Partition, Stream};
 use floodplain_testkit::{FaultDisk, ModelLog, wait_until};
 use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
+use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// One row as texts, by column; what is null is not there.
@@ -206,6 +211,42 @@ fn what_has_no_table_is_kept_as_it_came() {
             message(4, "d", "devices/d/env", "payload", r#"{"temp": 1}"#, Some(r#"{"temp": 1}"#)),
         ],
     );
+}
+
+#[test]
+fn tables_beyond_the_limit_are_counted_and_those_that_a_binding_names_are_made() {
+    let mut world = World::new();
+    world.config.tables_max = 2;
+    let refused = Counted::new("floodplain_history_table_refused_total");
+    metrics::with_local_recorder(&refused, || {
+        let mut engine = world.engine().unwrap();
+        let named = |table: &str| {
+            json!({ "filter": format!("{table}/+/+"), "device_level": 2, "table": { "name": table },
+                    "decoder": { "format": "json" } })
+        };
+        put(&mut engine, "first", named("first")).unwrap();
+        world.publish("first/a/x", br#"{"v": 1}"#);
+        for table in ["one", "two", "three", "one"] {
+            world.publish(&format!("devices/a/{table}"), br#"{"v": 1}"#);
+        }
+        run(&mut engine);
+        assert_eq!(engine.handle().tables(), ["first", "messages", "one", "two"], "a named one takes no place");
+        assert_eq!((rows(&engine.handle(), "messages").len(), refused.count()), (1, 1));
+        put(&mut engine, "late", named("late")).unwrap();
+        world.publish("late/a/x", br#"{"v": 2}"#);
+        // A declared decoder says of these what they are, though there is no room for their table.
+        let level = json!({ "filter": "level/+/+", "table": { "level": 3 }, "decoder": { "format": "json" } });
+        put(&mut engine, "level", level).unwrap();
+        world.publish("level/a/three", br#"{"v": 3}"#);
+        world.publish("level/a/three", b"?");
+        // The table of the topic is not one of the rows.
+        world.publish_lines("devices/a/lines", b"one v=5 1700000000000000000");
+        run(&mut engine);
+        assert_eq!(rows(&engine.handle(), "late").len(), 1, "there is always room for it");
+        assert_eq!((rows(&engine.handle(), "messages").len(), refused.count()), (2, 2));
+        assert_eq!(rows(&engine.handle(), "one").len(), 3);
+        assert_eq!(letters(&world).len(), 1);
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod bindings;
 mod buffers;
+mod counted;
 mod dedup;
 mod engine;
 mod engine_faults;
