@@ -7,7 +7,7 @@ use crate::{
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
     dedup::Dedup,
-    letters,
+    letters::{self, Letter},
     observe::Observed,
     route::MESSAGES,
     schema::{cell, columns_of},
@@ -43,6 +43,8 @@ pub(super) struct Placing {
     /// Rows that were put into buffers, and messages with something that was refused.
     pub(super) rows: u64,
     pub(super) failed: u64,
+    /// Letters of what was decoded again.
+    pub(super) letters: Vec<Letter>,
 }
 
 /// A record, and what is known of it.
@@ -94,7 +96,7 @@ impl Engine {
         self.place_record(source, batch, record, position, false, None)
     }
 
-    /// The same for a record that was decoded before, if it is one of the binding `only`. What is refused writes no letter.
+    /// The same for a record that was decoded before, if it is one of the binding `only`. Letters are left in [`Placing::letters`].
     pub(super) fn place_again(
         &mut self,
         source: usize,
@@ -210,9 +212,10 @@ impl Engine {
             placing.failed += u64::from(refused.is_none());
             // One letter for a message: that of what was not understood says more.
             let has_letter = refused.is_some() && binding.is_some_and(Binding::is_declared);
-            if !found.is_again && !has_letter {
+            if !has_letter {
                 let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
-                self.letters.push(letters::too_old(place, message, &target, name, old_rows));
+                let letter = letters::too_old(place, message, &target, name, old_rows);
+                self.write(found, letter, placing);
             }
         }
         if let Some(failure) = refused {
@@ -223,16 +226,19 @@ impl Engine {
                 counts.failed();
             }
             if let Some(binding) = binding.filter(|binding| binding.is_declared()) {
-                if !found.is_again {
-                    let place = self.letter_place(found);
-                    let letter = letters::refused(place, message, target.device, binding, failure, count);
-                    self.letters.push(letter);
-                }
+                let place = self.letter_place(found);
+                let letter = letters::refused(place, message, target.device, binding, failure, count);
+                self.write(found, letter, placing);
                 return Ok(());
             }
             return self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing);
         }
         Ok(())
+    }
+
+    /// Has a letter appended before its message counts as decoded, or with the record of the job that decodes it again.
+    fn write(&mut self, found: Found<'_>, letter: Letter, placing: &mut Placing) {
+        if found.is_again { placing.letters.push(letter) } else { self.letters.push(letter) }
     }
 
     /// Whether a row was too old for its table when it was received, and is in no file yet.

@@ -1,6 +1,9 @@
 //! Bindings that change while messages come, letters of what was refused, and decoding again: with a crash at each step.
 
-use crate::engine::{Row, World, cut_at_every_call, rows, run};
+use crate::{
+    counted::Counted,
+    engine::{Row, World, cut_at_every_call, rows, run},
+};
 use floodplain_history::{
     Error, Handle,
     bindings::{Binding, BindingError, Origin},
@@ -366,7 +369,70 @@ fn letters_are_decoded_again_and_marked() {
     assert_eq!(rows(&engine.handle(), "plant").iter().filter(|row| row["device"] == "p2").count(), 1);
     let done = engine.handle().jobs().list()[0].clone();
     assert_eq!((done.progress.records, done.progress.rows, done.progress.failed), (2, 1, 1));
-    assert_eq!(of_kind(&found, "decode").len(), 2, "no letter twice");
+    let of_text = |letter: &&Value| letter["decoder"] != of_kind(&found, "decode")[0]["decoder"];
+    let second = of_kind(&found, "decode").into_iter().filter(of_text).collect::<Vec<_>>();
+    assert_eq!((of_kind(&found, "decode").len(), second.len()), (3, 1), "the text refuses one, too");
+    assert_eq!(second[0]["from"], "0:0");
+    replay(&mut engine, Replay::Letters { ids: None, reason: None }).unwrap();
+    assert_eq!(of_kind(&letters(&world), "decode").len(), 3, "no letter twice");
+}
+
+#[test]
+fn what_a_replay_refuses_is_a_letter_once_for_each_version_of_the_decoder() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    publish(&world, 0, 6);
+    run(&mut engine);
+    put(&mut engine, "plants", json_to("plant")).unwrap();
+    assert_eq!(letters(&world).len(), 0, "when they came nothing had declared what they are");
+    let count = || of_kind(&letters(&world), "decode").len();
+    let refused = Counted::new("floodplain_history_dead_letters_total");
+    for round in 0..3 {
+        let ended = metrics::with_local_recorder(&refused, || replay(&mut engine, ALL).unwrap());
+        let jobs = engine.handle().jobs();
+        let progress = jobs.list().iter().find(|job| job.name == ended).unwrap().progress;
+        assert_eq!((progress.rows, progress.failed, count()), (4, 2, 2), "round {round}");
+        if round == 1 {
+            engine = world.engine().unwrap();
+            run(&mut engine);
+        }
+    }
+    assert_eq!(refused.count(), 2);
+    let mut letter = letters(&world).into_iter().find(|letter| letter["reason"] != "").unwrap();
+    assert_eq!(letter["decoder"].take(), engine.handle().bindings().get("plants").unwrap().decoder().version().to_string());
+    assert_eq!((&letter["stage"], &letter["binding"], &letter["stream"]), (&json!("decode"), &json!("plants"), &json!("telemetry")));
+    // One that came live has its letter.
+    publish(&world, 8, 9);
+    run(&mut engine);
+    replay(&mut engine, ALL).unwrap();
+    assert_eq!(count(), 3);
+    let mut number = json_to("plant");
+    number["decoder"] = json!({ "format": "number" });
+    put(&mut engine, "plants", number).unwrap();
+    for _ in 0..2 {
+        replay(&mut engine, ALL).unwrap();
+        assert_eq!(count(), 3 + 7, "another decoder refuses all of them");
+    }
+    put(&mut engine, "plants", json_to("plant")).unwrap();
+    replay(&mut engine, ALL).unwrap();
+    assert_eq!(count(), 3 + 7, "this one has said so");
+}
+
+#[test]
+fn rows_that_a_replay_finds_too_old_are_a_letter_once() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    world.publish("plants/p1/temp", br#"{"ts": 1600000000, "v": 1}"#);
+    run(&mut engine);
+    let mut kept = json_to("plant");
+    kept["retention"] = json!("1h");
+    put(&mut engine, "plants", kept).unwrap();
+    for _ in 0..2 {
+        replay(&mut engine, ALL).unwrap();
+        let found = letters(&world);
+        assert_eq!((found.len(), &found[0]["reason"]), (1, &json!("older_than_retention")));
+    }
+    assert_eq!(rows(&engine.handle(), "plant").len(), 0);
 }
 
 /// What a person and devices do: a binding, messages of which some are refused, another binding, decoding again.
@@ -447,7 +513,11 @@ fn check(world: &World, what: &str) {
             (2, true) => (6, good(6, 12), good(0, 18)),
             _ => panic!("{what}: version {version}"),
         };
-        let wanted_letters = if version == 0 { 0 } else { published as usize - 6 - good(6, published) };
+        let wanted_letters = match (version, replayed) {
+            (0, _) => 0,
+            (_, true) => published as usize - good(0, published),
+            (_, false) => published as usize - 6 - good(6, published),
+        };
         let counts = (tables[0].len(), tables[1].len(), tables[2].len(), letters.len());
         assert_eq!(
             counts,
