@@ -1,12 +1,13 @@
 //! What is made of messages by decoding: a query sees what was acknowledged before it, or says that it does not.
 
-use crate::fleet::{Fleet, message};
+use crate::fleet::{Fleet, NINE, lines, message, submit};
 use floodplain_history::{
     Handle,
     bindings::{Binding, Origin},
     engine::{Engine, EngineConfig},
     route::DefaultRoute,
 };
+use floodplain_log::{BatchBuilder, Compression};
 use floodplain_sql::{Config, Error, Format, Sql, Tables};
 use floodplain_testkit::FaultDisk;
 use serde_json::json;
@@ -93,4 +94,26 @@ fn a_query_that_waits_in_vain_says_after_a_second_what_is_behind() {
     assert_eq!(runtime.block_on(ask(&sql, "SELECT count(*) AS n FROM records WHERE device = 'p1'")).unwrap(), "n\n1\n");
     run(&mut engine);
     assert_eq!(runtime.block_on(ask(&sql, "SELECT v FROM plant")).unwrap(), "v\n1.0\n");
+}
+
+/// The mark says what was known then: a decoder that came later may refuse the message.
+#[test]
+fn a_letter_that_came_after_its_message_was_decoded_is_not_replayed() {
+    let fleet = Fleet::empty();
+    let letter = |minute: i64, kind: &str, from: &str| {
+        fleet.clock.set(floodplain_types::Timestamp::from_millis(NINE + minute * 60_000));
+        let value = json!({ "kind": kind, "stream": "telemetry", "partition": 1, "from": from, "to": from }).to_string();
+        let mut builder = BatchBuilder::new();
+        let headers = [("fp.c", b"application/json".as_slice())];
+        builder.push(NINE + minute * 60_000, Some(b"p1"), Some(value.as_bytes()), headers).unwrap();
+        let batch = builder.finish(Compression::None).unwrap();
+        assert!(submit(&*fleet.log, vec![(fleet.stream("dlq").partition_of(b"p1"), batch)]));
+    };
+    letter(0, "decode", "0:1");
+    letter(1, "decode", "0:2");
+    letter(2, "replayed", "0:1");
+    letter(3, "decode", "0:1");
+    let found = lines(&fleet.sql(), "SELECT \"from\", received, replayed FROM dlq ORDER BY received");
+    let first = "0:1,2026-11-21T09:00:00Z,2026-11-21T09:02:00Z";
+    assert_eq!(found, [first, "0:2,2026-11-21T09:01:00Z,", "0:1,2026-11-21T09:03:00Z,"]);
 }
