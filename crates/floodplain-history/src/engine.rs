@@ -291,6 +291,7 @@ impl Engine {
                 return Err(Error::Manifest(format!("table {name:?} has files and no schema")));
             };
             manifest.files(name).for_each(|entry| table.add(&self.disk, entry.clone()));
+            table.overwritten_values = manifest.overwritten_values(name);
         }
         for table in tables.values() {
             let known: BTreeSet<&str> = table.files.keys().map(String::as_str).collect();

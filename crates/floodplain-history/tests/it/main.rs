@@ -12,6 +12,7 @@ mod latest;
 mod merging;
 mod model;
 mod observing;
+mod overwritten;
 mod owner;
 mod retention;
 mod scans;

@@ -112,8 +112,9 @@ impl SchemaProvider for PublicSchema {
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {
                 self.wait().await?;
-                let summaries = self.tables.as_ref().map(|tables| tables.handle.summaries());
-                system::tables(&summaries.unwrap_or_default()).map(Some)
+                let Some(Tables { handle, .. }) = self.tables.clone() else { return system::tables(&[]).map(Some) };
+                let summaries = self.blocking(move || Ok(handle.summaries())).await?;
+                system::tables(&summaries).map(Some)
             }
             _ => Ok(self.history(name).await?.map(|found| found.table)),
         }
@@ -135,6 +136,15 @@ impl PublicSchema {
         self.fleet.clone().map(make).transpose()
     }
 
+    /// Rows are sorted under a lock that decoding waits for: a thread that gives way to everybody must not hold it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> floodplain_history::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let done = self.caller.spawn_blocking(work).await.map_err(|error| DataFusionError::External(error.into()))?;
+        done.map_err(|error| DataFusionError::External(error.into()))
+    }
+
     pub(super) fn handle(&self) -> Option<&Handle> {
         self.tables.as_ref().map(|tables| &tables.handle)
     }
@@ -151,9 +161,7 @@ impl PublicSchema {
             Some(name) => handle.snapshot(&name),
             None => Ok(None),
         };
-        // Rows are sorted under a lock that decoding waits for: a thread that gives way to everybody must not hold it.
-        let taken = self.caller.spawn_blocking(take).await.map_err(|error| DataFusionError::External(error.into()))?;
-        let Some(snapshot) = taken.map_err(|error| DataFusionError::External(error.into()))? else { return Ok(None) };
+        let Some(snapshot) = self.blocking(take).await? else { return Ok(None) };
         let columns = snapshot.columns().clone();
         let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
