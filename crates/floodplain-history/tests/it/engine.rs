@@ -403,6 +403,50 @@ fn buffers_are_flushed_when_they_are_old() {
 }
 
 #[test]
+fn a_stop_writes_all_rows_to_files_and_the_next_start_decodes_none_again() {
+    let world = World::new();
+    let history = world.history();
+    for i in 0..300 {
+        // More windows than are flushed at once.
+        let time = 1_600_000_000 + i % 100 * 7200 + i;
+        world.publish(&format!("devices/{}/env", i % 7), format!(r#"{{"time":{time},"v":{i}}}"#).as_bytes());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let handle = history.handle().clone();
+    runtime.block_on(handle.wait_decoded(&world.watermarks(), Duration::from_secs(30))).unwrap();
+    assert_eq!(handle.summary("env").unwrap().files, 0);
+    history.stop();
+    let placed = Counted::new("floodplain_history_rows_total");
+    metrics::with_local_recorder(&placed, || {
+        let mut engine = world.engine().unwrap();
+        let summary = engine.handle().summary("env").unwrap();
+        assert_eq!((summary.rows, summary.files), (300, 100));
+        run(&mut engine);
+        assert_eq!((rows(&engine.handle(), "env").len(), placed.count()), (300, 0));
+    });
+}
+
+/// A stop that has no time left leaves rows to the next start.
+#[test]
+fn a_flush_that_has_no_time_loses_nothing() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    for i in 0..100 {
+        let time = 1_600_000_000 + i * 7200;
+        world.publish("devices/a/env", format!(r#"{{"time":{time},"v":{i}}}"#).as_bytes());
+    }
+    run(&mut engine);
+    assert!(!engine.flush_within(Duration::ZERO).unwrap());
+    assert_eq!(engine.handle().summary("env").unwrap().files, 0);
+    let mut engine = world.engine().unwrap();
+    run(&mut engine);
+    assert_eq!(rows(&engine.handle(), "env").len(), 100);
+    assert!(engine.flush_within(Duration::from_secs(1)).unwrap());
+    let summary = engine.handle().summary("env").unwrap();
+    assert_eq!((summary.rows, summary.files), (100, 100));
+}
+
+#[test]
 fn a_reader_that_waits_for_a_watermark_sees_the_row() {
     let world = World::new();
     let history = world.history();
