@@ -8,6 +8,7 @@ mod dedup;
 mod engine;
 mod engine_faults;
 mod files;
+mod hostile;
 mod latest;
 mod merging;
 mod model;
