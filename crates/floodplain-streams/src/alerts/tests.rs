@@ -364,12 +364,17 @@ fn a_hostile_log_neither_loses_nor_doubles_a_transition() {
         }
         for n in 0..6 {
             hostile.rig.publish(["d1", "d2"][n % 2], "devices/x/engine");
-            for (state, seconds) in [("resolved", 0), ("firing", 60)] {
-                hostile.rig.clock.advance(Duration::from_secs(seconds));
-                hostile.rig.all_seen();
-                hostile.insist(|alerts| alerts.0.turn().map(drop));
-                if n > 1 || state == "firing" {
-                    expected.push(format!("alerts/quiet/{} {state}", ["d1", "d2"][n % 2]));
+            for (state, seconds) in [("resolved", 0), ("firing", 60)].into_iter().skip(usize::from(n < 2)) {
+                expected.push(format!("alerts/quiet/{} {state}", ["d1", "d2"][n % 2]));
+                // Who begins to listen does not know that it was silent before: after a crash it is told later.
+                for tries in 0.. {
+                    assert!(tries < 20, "seed {seed}: {:?} is not told", expected.last());
+                    hostile.rig.clock.advance(Duration::from_secs(seconds));
+                    hostile.rig.all_seen();
+                    hostile.insist(|alerts| alerts.0.turn().map(drop));
+                    if hostile.rig.told().last() == expected.last() {
+                        break;
+                    }
                 }
             }
         }
