@@ -236,9 +236,7 @@ fn a_power_cut_at_any_call_makes_no_row_of_a_repeat() {
 fn a_crash_at_any_append_makes_no_row_of_a_repeat() {
     let often = Adversity { refused: 200, unknown: 250, ..Adversity::NONE };
     let (mut refused, mut crashes) = (0, 0);
-    for (adversity, seed) in
-        (0..40).map(|seed| (often, seed)).chain((40..52).map(|seed| (Adversity::HARSH, seed)))
-    {
+    for (adversity, seed) in (0..40).map(|seed| (often, seed)).chain((40..52).map(|seed| (Adversity::HARSH, seed))) {
         let world = World::new();
         let mut first = world.engine().unwrap();
         put(&mut first, "plants", by_property()).unwrap();

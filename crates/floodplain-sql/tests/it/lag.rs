@@ -102,7 +102,8 @@ fn a_letter_that_came_after_its_message_was_decoded_is_not_replayed() {
     let fleet = Fleet::empty();
     let letter = |minute: i64, kind: &str, from: &str| {
         fleet.clock.set(floodplain_types::Timestamp::from_millis(NINE + minute * 60_000));
-        let value = json!({ "kind": kind, "stream": "telemetry", "partition": 1, "from": from, "to": from }).to_string();
+        let value =
+            json!({ "kind": kind, "stream": "telemetry", "partition": 1, "from": from, "to": from }).to_string();
         let mut builder = BatchBuilder::new();
         let headers = [("fp.c", b"application/json".as_slice())];
         builder.push(NINE + minute * 60_000, Some(b"p1"), Some(value.as_bytes()), headers).unwrap();

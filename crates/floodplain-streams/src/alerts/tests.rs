@@ -73,7 +73,8 @@ impl Rig {
     /// Waits until alerts can see all that there is.
     fn all_seen(&self) {
         let streams = self.log.streams();
-        let partitions = || streams.iter().flat_map(|stream| (0..stream.partitions).map(|index| stream.partition(index)));
+        let partitions =
+            || streams.iter().flat_map(|stream| (0..stream.partitions).map(|index| stream.partition(index)));
         let is_seen = || partitions().all(|partition| self.over.watermark(partition) == self.log.watermark(partition));
         wait_until("all that was written is seen", &|| {}, is_seen);
     }
