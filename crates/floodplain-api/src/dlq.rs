@@ -63,7 +63,7 @@ async fn list(
         let log = api.messages.log();
         let partitions = tables.inputs.iter().flat_map(|stream| (0..stream.partitions).map(|at| stream.partition(at)));
         let wanted: Vec<_> = partitions.map(|partition| (partition, log.watermark(partition))).collect();
-        // Letters of what was acknowledged before; where decoding is far behind, those that are there.
+        // Letters of what was acknowledged before; where decoding is far behind, SQL refuses.
         drop(tables.handle.wait_decoded(&wanted, DECODE_TIME_MAX).await);
     }
     let mut conditions = vec!["true".to_owned()];

@@ -162,8 +162,7 @@ impl Sampler {
         let gather = move || {
             let meters = Meters::parse(&api.metrics.render());
             let space = api.node.disk.space(&api.node.data_dir).ok();
-            let history: Option<u64> =
-                api.tables.as_ref().map(|tables| tables.handle.summaries().iter().map(|table| table.bytes).sum());
+            let history: Option<u64> = api.tables.as_ref().map(|tables| tables.handle.files_bytes());
             let counts = api.messages.tail().index(|index| index.counts());
             let firing = api.alerts.as_ref().map(floodplain_streams::Alerts::firing_count);
             (meters, space, history, counts, firing)

@@ -28,7 +28,10 @@ async fn list(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
     let Some(tables) = &api.tables else {
         return Err(Problem::of("not_built", "this server keeps no tables"));
     };
-    let tables: Vec<Value> = tables.handle.summaries().into_iter().map(to_json).collect();
+    let handle = tables.handle.clone();
+    let summaries = tokio::task::spawn_blocking(move || handle.summaries()).await;
+    let summaries = summaries.map_err(|error| Problem::of("internal", error.to_string()))?;
+    let tables: Vec<Value> = summaries.into_iter().map(to_json).collect();
     Ok(Json(json!({ "tables": tables })))
 }
 
@@ -71,7 +74,7 @@ async fn set(
     let keep = keep.map_err(|error| Problem::of("bad_request", error))?;
     let history = history(&api)?;
     within(history.set_retention(&name, keep)).await?;
-    let table = history.summaries().into_iter().find(|summary| summary.table == name);
+    let table = history.summary(&name);
     table
         .map(|table| Json(to_json(table)))
         .ok_or_else(|| Problem::of("table_unknown", format!("there is no table {name:?}")))

@@ -18,7 +18,7 @@ use floodplain_types::{Class, StreamName, TopicFilter};
 use serde_json::{Value, json};
 use std::{
     cmp::Ordering as Order,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -342,7 +342,8 @@ pub(crate) fn retention(text: &str) -> Result<Duration, String> {
     v1::duration(text).ok_or_else(|| format!("retention {text:?} is no duration such as 30d or 12h"))
 }
 
-fn may_be_table(name: &str) -> bool {
+/// Whether payloads may have a table of this name.
+pub(crate) fn may_be_table(name: &str) -> bool {
     let is_reserved = RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
     !name.is_empty() && name.len() <= TABLE_BYTES_MAX && !name.chars().any(char::is_control) && !is_reserved
 }
@@ -352,6 +353,8 @@ fn may_be_table(name: &str) -> bool {
 pub struct Bindings {
     version: u32,
     list: Vec<Arc<Binding>>,
+    /// Those that are named.
+    tables: BTreeSet<Box<str>>,
     builtin: Arc<Counts>,
 }
 
@@ -395,6 +398,16 @@ impl Bindings {
     #[must_use]
     pub fn target<'a>(&'a self, message: &MessageRef<'a>) -> Option<(&'a Binding, Target<'a>)> {
         self.list.iter().find_map(|binding| Some((&**binding, binding.target(message.topic, message.key)?)))
+    }
+
+    /// The tables that bindings name, each once.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &str> {
+        self.tables.iter().map(|table| &**table)
+    }
+
+    /// Whether a binding names this table.
+    pub(crate) fn names_table(&self, table: &str) -> bool {
+        self.tables.contains(table)
     }
 
     /// How long ids of messages must be known; `None` if no binding looks for them.
@@ -468,7 +481,8 @@ impl Bindings {
 
     fn sorted(version: u32, mut list: Vec<Arc<Binding>>) -> Self {
         list.sort_by(|a, b| a.compare(b));
-        Self { version, list, builtin: Arc::default() }
+        let tables = list.iter().filter_map(|binding| binding.table()).map(Into::into).collect();
+        Self { version, list, tables, builtin: Arc::default() }
     }
 }
 

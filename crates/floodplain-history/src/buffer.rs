@@ -17,6 +17,8 @@ use std::sync::Arc;
 const JOINED_ROWS: u64 = 131_072;
 /// And runs of so many bytes, so that a column stays far from the 2 GiB that Arrow allows.
 const JOINED_BYTES: usize = 64 << 20;
+/// So many rows are joined for nothing but to count their overwritten values: some milliseconds.
+const COUNTED_ROWS: u64 = 2 * BATCH_ROWS as u64;
 /// Builders with so many bytes are sealed, however few rows they have.
 const SEALED_BYTES: usize = 8 << 20;
 /// Bits of `_seq.generation` that are the generation.
@@ -55,6 +57,11 @@ pub enum Cell<'a> {
     Int(i64),
     Float(f64),
     Text(&'a str),
+}
+
+/// What was found in each of some runs.
+pub(crate) fn overwritten_values(runs: &[Run]) -> u64 {
+    runs.iter().map(Run::overwritten_values).sum()
 }
 
 /// The rows of one window of a table that are in no file yet.
@@ -126,6 +133,20 @@ impl WindowBuffer {
             }
         }
         Ok(&self.runs)
+    }
+
+    /// How many values of its rows were overwritten by others of them, as far as they have been sorted together: all, as long
+    /// as there are few.
+    pub fn overwritten_values(&mut self) -> u64 {
+        // What cannot be sorted says so to whoever needs the rows.
+        let rows = self.seal().map(|runs| runs.iter().map(Run::rows).sum());
+        if self.runs.len() > 1
+            && rows.is_ok_and(|rows: u64| rows <= COUNTED_ROWS)
+            && let Ok(Some(joined)) = Run::join(&self.columns, &self.runs)
+        {
+            self.runs = vec![joined];
+        }
+        overwritten_values(&self.runs)
     }
 
     /// Goes over to a later version of the table's schema; the rows that are there follow.

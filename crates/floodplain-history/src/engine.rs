@@ -53,6 +53,10 @@ const READ_BYTES: usize = 256 << 10;
 /// So many reads of live records, if there are any, then one of a job that decodes old ones again.
 const LIVE_READS: u32 = 8;
 
+/// Between two looks at the time a stop flushes so much: about so many bytes of buffers, or so many of them.
+const FLUSHED_BYTES: usize = 16 << 20;
+const FLUSHED_FILES: usize = 64;
+
 /// What the engine reads and how much it keeps.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -291,6 +295,7 @@ impl Engine {
                 return Err(Error::Manifest(format!("table {name:?} has files and no schema")));
             };
             manifest.files(name).for_each(|entry| table.add(&self.disk, entry.clone()));
+            table.overwritten_values = manifest.overwritten_values(name);
         }
         for table in tables.values() {
             let known: BTreeSet<&str> = table.files.keys().map(String::as_str).collect();
@@ -398,6 +403,35 @@ impl Engine {
             self.go_on()?;
         }
         Ok(())
+    }
+
+    /// Flushes buffers like [`Self::flush_all`], the largest first, for as long as `limit` says; whether all of them. The rest is
+    /// decoded again at the next start.
+    ///
+    /// # Errors
+    /// Those of disk and log; what was flushed stays flushed.
+    pub fn flush_within(&mut self, limit: Duration) -> Result<bool> {
+        let deadline = self.now() + limit;
+        self.settle()?;
+        while self.pending.is_some() {
+            self.go_on()?;
+        }
+        loop {
+            let mut buffers = self.buffers();
+            if buffers.is_empty() {
+                return self.flush_all().map(|()| true);
+            }
+            if self.now() >= deadline {
+                return Ok(false);
+            }
+            buffers.sort_by_key(|(_, bytes, _)| std::cmp::Reverse(*bytes));
+            let mut bytes = 0;
+            let fits = |(_, more, _): &&(_, usize, _)| std::mem::replace(&mut bytes, bytes + more) < FLUSHED_BYTES;
+            let some: Vec<_> =
+                buffers.iter().take_while(fits).take(FLUSHED_FILES).map(|(key, ..)| key.clone()).collect();
+            self.begin_flush(&some)?;
+            self.go_on()?;
+        }
     }
 
     /// Writes snapshots of schemas and manifest, so that the next start reads less of the log. Blocks.

@@ -30,6 +30,9 @@ const BACKOFF: Duration = Duration::from_millis(200);
 /// How often schemas and manifest are written down: retention of the log does not wait for them.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 
+/// How long a stop writes rows to files. The server waits a little longer before it gives up.
+const STOP_FLUSH_MAX: Duration = Duration::from_secs(4);
+
 /// History of one tenant: a thread that reads the log, and files.
 ///
 /// Wiring: open it after the log and before the listeners, with the streams whose messages become tables, the
@@ -94,6 +97,11 @@ impl History {
                 }
             }
             engine.shared().close_commands();
+            match engine.flush_within(STOP_FLUSH_MAX) {
+                Ok(true) => {}
+                Ok(false) => warn!("not all rows were written to files in time, the next start decodes the rest again"),
+                Err(error) => warn!(%error, "rows were not written to files, the next start decodes them again"),
+            }
             if let Err(error) = engine.write_snapshots() {
                 warn!(%error, "snapshot of history was not written, the next start reads more of the log");
             }
@@ -117,7 +125,8 @@ impl History {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Stops the engine and waits for it. What is in buffers is decoded again at the next start.
+    /// Stops the engine and waits for it. Rows in memory are written to files, so that the next start does not decode them
+    /// again, but for what takes too long.
     pub fn stop(mut self) {
         self.end();
     }
@@ -153,11 +162,25 @@ impl Handle {
         self.shared.tables().keys().cloned().collect()
     }
 
-    /// What there is of each table, by name. Reads no file.
+    /// What there is of each table, by name. Sorts what is in buffers and not sorted yet, some milliseconds for each table;
+    /// reads no file.
     #[must_use]
     pub fn summaries(&self) -> Vec<TableSummary> {
+        // Rows go on coming between one table and the next.
+        self.tables().iter().filter_map(|name| self.summary(name)).collect()
+    }
+
+    /// The same of one table; `None` if there is none of this name.
+    #[must_use]
+    pub fn summary(&self, table: &str) -> Option<TableSummary> {
         let rules = self.shared.rules.borrow().clone();
-        self.shared.tables().values().map(|table| TableSummary::of(table, &rules)).collect()
+        self.shared.tables().get_mut(table).map(|table| TableSummary::of(table, &rules))
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn files_bytes(&self) -> u64 {
+        self.shared.tables().values().flat_map(|table| table.files.values()).map(|file| file.entry().bytes).sum()
     }
 
     /// A table as it is now, buffers and files, each row once; `None` if there is none of this name.

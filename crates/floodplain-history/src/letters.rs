@@ -27,9 +27,14 @@ pub(crate) struct Letter {
     /// Where the message is: `stream/partition`, and the position.
     pub(crate) source: String,
     pub(crate) position: Position,
+    /// Version of the decoder that refused it; of a mark, none.
+    pub(crate) decoder: String,
     pub(crate) key: Vec<u8>,
     pub(crate) value: Vec<u8>,
 }
+
+/// What there is one letter of: a message, and a version of a decoder.
+pub(crate) type LetterId = (String, Position, String);
 
 /// Where a message is.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +59,7 @@ pub(crate) fn refused(
     failure: &Failure,
     count: u64,
 ) -> Letter {
-    let at = place.position.to_string();
+    let (at, decoder) = (place.position.to_string(), failure.decoder_version.to_string());
     let value = json!({
         "kind": DECODE,
         "stage": failure.stage.as_str(),
@@ -69,10 +74,10 @@ pub(crate) fn refused(
         "device": device,
         "byte_position": failure.byte_position,
         "line": failure.line,
-        "decoder": failure.decoder_version.to_string(),
+        "decoder": decoder,
     });
     let value = value.to_string().into_bytes();
-    Letter { source: place.source(), position: place.position, key: message.key.to_vec(), value }
+    Letter { source: place.source(), position: place.position, decoder, key: message.key.to_vec(), value }
 }
 
 /// Rows of a message that were older than their table keeps rows when it was received.
@@ -83,7 +88,7 @@ pub(crate) fn too_old(
     binding: &str,
     count: u64,
 ) -> Letter {
-    let at = place.position.to_string();
+    let (at, decoder) = (place.position.to_string(), target.decoder.version().to_string());
     let value = json!({
         "kind": DECODE,
         "stage": "retention",
@@ -98,10 +103,10 @@ pub(crate) fn too_old(
         "device": target.device,
         "byte_position": null,
         "line": null,
-        "decoder": target.decoder.version().to_string(),
+        "decoder": decoder,
     });
     let value = value.to_string().into_bytes();
-    Letter { source: place.source(), position: place.position, key: message.key.to_vec(), value }
+    Letter { source: place.source(), position: place.position, decoder, key: message.key.to_vec(), value }
 }
 
 /// The mark that the message of a letter was decoded after all, by the job `job`.
@@ -110,7 +115,7 @@ pub(crate) fn replayed(place: Place<'_>, key: &[u8], job: &str) -> Letter {
     let Place { stream, partition, .. } = place;
     let value = json!({ "kind": REPLAYED, "stream": stream, "partition": partition, "from": at, "job": job });
     let value = value.to_string().into_bytes();
-    Letter { source: place.source(), position: place.position, key: key.to_vec(), value }
+    Letter { source: place.source(), position: place.position, decoder: String::new(), key: key.to_vec(), value }
 }
 
 /// What is read of a letter. Those of sessions have no kind.
@@ -123,9 +128,22 @@ pub(crate) struct Head {
     pub(crate) stream: String,
     pub(crate) partition: u32,
     pub(crate) from: String,
+    #[serde(default)]
+    pub(crate) decoder: String,
+}
+
+impl Letter {
+    pub(crate) fn id(&self) -> LetterId {
+        (self.source.clone(), self.position, self.decoder.clone())
+    }
 }
 
 impl Head {
+    /// Which letter it is, if its message is at `position`.
+    pub(crate) fn id(self, position: Position) -> LetterId {
+        (format!("{}/{}", self.stream, self.partition), position, self.decoder)
+    }
+
     /// Of a letter of a decoder, and where its message is.
     pub(crate) fn of_decoder(value: &[u8]) -> Option<(Self, Position)> {
         let head: Self = serde_json::from_slice(value).ok()?;
@@ -135,7 +153,8 @@ impl Head {
 }
 
 /// The last message of each partition that has a letter. Letters of one partition are appended in the order of its messages, so all
-/// before it have theirs: what is decoded again writes no letter twice.
+/// before it have theirs: what is decoded again after a start writes no letter twice. Those of a job are about messages that
+/// had been decoded when it began.
 #[derive(Debug, Default)]
 pub(crate) struct LetterMarks(BTreeMap<String, Position>);
 

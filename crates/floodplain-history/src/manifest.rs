@@ -36,8 +36,8 @@ pub struct ManifestFold {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Table {
     files: BTreeMap<String, Arc<FileEntry>>,
-    /// Overwritten values of files that have expired.
-    expired_overwritten: u64,
+    /// Overwritten values that no file has any more: of files that have expired, or were counted twice before they were joined.
+    past_overwritten: u64,
 }
 
 impl ManifestFold {
@@ -95,15 +95,15 @@ impl ManifestFold {
         self.replay_from.iter().map(|(partition, from)| (partition.as_str(), *from))
     }
 
-    /// How many values were overwritten in a table, as far as its files know: versions of one row
-    /// that are in different files count when the files are compacted.
+    /// How many values were overwritten in a table, as far as its files knew: versions of one row
+    /// that are in different files count when the files are compacted. Never falls.
     #[must_use]
     pub fn overwritten_values(&self, table: &str) -> u64 {
         self.tables.get(table).map_or(0, |table| {
             table
                 .files
                 .values()
-                .fold(table.expired_overwritten, |sum, file| sum.saturating_add(file.facts.overwritten_values))
+                .fold(table.past_overwritten, |sum, file| sum.saturating_add(file.facts.overwritten_values))
         })
     }
 
@@ -125,18 +125,22 @@ impl ManifestFold {
             return false;
         }
         self.version += 1;
+        let counts: BTreeMap<String, u64> =
+            record.removes.iter().map(|(table, _)| (table.clone(), self.overwritten_values(table))).collect();
         for (table, name) in &record.removes {
-            let Some(table) = self.tables.get_mut(table) else { continue };
-            if let Some(file) = table.files.remove(name)
-                && record.cause == Cause::Expire
-            {
-                // The count of a table never goes back. Compacted files hand theirs on.
-                table.expired_overwritten = table.expired_overwritten.saturating_add(file.facts.overwritten_values);
+            if let Some(table) = self.tables.get_mut(table) {
+                table.files.remove(name);
             }
         }
         for entry in record.adds {
             let table = self.tables.entry(entry.facts.table.clone()).or_default();
             table.files.insert(entry.name.clone(), Arc::new(entry));
+        }
+        // What files had stays counted: they have expired, or two of them had copies of one row.
+        for (name, before) in counts {
+            let missing = before.saturating_sub(self.overwritten_values(&name));
+            let Some(table) = self.tables.get_mut(&name) else { continue };
+            table.past_overwritten = table.past_overwritten.saturating_add(missing);
         }
         for Flushed { table, window, partition, to } in record.flushed {
             let known = self.flushed.entry((table, window, partition)).or_default();
@@ -192,7 +196,7 @@ impl Fold for ManifestFold {
         out.put_u64(self.tables.len() as u64);
         for (name, table) in &self.tables {
             out.put_str(name);
-            out.put_u64(table.expired_overwritten);
+            out.put_u64(table.past_overwritten);
             out.put_u64(table.files.len() as u64);
             for file in table.files.values() {
                 out.put_bytes(&serde_json::to_vec(&v1::Entry::from(&**file)).unwrap_or_default());
@@ -232,13 +236,13 @@ impl Fold for ManifestFold {
 }
 
 fn restore_table(get: &mut Get<'_>) -> Result<Table, WireError> {
-    let expired_overwritten = get.u64()?;
+    let past_overwritten = get.u64()?;
     let files = get.list(|get| {
         let entry: v1::Entry = serde_json::from_slice(get.bytes()?).map_err(|_| WireError::Invalid("file entry"))?;
         let entry = FileEntry::try_from(entry).map_err(|_| WireError::Invalid("file entry"))?;
         Ok((entry.name.clone(), Arc::new(entry)))
     })?;
-    Ok(Table { files: files.into_iter().collect(), expired_overwritten })
+    Ok(Table { files: files.into_iter().collect(), past_overwritten })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub struct Run {
     columns: Arc<Columns>,
     batches: Arc<[RecordBatch]>,
     stats: MergeStats,
+    overwritten_values: u64,
     times: TimeRange,
     bytes: usize,
 }
@@ -36,8 +37,9 @@ impl Run {
             }
         }
         let bytes = sorted.batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        let (columns, batches) = (columns.clone(), sorted.batches.into());
-        Ok(Some(Self { columns, batches, stats: sorted.stats, times: TimeRange::new(min, max), bytes }))
+        let (columns, batches, stats) = (columns.clone(), sorted.batches.into(), sorted.stats);
+        let (overwritten_values, times) = (stats.overwritten_values, TimeRange::new(min, max));
+        Ok(Some(Self { columns, batches, stats, overwritten_values, times, bytes }))
     }
 
     /// The rows of several runs as one.
@@ -49,7 +51,13 @@ impl Run {
         for run in runs {
             batches.extend_from_slice(&run.upcast(columns)?.batches);
         }
-        Self::new(columns, &batches)
+        let joined = Self::new(columns, &batches)?;
+        Ok(joined.map(|joined| joined.with_count(runs.iter().map(Self::overwritten_values).sum())))
+    }
+
+    /// Knows what was counted before.
+    fn with_count(self, counted: u64) -> Self {
+        Self { overwritten_values: self.overwritten_values.max(counted), ..self }
     }
 
     /// The rows with the columns of a later version of the schema.
@@ -65,7 +73,8 @@ impl Run {
         let key_ids = |columns: &Columns| columns.keys().iter().map(|&key| columns.field_id(key)).collect::<Vec<_>>();
         if key_ids(&self.columns) != key_ids(columns) {
             // A column has become a key: there is another order, and rows that were one are no more.
-            return Ok(Self::new(columns, &batches)?.unwrap_or_else(|| self.clone()));
+            let sorted = Self::new(columns, &batches)?.unwrap_or_else(|| self.clone());
+            return Ok(sorted.with_count(self.overwritten_values));
         }
         Ok(Self { columns: columns.clone(), batches: batches.into(), ..self.clone() })
     }
@@ -86,6 +95,13 @@ impl Run {
     #[must_use]
     pub const fn stats(&self) -> &MergeStats {
         &self.stats
+    }
+
+    /// How many values were overwritten by others of its rows. Not fewer than were found in the runs that it was joined of, though
+    /// two of them had the same rows, decoded twice.
+    #[must_use]
+    pub const fn overwritten_values(&self) -> u64 {
+        self.overwritten_values
     }
 
     /// Number of rows, with all versions.

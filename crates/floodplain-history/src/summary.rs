@@ -19,7 +19,8 @@ pub struct TableSummary {
     pub bytes: u64,
     /// Event times; `None` while there are no rows.
     pub times: Option<TimeRange>,
-    /// Values of files that newer ones of the same key have replaced.
+    /// Values that newer ones of the same key have replaced, as far as both were seen together: in memory, in one file, or in
+    /// files that were made into one. Never falls while the server runs.
     pub overwritten_values: u64,
     /// Whose it is, and how old its rows may become.
     pub rule: TableRule,
@@ -36,7 +37,12 @@ pub struct ColumnSummary {
 }
 
 impl TableSummary {
-    pub(crate) fn of(table: &Table, rules: &TableRules) -> Self {
+    /// Sorts what is in buffers and not sorted yet.
+    pub(crate) fn of(table: &mut Table, rules: &TableRules) -> Self {
+        let mut overwritten_values = table.overwritten_values + crate::buffer::overwritten_values(&table.flushing);
+        for buffer in table.buffers.values_mut() {
+            overwritten_values += buffer.rows.overwritten_values();
+        }
         let facts = || table.files.values().map(|file| &file.entry().facts);
         let buffered = table.buffers.values().map(|buffer| buffer.rows.appended()).sum::<u64>();
         let flushing = table.flushing.iter().map(crate::run::Run::rows).sum::<u64>();
@@ -51,7 +57,7 @@ impl TableSummary {
             bytes: table.files.values().map(|file| file.entry().bytes).sum(),
             times: times
                 .reduce(|one, other| TimeRange::new(one.min_us.min(other.min_us), one.max_us.max(other.max_us))),
-            overwritten_values: facts().map(|facts| facts.overwritten_values).sum(),
+            overwritten_values,
             rule: rules.get(table.columns.table()).cloned().unwrap_or_default(),
         }
     }

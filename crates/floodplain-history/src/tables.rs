@@ -72,6 +72,8 @@ pub(crate) struct Table {
     /// Rows of buffers whose files are not in the manifest yet.
     pub(crate) flushing: Vec<Run>,
     pub(crate) files: BTreeMap<String, Arc<FileHandle>>,
+    /// Of these, and of those that were there before.
+    pub(crate) overwritten_values: u64,
     pub(crate) dir: PathBuf,
     pub(crate) latest: latest::State,
 }
@@ -145,6 +147,7 @@ impl Table {
             buffers: BTreeMap::new(),
             flushing: Vec::new(),
             files: BTreeMap::new(),
+            overwritten_values: 0,
             dir,
             latest: latest::State::default(),
         }

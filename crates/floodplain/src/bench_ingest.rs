@@ -3,7 +3,9 @@
 //!
 //! A row is a device, a time and seven numbers. Databases are started here, on free ports and empty folders, and take
 //! turns. CPU time counts from before the first row to the end of the process, which is told to stop once it has rested:
-//! so what was put off is paid for, too. How many rows a database has is asked before, and must be what was written.
+//! so what was put off is paid for, too. How many rows a database has is asked before, and must be what was written. This
+//! program writes rows that are still in memory to files when it stops; that none was left is looked at behind the end, when it
+//! is started once more.
 
 use crate::{
     bench_mqtt::{
@@ -362,12 +364,27 @@ fn measure(way: Way, load: &Load, folder: &Path) -> Result<Report> {
     let asked = process::cpu(running.child.id())? - before;
     let cpu = running.stop()? - start - asked;
     let millions = load.rows as f64 / 1e6;
-    Ok(Report {
+    let report = Report {
         cpu: cpu.as_secs_f64() / millions,
         rate: load.rows as f64 / seconds,
         bytes: bytes_in(folder)? as f64 / load.rows as f64,
         rss_kib,
-    })
+    };
+    if matches!(way, Way::FloodplainLines | Way::FloodplainJson) {
+        all_in_files(way, load, folder)?;
+    }
+    Ok(report)
+}
+
+/// Starts once more, and sees that no row comes from the log: all of them were in files at the stop.
+fn all_in_files(way: Way, load: &Load, folder: &Path) -> Result<()> {
+    let running = Running::start(way, folder)?;
+    let rows = running.rows(way, load)?;
+    ensure!(rows == load.rows, "{} rows were written and {rows} are there after a restart", load.rows);
+    let metrics = running.agent.get(format!("{}/metrics", running.http)).call()?.into_body().read_to_string()?;
+    let decoded = metrics.lines().find_map(|line| line.strip_prefix("floodplain_history_rows_total "));
+    ensure!(decoded.is_none_or(|count| count == "0"), "{decoded:?} rows were in memory only when it stopped");
+    running.stop().map(drop)
 }
 
 fn bytes_in(folder: &Path) -> Result<u64> {

@@ -45,8 +45,6 @@ pub(super) fn merge(broker: &Broker, log: &[LogRow]) -> Result<(usize, u64)> {
     let binding = ["--filter", "traffic/+", "--device-level", "2", "--table", "merged", "--format", "json"];
     broker.floodplain(&[&["binding", "set", "lines"], &binding[..], &["--time-field", "timestamp"]].concat())?;
     broker.floodplain(&["replay", "--binding", "lines", "--output", "json"])?;
-    // A change of bindings writes what is in memory to files, whose overwritten values are known.
-    broker.floodplain(&["binding", "delete", "lines"])?;
 
     let (mut newest, mut overwritten) = (BTreeMap::new(), 0);
     for row in log {

@@ -3,6 +3,7 @@
 use super::{Engine, commit};
 use crate::{
     Error, Result,
+    buffer::overwritten_values,
     columns::Columns,
     file::{FileSpec, FileWriter, OffsetRange},
     manifest::{Cause, Flushed, ManifestRecord},
@@ -204,7 +205,8 @@ impl Engine {
             made.map_err(|source| Error::Io { action: "create", path: part.dir.clone(), source })?;
             let mut writer = FileWriter::create(self.disk.clone(), &part.dir, part.columns.clone(), spec)?;
             let stats = rewrite(&part.files, &part.runs, &mut writer)?;
-            let entry = writer.finish(stats.overwritten_values)?;
+            // Copies of one row in two runs are not told apart before they are merged; what was told is not taken back.
+            let entry = writer.finish(stats.overwritten_values.max(overwritten_values(&part.runs)))?;
             if let Some(pending) = &mut self.pending {
                 pending.record.adds.push(entry);
                 pending.parts.pop();
@@ -236,10 +238,15 @@ impl Engine {
             return Err(Error::Manifest(format!("it is at version {found}, a change to {wanted} did not apply")));
         }
         let mut tables = self.shared.tables();
+        let mut overwritten = 0;
         for entry in &record.adds {
             let Some(table) = tables.get_mut(&entry.facts.table) else { continue };
             table.add(&self.disk, Arc::new(entry.clone()));
+            let count = manifest.overwritten_values(&entry.facts.table);
+            overwritten += count.saturating_sub(table.overwritten_values);
+            table.overwritten_values = count;
         }
+        metrics::counter!("floodplain_history_overwritten_values_total").increment(overwritten);
         if record.cause == Cause::Flush {
             self.has_grown = true;
             tables.values_mut().for_each(|table| table.flushing.clear());

@@ -92,7 +92,7 @@ pub(super) fn append(
     append_unit(log, wake, &[Entry { partition, key, value, is_json: false }], now)
 }
 
-/// Appends records as one unit with class `all` and waits for its end; returns the position of the first one.
+/// Appends records as one unit with class `all`, and waits until everybody sees them; returns the position of the first one.
 pub(super) fn append_unit(log: &dyn Log, wake: &Arc<Wake>, entries: &[Entry<'_>], now: Timestamp) -> Result<Position> {
     let bytes = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum::<usize>() as u64;
     let too_large = || Refusal::TooLarge { bytes, max_bytes: log.queue_capacity_bytes() };
@@ -116,16 +116,24 @@ pub(super) fn append_unit(log: &dyn Log, wake: &Arc<Wake>, entries: &[Entry<'_>]
         (state.tag, state.outcome) = (state.tag + 1, None);
         state.tag
     });
+    let partitions: Vec<Partition> = batches.iter().map(|(partition, _)| *partition).collect();
     let reply = Reply { sink: wake.clone(), tag };
     log.submit(Append { batches, class: Class::All }, Some(reply));
-    loop {
+    let positions = loop {
         match wake.with(|state| state.outcome.take()) {
-            Some(Outcome::Committed(positions)) => return Ok(positions.first().copied().unwrap_or_default()),
+            Some(Outcome::Committed(positions)) => break positions,
             Some(Outcome::Refused(refusal)) => return Err(refusal.into()),
             Some(Outcome::Unknown) => return Err(Error::Unknown),
             None => wake.wait(LOOK),
         }
+    };
+    for (partition, position) in partitions.into_iter().zip(&positions) {
+        // Its watermark may still be on its way.
+        while log.watermark(partition) <= *position {
+            wake.wait(LOOK);
+        }
     }
+    Ok(positions.first().copied().unwrap_or_default())
 }
 
 /// Opens a fold with its newest snapshot in `dir`.

@@ -3,13 +3,13 @@
 use super::{Engine, commit};
 use crate::{
     Result,
-    bindings::{BUILTIN, Binding},
+    bindings::{BUILTIN, Binding, Bindings, may_be_table},
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
     dedup::Dedup,
-    letters,
+    letters::{self, Letter},
     observe::Observed,
-    route::{MESSAGES, RESERVED, TABLE_BYTES_MAX},
+    route::MESSAGES,
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
     window::Window,
@@ -43,6 +43,8 @@ pub(super) struct Placing {
     /// Rows that were put into buffers, and messages with something that was refused.
     pub(super) rows: u64,
     pub(super) failed: u64,
+    /// Letters of what was decoded again.
+    pub(super) letters: Vec<Letter>,
 }
 
 /// A record, and what is known of it.
@@ -94,7 +96,7 @@ impl Engine {
         self.place_record(source, batch, record, position, false, None)
     }
 
-    /// The same for a record that was decoded before, if it is one of the binding `only`. What is refused writes no letter.
+    /// The same for a record that was decoded before, if it is one of the binding `only`. Letters are left in [`Placing::letters`].
     pub(super) fn place_again(
         &mut self,
         source: usize,
@@ -153,27 +155,24 @@ impl Engine {
             }
         }
         let target = bound.map(|(_, target)| target).or_else(|| route.target(message));
-        let is_of_rows = binding.and_then(Binding::dedup).is_some_and(Dedup::is_of_rows);
-        // Ids of rows are known whatever becomes of them.
-        let target = target.filter(|target| is_of_rows || self.may_have_table(target.table));
         let Some(target) = target else { return self.place_raw(found, 0, None, placing) };
         let (payload, content_type) = (message.payload, message.content_type);
         let input = Input { payload, content_type, device: target.device, table: target.table };
         let outcome = target.decoder.decode(&input, rows);
         let Outcome::Rows(decoded) = outcome else { return self.place_raw(found, 0, None, placing) };
-        if let Some(binding) = binding.filter(|_| is_of_rows) {
+        let is_of_rows = |binding: &&Binding| binding.dedup().is_some_and(Dedup::is_of_rows);
+        if let Some(binding) = binding.filter(is_of_rows) {
             self.repeats_rows(found, binding, decoded.rows(), placing);
             let count = placing.repeats.iter().filter(|is_repeat| **is_repeat).count();
             self.count_repeats(found, counts, count as u64);
             if count == placing.repeats.len() && count > 0 && decoded.failures().is_empty() {
                 return Ok(());
             }
-            if !self.may_have_table(target.table) {
-                return self.place_raw(found, 0, None, placing);
-            }
         }
-        if decoded.rows().any(|row| !self.may_have_table(row.table())) {
-            metrics::counter!("floodplain_history_table_refused_total").increment(1);
+        if decoded.rows().any(|row| !self.may_have_table(row.table(), &bindings)) {
+            if !found.is_again {
+                metrics::counter!("floodplain_history_table_refused_total").increment(1);
+            }
             return self.place_raw(found, 0, None, placing);
         }
         // First all schemas, so that a record is placed whole.
@@ -213,9 +212,10 @@ impl Engine {
             placing.failed += u64::from(refused.is_none());
             // One letter for a message: that of what was not understood says more.
             let has_letter = refused.is_some() && binding.is_some_and(Binding::is_declared);
-            if !found.is_again && !has_letter {
+            if !has_letter {
                 let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
-                self.letters.push(letters::too_old(place, message, &target, name, old_rows));
+                let letter = letters::too_old(place, message, &target, name, old_rows);
+                self.write(found, letter, placing);
             }
         }
         if let Some(failure) = refused {
@@ -226,16 +226,19 @@ impl Engine {
                 counts.failed();
             }
             if let Some(binding) = binding.filter(|binding| binding.is_declared()) {
-                if !found.is_again {
-                    let place = self.letter_place(found);
-                    let letter = letters::refused(place, message, target.device, binding, failure, count);
-                    self.letters.push(letter);
-                }
+                let place = self.letter_place(found);
+                let letter = letters::refused(place, message, target.device, binding, failure, count);
+                self.write(found, letter, placing);
                 return Ok(());
             }
             return self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing);
         }
         Ok(())
+    }
+
+    /// Has a letter appended before its message counts as decoded, or with the record of the job that decodes it again.
+    fn write(&mut self, found: Found<'_>, letter: Letter, placing: &mut Placing) {
+        if found.is_again { placing.letters.push(letter) } else { self.letters.push(letter) }
     }
 
     /// Whether a row was too old for its table when it was received, and is in no file yet.
@@ -264,12 +267,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a table may be made, or is there.
-    fn may_have_table(&self, table: &str) -> bool {
-        let is_name = !table.is_empty() && table.len() <= TABLE_BYTES_MAX && !table.chars().any(char::is_control);
+    /// Whether a table may be made, or is there. Those that a binding names are as many as there are bindings, and take
+    /// no place of those that make themselves.
+    fn may_have_table(&self, table: &str, bindings: &Bindings) -> bool {
+        if !may_be_table(table) {
+            return false;
+        }
+        if self.known(table).is_some() || bindings.names_table(table) {
+            return true;
+        }
         let count: usize = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
-        let is_reserved = RESERVED.iter().any(|name| table.eq_ignore_ascii_case(name));
-        is_name && !is_reserved && (count < self.config.tables_max || self.known(table).is_some())
+        let named = bindings.tables().chain([MESSAGES]).filter(|name| self.known(name).is_some()).count();
+        count.saturating_sub(named) < self.config.tables_max
     }
 
     fn known(&self, table: &str) -> Option<&Arc<TableSchema>> {

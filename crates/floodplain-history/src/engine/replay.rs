@@ -1,10 +1,10 @@
 //! Jobs that decode records again, between what comes live.
 //!
 //! Rows of a job go to buffers like all others. Now and then, and at its end, all buffers are written to files, and then
-//! one append unit says how far the job is and which letters are settled. After a crash it goes on from there: what is decoded
-//! twice has the same rows with the same `_seq`.
+//! one append unit says how far the job is and which letters are settled, and has the letters of what was refused. After a
+//! crash it goes on from there: what is decoded twice has the same rows with the same `_seq`, and no letter was written.
 
-use super::{Engine, command::commit_document, commit};
+use super::{Engine, command::commit_document, commit, dead_letters::NewLetters};
 use crate::{
     Result,
     jobs::{JobState, Replay},
@@ -28,6 +28,7 @@ const CHECKPOINT_LETTERS: usize = 1000;
 pub(super) struct Unsaved {
     records: u64,
     settled: Vec<Letter>,
+    pub(super) refused: NewLetters,
 }
 
 /// What became of the records of one step.
@@ -43,13 +44,18 @@ impl Engine {
     pub(super) fn replay(&mut self) -> Result<bool> {
         let Some(at) = self.jobs.running() else { return Ok(false) };
         let left = self.jobs.list[at].left.iter().position(|left| left.from < left.to);
-        let is_much = self.unsaved.records >= CHECKPOINT_RECORDS || self.unsaved.settled.len() >= CHECKPOINT_LETTERS;
+        let is_much = self.unsaved.records >= CHECKPOINT_RECORDS
+            || self.unsaved.settled.len() >= CHECKPOINT_LETTERS
+            || self.unsaved.refused.is_much();
         let Some(left_idx) = left.filter(|_| !is_much) else {
-            self.checkpoint(at, left.is_none())?;
+            if self.knows_new_letters()? {
+                self.checkpoint(at, left.is_none())?;
+            }
             return Ok(true);
         };
         let (replay, left) = (self.jobs.list[at].replay.clone(), self.jobs.list[at].left[left_idx].clone());
         (self.placing.rows, self.placing.failed) = (0, 0);
+        self.placing.letters.clear();
         let mut step = Step::default();
         let next = match &replay {
             Replay::Range { .. } => self.replay_messages(&replay, left.partition, left.from, left.to, &mut step)?,
@@ -65,6 +71,7 @@ impl Engine {
         job.progress.failed += self.placing.failed + step.missing;
         self.unsaved.records += step.records;
         self.unsaved.settled.extend(step.settled);
+        self.unsaved.refused.extend(std::mem::take(&mut self.placing.letters));
         self.shared.jobs.send_replace(std::sync::Arc::new(self.jobs.clone()));
         metrics::counter!("floodplain_history_replayed_records_total").increment(step.records);
         Ok(true)
@@ -192,7 +199,7 @@ impl Engine {
         Ok(false)
     }
 
-    /// Writes all rows to files, and then how far the job is.
+    /// Writes all rows to files, and then how far the job is, with its letters.
     fn checkpoint(&mut self, at: usize, is_over: bool) -> Result<()> {
         self.flush_all()?;
         let mut next = self.jobs.clone();
@@ -205,10 +212,12 @@ impl Engine {
                 ids.clear();
             }
         }
-        let entries: Vec<commit::Entry<'_>> =
-            self.unsaved.settled.iter().map(|letter| self.letters.entry(letter)).collect();
+        let letters = self.unsaved.settled.iter().chain(self.unsaved.refused.iter());
+        let entries: Vec<commit::Entry<'_>> = letters.map(|letter| self.letters.entry(letter)).collect();
         let now = self.clock.now();
         commit_document(&self.log, &self.wake, &self.config.state, &mut self.documents.jobs, &next, &entries, now)?;
+        let refused = self.unsaved.refused.iter().len() as u64;
+        metrics::counter!("floodplain_history_dead_letters_total").increment(refused);
         self.unsaved = Unsaved::default();
         if is_over {
             let job = &next.list[at];

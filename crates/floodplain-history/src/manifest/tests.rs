@@ -63,6 +63,9 @@ fn a_record_applies_once_and_as_a_whole() {
     assert_eq!((names(&fold), fold.overwritten_values("t")), (vec!["c"], 5), "two more between the files");
     assert!(fold.apply_value(&record(3, Cause::Expire, &[], &["c"]).encode()));
     assert_eq!((names(&fold), fold.overwritten_values("t")), (vec![], 5), "the count stays");
+    assert!(fold.apply_value(&record(4, Cause::Flush, &[("d", 3), ("e", 3)], &[]).encode()));
+    assert!(fold.apply_value(&record(5, Cause::Compact, &[("f", 3)], &["d", "e"]).encode()));
+    assert_eq!((names(&fold), fold.overwritten_values("t")), (vec!["f"], 11), "though they had the same rows");
     assert_eq!(fold.tables().collect::<Vec<_>>(), ["t"]);
 }
 

@@ -1,16 +1,19 @@
 //! Bindings that change while messages come, letters of what was refused, and decoding again: with a crash at each step.
 
-use crate::engine::{Row, World, cut_at_every_call, rows, run};
+use crate::{
+    counted::Counted,
+    engine::{Row, World, cut_at_every_call, rows, run},
+    hostile::{Hostile, ONCE},
+};
 use floodplain_history::{
     Error, Handle,
     bindings::{Binding, BindingError, Origin},
     engine::Engine,
     jobs::{JobState, Replay},
-    route::DefaultRoute,
     table_rules::{Source, TableRule},
 };
 use floodplain_log::Log as _;
-use floodplain_testkit::{AdverseLog, Adversity, Fault, Rule};
+use floodplain_testkit::{Adversity, Fault, Rule};
 use serde_json::{Value, json};
 use std::{
     future::Future,
@@ -60,8 +63,9 @@ pub(crate) fn letters(world: &World) -> Vec<Value> {
         let read = world.log.read(partition, world.log.start(partition), usize::MAX).unwrap();
         for batch in &read.batches {
             let records = batch.batch.records().unwrap();
-            letters
-                .extend(records.iter().map(|record| serde_json::from_slice(record.unwrap().value.unwrap()).unwrap()));
+            // A hostile log has records of its own.
+            let values = records.iter().filter_map(|record| record.unwrap().value);
+            letters.extend(values.map(|value| serde_json::from_slice::<Value>(value).unwrap()));
         }
     }
     letters
@@ -366,7 +370,76 @@ fn letters_are_decoded_again_and_marked() {
     assert_eq!(rows(&engine.handle(), "plant").iter().filter(|row| row["device"] == "p2").count(), 1);
     let done = engine.handle().jobs().list()[0].clone();
     assert_eq!((done.progress.records, done.progress.rows, done.progress.failed), (2, 1, 1));
-    assert_eq!(of_kind(&found, "decode").len(), 2, "no letter twice");
+    let of_text = |letter: &&Value| letter["decoder"] != of_kind(&found, "decode")[0]["decoder"];
+    let second = of_kind(&found, "decode").into_iter().filter(of_text).collect::<Vec<_>>();
+    assert_eq!((of_kind(&found, "decode").len(), second.len()), (3, 1), "the text refuses one, too");
+    assert_eq!(second[0]["from"], "0:0");
+    replay(&mut engine, Replay::Letters { ids: None, reason: None }).unwrap();
+    assert_eq!(of_kind(&letters(&world), "decode").len(), 3, "no letter twice");
+}
+
+#[test]
+fn what_a_replay_refuses_is_a_letter_once_for_each_version_of_the_decoder() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    publish(&world, 0, 6);
+    run(&mut engine);
+    put(&mut engine, "plants", json_to("plant")).unwrap();
+    assert_eq!(letters(&world).len(), 0, "when they came nothing had declared what they are");
+    let count = || of_kind(&letters(&world), "decode").len();
+    let refused = Counted::new("floodplain_history_dead_letters_total");
+    for round in 0..3 {
+        let ended = metrics::with_local_recorder(&refused, || replay(&mut engine, ALL).unwrap());
+        let jobs = engine.handle().jobs();
+        let progress = jobs.list().iter().find(|job| job.name == ended).unwrap().progress;
+        assert_eq!((progress.rows, progress.failed, count()), (4, 2, 2), "round {round}");
+        if round == 1 {
+            engine = world.engine().unwrap();
+            run(&mut engine);
+        }
+    }
+    assert_eq!(refused.count(), 2);
+    let mut letter = letters(&world).swap_remove(0);
+    assert_eq!(
+        letter["decoder"].take(),
+        engine.handle().bindings().get("plants").unwrap().decoder().version().to_string()
+    );
+    assert_eq!(
+        (&letter["stage"], &letter["binding"], &letter["stream"]),
+        (&json!("decode"), &json!("plants"), &json!("telemetry"))
+    );
+    // One that came live has its letter.
+    publish(&world, 8, 9);
+    run(&mut engine);
+    replay(&mut engine, ALL).unwrap();
+    assert_eq!(count(), 3);
+    let mut number = json_to("plant");
+    number["decoder"] = json!({ "format": "number" });
+    put(&mut engine, "plants", number).unwrap();
+    for _ in 0..2 {
+        replay(&mut engine, ALL).unwrap();
+        assert_eq!(count(), 3 + 7, "another decoder refuses all of them");
+    }
+    put(&mut engine, "plants", json_to("plant")).unwrap();
+    replay(&mut engine, ALL).unwrap();
+    assert_eq!(count(), 3 + 7, "this one has said so");
+}
+
+#[test]
+fn rows_that_a_replay_finds_too_old_are_a_letter_once() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    world.publish("plants/p1/temp", br#"{"ts": 1600000000, "v": 1}"#);
+    run(&mut engine);
+    let mut kept = json_to("plant");
+    kept["retention"] = json!("1h");
+    put(&mut engine, "plants", kept).unwrap();
+    for _ in 0..2 {
+        replay(&mut engine, ALL).unwrap();
+        let found = letters(&world);
+        assert_eq!((found.len(), &found[0]["reason"]), (1, &json!("older_than_retention")));
+    }
+    assert_eq!(rows(&engine.handle(), "plant").len(), 0);
 }
 
 /// What a person and devices do: a binding, messages of which some are refused, another binding, decoding again.
@@ -447,7 +520,11 @@ fn check(world: &World, what: &str) {
             (2, true) => (6, good(6, 12), good(0, 18)),
             _ => panic!("{what}: version {version}"),
         };
-        let wanted_letters = if version == 0 { 0 } else { published as usize - 6 - good(6, published) };
+        let wanted_letters = match (version, replayed) {
+            (0, _) => 0,
+            (_, true) => published as usize - good(0, published),
+            (_, false) => published as usize - 6 - good(6, published),
+        };
         let counts = (tables[0].len(), tables[1].len(), tables[2].len(), letters.len());
         assert_eq!(
             counts,
@@ -470,58 +547,30 @@ fn a_power_cut_at_any_call_of_a_change_leaves_one_binding_for_each_message() {
 /// The log refuses, or does not say whether it has a record, and the process dies of it or tries again.
 #[test]
 fn a_crash_at_any_append_leaves_one_binding_for_each_message() {
+    let often = Adversity { refused: 100, unknown: 150, ..Adversity::NONE };
     let (mut refused, mut crashes) = (0, 0);
-    for seed in 0..40 {
+    for (adversity, seed) in (0..40).map(|seed| (often, seed)).chain((40..52).map(|seed| (ONCE, seed))) {
         let world = World::new();
-        let adversity = Adversity { refused: 100, unknown: 150, ..Adversity::NONE };
-        let log = AdverseLog::start(Arc::new(world.log.clone()), adversity, seed);
-        let open = || loop {
-            let (disk, route) = (Arc::new(world.disk.clone()), Arc::new(DefaultRoute::default()));
-            match Engine::open(world.config.clone(), disk, log.clone(), world.clock.clone(), route) {
-                Ok(engine) => return engine,
-                Err(error) => assert!(matches!(error, Error::Refused(_) | Error::Unknown), "{error}"),
-            }
-        };
-        let mut engine = open();
-        // What was appended shows late.
-        let is_done = |engine: &Engine| {
-            world.watermarks().into_iter().all(|(partition, end)| engine.handle().decoded(partition) == end)
-        };
-        let mut looks = 60_000;
-        let mut drain = |engine: &mut Engine| loop {
-            match engine.step() {
-                Ok(true) => {}
-                Ok(false) if is_done(engine) => return,
-                Ok(false) => {
-                    looks -= 1;
-                    assert!(looks > 0, "seed {seed}: a minute without anything to do");
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err(Error::Refused(_)) => refused += 1,
-                Err(_) => {
-                    crashes += 1;
-                    *engine = open();
-                }
-            }
-        };
+        let mut hostile = Hostile::new(&world, adversity, seed);
         publish(&world, 0, 6);
-        drain(&mut engine);
+        hostile.drain();
         for (table, from) in [("first", 6), ("second", 12)] {
-            let before = engine.handle().bindings().version();
-            while engine.handle().bindings().version() == before {
-                begin(&engine.handle(), table);
-                drain(&mut engine);
+            let before = hostile.engine.handle().bindings().version();
+            while hostile.engine.handle().bindings().version() == before {
+                begin(&hostile.engine.handle(), table);
+                hostile.drain();
             }
             publish(&world, from, from + 6);
-            drain(&mut engine);
+            hostile.drain();
         }
-        while !engine.handle().jobs().list().iter().any(|job| job.state == JobState::Done) {
-            if engine.handle().jobs().list().is_empty() {
-                begin_replay(&engine.handle());
+        while !hostile.engine.handle().jobs().list().iter().any(|job| job.state == JobState::Done) {
+            if hostile.engine.handle().jobs().list().is_empty() {
+                begin_replay(&hostile.engine.handle());
             }
-            drain(&mut engine);
+            hostile.drain();
         }
-        drop(engine);
+        (refused, crashes) = (refused + hostile.refused, crashes + hostile.crashes);
+        drop(hostile);
         check(&world, &format!("seed {seed}"));
     }
     assert!(refused > 50 && crashes > 50, "{refused} refusals, {crashes} crashes");

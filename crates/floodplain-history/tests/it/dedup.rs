@@ -3,19 +3,18 @@
 use crate::{
     bindings::{ALL, ask, declare, letters, of_kind, put, replay, values},
     engine::{World, cut_at_every_call, rows, run},
+    hostile::Hostile,
 };
 use floodplain_history::{
     Error,
     engine::Engine,
     jobs::{JobState, Replay},
-    route::DefaultRoute,
 };
-use floodplain_testkit::{AdverseLog, Adversity};
+use floodplain_testkit::Adversity;
 use serde_json::{Value, json};
 use std::{
     future::Future as _,
     pin::pin,
-    sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -235,37 +234,23 @@ fn a_power_cut_at_any_call_makes_no_row_of_a_repeat() {
 /// The log refuses, or does not say whether it has a record, and the process dies of it or tries again.
 #[test]
 fn a_crash_at_any_append_makes_no_row_of_a_repeat() {
+    let often = Adversity { refused: 200, unknown: 250, ..Adversity::NONE };
     let (mut refused, mut crashes) = (0, 0);
-    for seed in 0..40 {
+    for (adversity, seed) in (0..40).map(|seed| (often, seed)).chain((40..52).map(|seed| (Adversity::HARSH, seed))) {
         let world = World::new();
         let mut first = world.engine().unwrap();
         put(&mut first, "plants", by_property()).unwrap();
         drop(first);
-        let adversity = Adversity { refused: 200, unknown: 250, ..Adversity::NONE };
-        let log = AdverseLog::start(Arc::new(world.log.clone()), adversity, seed);
-        let open = || loop {
-            let (disk, route) = (Arc::new(world.disk.clone()), Arc::new(DefaultRoute::default()));
-            if let Ok(engine) = Engine::open(world.config.clone(), disk, log.clone(), world.clock.clone(), route) {
-                return engine;
-            }
-        };
-        let mut engine = open();
+        let mut hostile = Hostile::new(&world, adversity, seed);
         for round in 0..6 {
             send(&world, round, false);
-            loop {
-                let step = if round % 2 == 0 { engine.step() } else { engine.flush_all().and_then(|()| engine.step()) };
-                match step {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(Error::Refused(_)) => refused += 1,
-                    Err(_) => {
-                        crashes += 1;
-                        engine = open();
-                    }
-                }
+            if round % 2 == 1 {
+                hostile.flush();
             }
+            hostile.drain();
         }
-        drop(engine);
+        (refused, crashes) = (refused + hostile.refused, crashes + hostile.crashes);
+        drop(hostile);
         let mut engine = world.engine().unwrap();
         run(&mut engine);
         let found = rows(&engine.handle(), "plant");

@@ -1,5 +1,9 @@
 //! The engine on a log in memory: what is published is seen, whatever is flushed, compacted or restarted.
 
+use crate::{
+    bindings::{letters, put},
+    counted::Counted,
+};
 use arrow::{
     array::{Array, AsArray},
     datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType},
@@ -13,6 +17,7 @@ use floodplain_history::{
 use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, MessageRef, Partition, Stream};
 use floodplain_testkit::{FaultDisk, ModelLog, wait_until};
 use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
+use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// One row as texts, by column; what is null is not there.
@@ -209,6 +214,42 @@ fn what_has_no_table_is_kept_as_it_came() {
 }
 
 #[test]
+fn tables_beyond_the_limit_are_counted_and_those_that_a_binding_names_are_made() {
+    let mut world = World::new();
+    world.config.tables_max = 2;
+    let refused = Counted::new("floodplain_history_table_refused_total");
+    metrics::with_local_recorder(&refused, || {
+        let mut engine = world.engine().unwrap();
+        let named = |table: &str| {
+            json!({ "filter": format!("{table}/+/+"), "device_level": 2, "table": { "name": table },
+                    "decoder": { "format": "json" } })
+        };
+        put(&mut engine, "first", named("first")).unwrap();
+        world.publish("first/a/x", br#"{"v": 1}"#);
+        for table in ["one", "two", "three", "one"] {
+            world.publish(&format!("devices/a/{table}"), br#"{"v": 1}"#);
+        }
+        run(&mut engine);
+        assert_eq!(engine.handle().tables(), ["first", "messages", "one", "two"], "a named one takes no place");
+        assert_eq!((rows(&engine.handle(), "messages").len(), refused.count()), (1, 1));
+        put(&mut engine, "late", named("late")).unwrap();
+        world.publish("late/a/x", br#"{"v": 2}"#);
+        // A declared decoder says of these what they are, though there is no room for their table.
+        let level = json!({ "filter": "level/+/+", "table": { "level": 3 }, "decoder": { "format": "json" } });
+        put(&mut engine, "level", level).unwrap();
+        world.publish("level/a/three", br#"{"v": 3}"#);
+        world.publish("level/a/three", b"?");
+        // The table of the topic is not one of the rows.
+        world.publish_lines("devices/a/lines", b"one v=5 1700000000000000000");
+        run(&mut engine);
+        assert_eq!(rows(&engine.handle(), "late").len(), 1, "there is always room for it");
+        assert_eq!((rows(&engine.handle(), "messages").len(), refused.count()), (2, 2));
+        assert_eq!(rows(&engine.handle(), "one").len(), 3);
+        assert_eq!(letters(&world).len(), 1);
+    });
+}
+
+#[test]
 fn rows_of_one_payload_with_one_time_keep_apart() {
     let world = World::new();
     world.publish("devices/a/env", br#"[{"time":1700000000000,"v":1},{"time":1700000000000,"v":2}]"#);
@@ -359,6 +400,50 @@ fn buffers_are_flushed_when_they_are_old() {
     world.clock.advance(world.config.flush_age);
     run(&mut engine);
     assert_eq!(engine.handle().replay_from(partition), world.log.watermark(partition));
+}
+
+#[test]
+fn a_stop_writes_all_rows_to_files_and_the_next_start_decodes_none_again() {
+    let world = World::new();
+    let history = world.history();
+    for i in 0..300 {
+        // More windows than are flushed at once.
+        let time = 1_600_000_000 + i % 100 * 7200 + i;
+        world.publish(&format!("devices/{}/env", i % 7), format!(r#"{{"time":{time},"v":{i}}}"#).as_bytes());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let handle = history.handle().clone();
+    runtime.block_on(handle.wait_decoded(&world.watermarks(), Duration::from_secs(30))).unwrap();
+    assert_eq!(handle.summary("env").unwrap().files, 0);
+    history.stop();
+    let placed = Counted::new("floodplain_history_rows_total");
+    metrics::with_local_recorder(&placed, || {
+        let mut engine = world.engine().unwrap();
+        let summary = engine.handle().summary("env").unwrap();
+        assert_eq!((summary.rows, summary.files), (300, 100));
+        run(&mut engine);
+        assert_eq!((rows(&engine.handle(), "env").len(), placed.count()), (300, 0));
+    });
+}
+
+/// A stop that has no time left leaves rows to the next start.
+#[test]
+fn a_flush_that_has_no_time_loses_nothing() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    for i in 0..100 {
+        let time = 1_600_000_000 + i * 7200;
+        world.publish("devices/a/env", format!(r#"{{"time":{time},"v":{i}}}"#).as_bytes());
+    }
+    run(&mut engine);
+    assert!(!engine.flush_within(Duration::ZERO).unwrap());
+    assert_eq!(engine.handle().summary("env").unwrap().files, 0);
+    let mut engine = world.engine().unwrap();
+    run(&mut engine);
+    assert_eq!(rows(&engine.handle(), "env").len(), 100);
+    assert!(engine.flush_within(Duration::from_secs(1)).unwrap());
+    let summary = engine.handle().summary("env").unwrap();
+    assert_eq!((summary.rows, summary.files), (100, 100));
 }
 
 #[test]

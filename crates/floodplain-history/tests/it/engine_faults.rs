@@ -1,8 +1,11 @@
 //! A power cut or a failing disk at every call of a flush, a compaction and a start: each row is there once.
 
-use crate::engine::{Row, World, cut_at_every_call, rows, run};
+use crate::{
+    engine::{Row, World, cut_at_every_call, rows, run},
+    hostile::Hostile,
+};
 use floodplain_history::{Error, engine::Engine};
-use floodplain_testkit::{Fault, Rule};
+use floodplain_testkit::{Adversity, Fault, Rule};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -134,6 +137,25 @@ fn a_failure_of_any_call_loses_and_doubles_no_row() {
         n += 1;
     }
     assert!(felt > 50, "{felt} of {n} failures were noticed");
+}
+
+#[test]
+fn a_hostile_log_loses_and_doubles_no_row() {
+    let (mut refused, mut crashes) = (0, 0);
+    for seed in 0..12 {
+        let world = World::new();
+        let mut hostile = Hostile::new(&world, Adversity::HARSH, seed);
+        for part in 0..5 {
+            publish(&world, part * 8, part * 8 + 8);
+            hostile.drain();
+            hostile.flush();
+        }
+        hostile.drain();
+        (refused, crashes) = (refused + hostile.refused, crashes + hostile.crashes);
+        drop(hostile);
+        check(&world, 40, &format!("seed {seed}"));
+    }
+    assert!(refused > 5 && crashes > 5, "{refused} refusals, {crashes} crashes");
 }
 
 #[derive(Debug, Clone)]

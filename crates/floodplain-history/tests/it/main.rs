@@ -3,14 +3,17 @@
 
 mod bindings;
 mod buffers;
+mod counted;
 mod dedup;
 mod engine;
 mod engine_faults;
 mod files;
+mod hostile;
 mod latest;
 mod merging;
 mod model;
 mod observing;
+mod overwritten;
 mod owner;
 mod retention;
 mod scans;

@@ -68,7 +68,8 @@ impl PublicSchema {
     }
 
     /// Waits, once, until everything that is committed now is decoded.
-    async fn wait(&self, tables: &Tables) -> Result<()> {
+    async fn wait(&self) -> Result<()> {
+        let Some(tables) = &self.tables else { return Ok(()) };
         let wait = async || {
             let partitions = tables.inputs.iter().flat_map(|stream| {
                 let partition = move |index| -> (Partition, _) {
@@ -103,11 +104,17 @@ impl SchemaProvider for PublicSchema {
                 let inputs = self.tables.as_ref().map_or(&[][..], |tables| &tables.inputs);
                 alerts::alerts(Arc::clone(&self.records), inputs, self.fleet.clone()).map(Some)
             }
-            "dlq" => system::dlq(Arc::clone(&self.records)).map(Some),
+            "dlq" => {
+                // Letters of decoders are written when their messages are decoded.
+                self.wait().await?;
+                system::dlq(Arc::clone(&self.records)).map(Some)
+            }
             "streams" => system::streams(&*self.log).map(Some),
             "tables" => {
-                let summaries = self.tables.as_ref().map(|tables| tables.handle.summaries());
-                system::tables(&summaries.unwrap_or_default()).map(Some)
+                self.wait().await?;
+                let Some(Tables { handle, .. }) = self.tables.clone() else { return system::tables(&[]).map(Some) };
+                let summaries = self.blocking(move || Ok(handle.summaries())).await?;
+                system::tables(&summaries).map(Some)
             }
             _ => Ok(self.history(name).await?.map(|found| found.table)),
         }
@@ -129,6 +136,15 @@ impl PublicSchema {
         self.fleet.clone().map(make).transpose()
     }
 
+    /// Rows are sorted under a lock that decoding waits for: a thread that gives way to everybody must not hold it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> floodplain_history::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let done = self.caller.spawn_blocking(work).await.map_err(|error| DataFusionError::External(error.into()))?;
+        done.map_err(|error| DataFusionError::External(error.into()))
+    }
+
     pub(super) fn handle(&self) -> Option<&Handle> {
         self.tables.as_ref().map(|tables| &tables.handle)
     }
@@ -136,7 +152,7 @@ impl PublicSchema {
     /// A table of payloads.
     pub(super) async fn history(&self, name: &str) -> Result<Option<Found>> {
         let Some(tables) = &self.tables else { return Ok(None) };
-        self.wait(tables).await?;
+        self.wait().await?;
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(Some(found.clone()));
         }
@@ -145,9 +161,7 @@ impl PublicSchema {
             Some(name) => handle.snapshot(&name),
             None => Ok(None),
         };
-        // Rows are sorted under a lock that decoding waits for: a thread that gives way to everybody must not hold it.
-        let taken = self.caller.spawn_blocking(take).await.map_err(|error| DataFusionError::External(error.into()))?;
-        let Some(snapshot) = taken.map_err(|error| DataFusionError::External(error.into()))? else { return Ok(None) };
+        let Some(snapshot) = self.blocking(take).await? else { return Ok(None) };
         let columns = snapshot.columns().clone();
         let table: Arc<dyn TableProvider> = Arc::new(HistoryTable::new(snapshot));
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use datafusion::{
     datasource::provider_as_source,
     functions::expr_fn::concat,
     functions_aggregate::expr_fn::max,
-    logical_expr::{LogicalPlanBuilder, cast, col, ident, lit},
+    logical_expr::{LogicalPlanBuilder, cast, col, ident, lit, when},
 };
 use floodplain_history::{TableSummary, filter::TimeRange, table_rules};
 use floodplain_log::Log;
@@ -137,6 +137,8 @@ pub(super) fn dlq(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvid
         "decoder",
         "replayed",
     ];
+    // A message that was decoded, and refused by a later decoder, has not been decoded since.
+    let replayed_since = when(col("replayed").gt_eq(col("received")), col("replayed")).end()?.alias("replayed");
     let mark = ["replayed_kind", "replayed_stream", "replayed_partition", "replayed_from"];
     let plan = scan()?
         .filter(kind().is_null().or(kind().eq(lit("decode"))))?
@@ -171,7 +173,10 @@ pub(super) fn dlq(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvid
             ),
             None,
         )?
-        .project(names.map(ident))?
+        .project(names.map(|name| match name {
+            "replayed" => replayed_since.clone(),
+            name => ident(name),
+        }))?
         .build()?;
     Ok(Arc::new(ViewTable::new(plan, None)))
 }

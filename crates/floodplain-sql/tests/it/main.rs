@@ -6,5 +6,6 @@ mod damage;
 mod engine;
 mod fleet;
 mod guide;
+mod lag;
 mod pushdown;
 mod slt;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{rule::v1, transition::Cause};
 use floodplain_log::MessageRef;
-use floodplain_testkit::{FaultDisk, ModelLog, wait_until};
+use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog, wait_until};
 use floodplain_types::{ManualClock, StreamId, StreamName, TenantId};
 use serde_json::json;
 
@@ -19,6 +19,8 @@ impl Post for Told {
 /// What stays when the process goes.
 struct Rig {
     log: Arc<ModelLog>,
+    /// What alerts see of it.
+    over: Arc<dyn Log>,
     disk: Arc<dyn Disk>,
     clock: Arc<ManualClock>,
     told: Arc<Told>,
@@ -59,10 +61,29 @@ impl Rig {
         let fast = [StreamName::new("fast").unwrap()];
         let data = DataStreams::open(&*log, &TenantId::default_tenant(), 4, &fast).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(FaultDisk::new(1));
-        Self { log, disk, clock, told: Arc::default(), telemetry, data, alerts, state }
+        Self { over: log.clone(), log, disk, clock, told: Arc::default(), telemetry, data, alerts, state }
+    }
+
+    fn hostile(adversity: Adversity, seed: u64) -> Self {
+        let mut rig = Self::new();
+        rig.over = AdverseLog::start(rig.log.clone(), adversity, seed);
+        rig
+    }
+
+    /// Waits until alerts can see all that there is.
+    fn all_seen(&self) {
+        let streams = self.log.streams();
+        let partitions =
+            || streams.iter().flat_map(|stream| (0..stream.partitions).map(|index| stream.partition(index)));
+        let is_seen = || partitions().all(|partition| self.over.watermark(partition) == self.log.watermark(partition));
+        wait_until("all that was written is seen", &|| {}, is_seen);
     }
 
     fn open(&self, rules: &[Rule]) -> Alerts {
+        self.try_open(rules).unwrap()
+    }
+
+    fn try_open(&self, rules: &[Rule]) -> Result<Alerts> {
         let (data, alerts, state) = (self.data.clone(), self.alerts.clone(), self.state.clone());
         let config = AlertsConfig {
             dir: "alerts".into(),
@@ -72,7 +93,7 @@ impl Rig {
             rules: rules.to_vec(),
             patience: Patience::default(),
         };
-        Alerts::open(config, &self.disk, self.log.clone(), self.clock.clone(), self.told.clone()).unwrap()
+        Alerts::open(config, &self.disk, self.over.clone(), self.clock.clone(), self.told.clone())
     }
 
     /// A message to `topic`, received now.
@@ -269,6 +290,108 @@ fn a_device_is_heard_in_every_stream() {
     assert_eq!(silent(10), ["d1", "d2"], "each once");
     rig.publish_in(1, "d1", "fast/d1");
     assert_eq!(turn(1).last().unwrap(), "alerts/quiet/d1 resolved");
+}
+
+/// Alerts on a log that refuses, delays, leaves holes, and does not say what became of an append: then the process is gone,
+/// and in the next one rows come again.
+struct Hostile {
+    rig: Rig,
+    alerts: Alerts,
+    /// Of each row so far: device and value.
+    rows: Vec<(&'static str, f64)>,
+    refused: u32,
+    crashes: u32,
+}
+
+impl Hostile {
+    fn new(adversity: Adversity, seed: u64) -> Self {
+        let rig = Rig::hostile(adversity, seed);
+        let alerts = Self::open(&rig);
+        Self { rig, alerts, rows: Vec::new(), refused: 0, crashes: 0 }
+    }
+
+    fn open(rig: &Rig) -> Alerts {
+        loop {
+            rig.all_seen();
+            match rig.try_open(&[hot(), quiet()]) {
+                Ok(alerts) => return alerts,
+                Err(error) => assert!(matches!(error, Error::Refused(_) | Error::Open), "{error}"),
+            }
+        }
+    }
+
+    fn judge(&self, from: usize) {
+        for (at, (device, oil)) in self.rows.iter().enumerate().skip(from) {
+            row(&self.alerts, "devices/x/engine", device, at as u64, second(at as i64), *oil);
+        }
+    }
+
+    /// Does it until it is done.
+    fn insist(&mut self, what: impl Fn(&Alerts) -> Result<()>) {
+        loop {
+            match what(&self.alerts) {
+                Ok(()) => return,
+                Err(Error::Refused(_)) => self.refused += 1,
+                Err(Error::Open) => {
+                    self.crashes += 1;
+                    self.alerts = Self::open(&self.rig);
+                    self.judge(0);
+                }
+                Err(error) => panic!("{error}: {error:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hostile_log_neither_loses_nor_doubles_a_transition() {
+    let (mut refused, mut crashes) = (0, 0);
+    for seed in 0..24 {
+        // Of an append that the log writes twice everybody hears twice; the states are the same.
+        let is_once = seed % 2 == 0;
+        let adversity = Adversity { duplicates: if is_once { 0 } else { 50 }, ..Adversity::HARSH };
+        let mut hostile = Hostile::new(adversity, seed);
+        let (mut expected, mut firing) = (Vec::new(), [false; 2]);
+        for n in 0..40_usize {
+            let (device, oil) = (n * 7 % 2, if n * 5 % 7 < 3 { 130.0 } else { 90.0 });
+            hostile.rows.push((["a", "b"][device], oil));
+            hostile.judge(n);
+            hostile.insist(|alerts| alerts.settle());
+            if firing[device] != (oil > 120.0) {
+                firing[device] = !firing[device];
+                let state = if firing[device] { "firing" } else { "resolved" };
+                expected.push(format!("alerts/hot/{} {state}", ["a", "b"][device]));
+            }
+        }
+        for n in 0..6 {
+            hostile.rig.publish(["d1", "d2"][n % 2], "devices/x/engine");
+            for (state, seconds) in [("resolved", 0), ("firing", 60)].into_iter().skip(usize::from(n < 2)) {
+                expected.push(format!("alerts/quiet/{} {state}", ["d1", "d2"][n % 2]));
+                // Who begins to listen does not know that it was silent before: after a crash it is told later.
+                for tries in 0.. {
+                    assert!(tries < 20, "seed {seed}: {:?} is not told", expected.last());
+                    hostile.rig.clock.advance(Duration::from_secs(seconds));
+                    hostile.rig.all_seen();
+                    hostile.insist(|alerts| alerts.0.turn().map(drop));
+                    if hostile.rig.told().last() == expected.last() {
+                        break;
+                    }
+                }
+            }
+        }
+        let mut told = hostile.rig.told();
+        if !is_once {
+            told.dedup();
+        }
+        assert_eq!(told, expected, "seed {seed}");
+        for alert in hostile.alerts.list() {
+            let of_it = format!("alerts/{}/", alert.kept.rule.name);
+            let begun = expected.iter().filter(|told| told.starts_with(&of_it) && told.ends_with(" firing"));
+            assert_eq!(alert.fired as usize, begun.count(), "seed {seed}: {of_it}");
+        }
+        (refused, crashes) = (refused + hostile.refused, crashes + hostile.crashes);
+    }
+    assert!(refused > 10 && crashes > 10, "{refused} refusals, {crashes} crashes");
 }
 
 #[test]
