@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("chromium", "chromium"),
@@ -26,6 +26,7 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("mvn", "maven"),
     ("python3", "python3"),
     ("psql", "postgresql-client"),
+    ("pg_ctlcluster", "postgresql"),
 ];
 
 /// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, a reader of Arrow, what drives a browser, and what
@@ -43,8 +44,8 @@ const PYTHON: [(&str, &str); 7] = [
 /// The version of cargo-deny that is installed where there is none.
 const DENY: &str = "0.20.2";
 
-/// Servers that Debian starts when it installs them: port 1883 would be taken.
-const SERVICES: [&str; 2] = ["mosquitto", "nats-server"];
+/// Servers that Debian starts when it installs them: their ports would be taken.
+const SERVICES: [&str; 3] = ["mosquitto", "nats-server", "postgresql"];
 
 /// Apache Kafka's own tools and client: they judge our record batches.
 const KAFKA: [(&str, &str, &str); 3] = [

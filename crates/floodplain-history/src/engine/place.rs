@@ -9,7 +9,7 @@ use crate::{
     dedup::Dedup,
     letters,
     observe::Observed,
-    route::{MESSAGES, RESERVED, TABLE_BYTES_MAX},
+    route::{MESSAGES, RESERVED, TABLE_BYTES_MAX, is_line_protocol},
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
     window::Window,
@@ -212,7 +212,7 @@ impl Engine {
             metrics::counter!("floodplain_history_older_than_retention_total").increment(old_rows);
             placing.failed += u64::from(refused.is_none());
             // One letter for a message: that of what was not understood says more.
-            let has_letter = refused.is_some() && binding.is_some_and(Binding::is_declared);
+            let has_letter = refused.is_some() && binding.map_or(is_line_protocol(message), Binding::is_declared);
             if !found.is_again && !has_letter {
                 let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
                 self.letters.push(letters::too_old(place, message, &target, name, old_rows));
@@ -225,10 +225,11 @@ impl Engine {
             if !found.is_again {
                 counts.failed();
             }
-            if let Some(binding) = binding.filter(|binding| binding.is_declared()) {
+            // The content type of lines declares them, too.
+            if binding.map_or(is_line_protocol(message), Binding::is_declared) {
                 if !found.is_again {
-                    let place = self.letter_place(found);
-                    let letter = letters::refused(place, message, target.device, binding, failure, count);
+                    let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
+                    let letter = letters::refused(place, message, target.device, name, failure, count);
                     self.letters.push(letter);
                 }
                 return Ok(());
