@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("chromium", "chromium"),
@@ -28,6 +28,7 @@ const PROGRAMS: [(&str, &str); 14] = [
     JAVA[2],
     ("python3", "python3"),
     ("psql", "postgresql-client"),
+    ("pg_ctlcluster", "postgresql"),
 ];
 
 /// What runs Kafka, what fetches it, and what stops it.
@@ -48,8 +49,8 @@ const PYTHON: [(&str, &str); 7] = [
 /// The version of cargo-deny that is installed where there is none.
 const DENY: &str = "0.20.2";
 
-/// Servers that Debian starts when it installs them: port 1883 would be taken.
-const SERVICES: [&str; 2] = ["mosquitto", "nats-server"];
+/// Servers that Debian starts when it installs them: their ports would be taken.
+const SERVICES: [&str; 3] = ["mosquitto", "nats-server", "postgresql"];
 
 /// Apache Kafka: brokers for the tests, its own tools and client, which judge our record batches, and where all of these
 /// write their logs.

@@ -34,7 +34,7 @@ impl Registry {
         let mut transaction = self.pool().begin().await?;
         let added = sqlx::query(
             "INSERT INTO sessions (hash, user_name, created, last_used)
-             SELECT $1, name, $3, $3 FROM users WHERE name = $2 AND ($4 IS NULL OR password = $4)",
+             SELECT $1, name, $3, $3 FROM users WHERE name = $2 AND password = coalesce($4, password)",
         )
         .bind(secret::hash(session.reveal()))
         .bind(&user)

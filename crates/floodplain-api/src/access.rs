@@ -5,10 +5,14 @@
 //! where something may change. So a route that is forgotten is closed. Handlers that need more say so in their arguments:
 //! `async fn remove(Admin(caller): Admin, …)`; who only wants to know who asks takes `Extension<Caller>`.
 
-use crate::{problem::Problem, router::Api};
+use crate::{
+    influx::{self, InfluxError},
+    problem::Problem,
+    router::Api,
+};
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, Method, header, request::Parts},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -45,11 +49,18 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 /// Stops strangers, and hands the [`Caller`] on to the handlers.
 pub(crate) async fn check(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if let Some(role) = needs(request.method(), request.uri().path()) {
-        let (method, headers) = (request.method().clone(), request.headers().clone());
+        let (method, mut headers) = (request.method().clone(), request.headers().clone());
+        let is_influx = influx::is_path(request.uri().path());
+        if is_influx && !headers.contains_key(header::AUTHORIZATION) {
+            headers.extend(influx::authorization(request.uri()).map(|value| (header::AUTHORIZATION, value)));
+        }
         let caller = identify(&api, &method, &headers, peer(request.extensions())).await;
         let caller = caller.and_then(|caller| caller.ok_or_else(login_needed));
         match caller.and_then(|caller| require(&caller, role).map(|()| caller)) {
             Ok(caller) => request.extensions_mut().insert(caller),
+            Err(problem) if is_influx && problem.status() == StatusCode::TOO_MANY_REQUESTS => {
+                return InfluxError::of(&problem).into_response();
+            }
             Err(problem) => return problem.into_response(),
         };
     }

@@ -3,7 +3,7 @@
 /// What a code means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code {
-    /// As in the `code` of a problem (RFC 9457).
+    /// As in the `code` of a problem (RFC 9457), or of an error in InfluxDB's form.
     pub code: &'static str,
     /// The HTTP status that it comes with.
     pub status: u16,
@@ -199,6 +199,20 @@ pub static CODES: &[Code] = &[
         remedy: "Look at the logs of the server and report it.",
     },
     Code {
+        code: "internal error",
+        status: 500,
+        title: "the server failed (InfluxDB's code)",
+        meaning: "Where clients of InfluxDB write, the server has a fault; `message` says more.",
+        remedy: "Look into the logs of the server.",
+    },
+    Code {
+        code: "invalid",
+        status: 400,
+        title: "lines are not as they should be (InfluxDB's code)",
+        meaning: "Lines, or a parameter, are not line protocol as `/write` and `/api/v2/write` take it; `lines` names the bad ones. The good lines are written, and the bad ones are in the table dlq.",
+        remedy: "Mend what sends the lines; do not send the good ones again.",
+    },
+    Code {
         code: "last_admin",
         status: 409,
         title: "the last admin stays",
@@ -365,6 +379,13 @@ pub static CODES: &[Code] = &[
         title: "a replay runs",
         meaning: "One replay runs at a time.",
         remedy: "Wait until `GET /api/v1/replay` says that it is done.",
+    },
+    Code {
+        code: "request too large",
+        status: 413,
+        title: "the request is too large (InfluxDB's code)",
+        meaning: "The body has more bytes, packed or unpacked, or its lines take more than are committed at once; `message` has the limit.",
+        remedy: "Write fewer lines at once.",
     },
     Code {
         code: "request_invalid",
@@ -543,6 +564,20 @@ pub static CODES: &[Code] = &[
         remedy: "Try again in a moment.",
     },
     Code {
+        code: "unavailable",
+        status: 503,
+        title: "nothing can be written now (InfluxDB's code)",
+        meaning: "The log takes nothing for the moment, the body came too slowly, or logins of this user must wait; `message` says which.",
+        remedy: "Send the same lines again after the seconds of `Retry-After`.",
+    },
+    Code {
+        code: "unsupported media type",
+        status: 415,
+        title: "the encoding is unknown (InfluxDB's code)",
+        meaning: "The body has another Content-Encoding than gzip.",
+        remedy: "Send it packed with gzip, or as it is.",
+    },
+    Code {
         code: "unsupported_media_type",
         status: 415,
         title: "unknown body",
@@ -636,7 +671,11 @@ mod tests {
     fn each_code_is_explained_once() {
         assert!(CODES.is_sorted_by(|one, two| one.code < two.code));
         for entry in CODES {
-            assert!(entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", entry.code);
+            assert!(
+                entry.code.bytes().all(|byte| byte.is_ascii_lowercase() || [b'_', b' '].contains(&byte)),
+                "{}",
+                entry.code
+            );
             assert!((400..600).contains(&entry.status), "{}", entry.code);
             for text in [entry.meaning, entry.remedy] {
                 assert!(text.ends_with('.') && text.len() > 10, "{}: {text}", entry.code);

@@ -1,17 +1,31 @@
 //! What clients of InfluxDB expect beside `/write`: its errors, `/ping`, and the `CREATE DATABASE` that they begin with.
 
-use crate::{body, router::Api};
+use crate::{body, problem::Problem, router::Api};
 use axum::{
     body::Body,
     extract::{Query, State},
     http::{HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Bytes of the body of `/query`.
 const QUERY_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Deserialize)]
+struct User {
+    u: String,
+    #[serde(default)]
+    p: String,
+}
+
+/// What `u` and `p` of InfluxDB 1.x say, as clients say it in the header.
+pub(crate) fn authorization(uri: &Uri) -> Option<HeaderValue> {
+    let Query(User { u, p }) = Query::try_from_uri(uri).ok()?;
+    format!("Basic {}", STANDARD.encode(format!("{u}:{p}"))).try_into().ok()
+}
 
 /// A line that was not written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +46,14 @@ pub(crate) struct InfluxError {
     error: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lines: Vec<BadLine>,
+    /// In seconds, where the client is to come again.
+    #[serde(skip)]
+    retry_after: u16,
+}
+
+/// Whether clients of InfluxDB ask here.
+pub(crate) fn is_path(path: &str) -> bool {
+    ["/write", "/api/v2/write", "/query"].contains(&path)
 }
 
 impl InfluxError {
@@ -44,13 +66,28 @@ impl InfluxError {
             _ => "internal error",
         };
         let message = message.into();
-        Self { status, code, error: message.clone(), message, lines: Vec::new() }
+        Self { status, code, error: message.clone(), message, lines: Vec::new(), retry_after: 1 }
+    }
+
+    /// What is to be sent again is 503: Telegraf throws away what any other status of 4xx answers, 429 and 408, too.
+    pub(crate) fn of(problem: &Problem) -> Self {
+        let status = match problem.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => StatusCode::SERVICE_UNAVAILABLE,
+            status => status,
+        };
+        Self { retry_after: problem.retry_after().unwrap_or(1), ..Self::new(status, problem.to_text()) }
     }
 
     /// With the lines that it is about.
     pub(crate) fn with_lines(mut self, lines: Vec<BadLine>) -> Self {
         self.lines = lines;
         self
+    }
+}
+
+impl From<Problem> for InfluxError {
+    fn from(problem: Problem) -> Self {
+        Self::of(&problem)
     }
 }
 
@@ -62,7 +99,7 @@ impl IntoResponse for InfluxError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
         }
         response
     }

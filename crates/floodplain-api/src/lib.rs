@@ -65,7 +65,7 @@ mod overview;
 mod write;
 
 pub use codes::{CODES, Code, find as find_code};
-pub use messages::{BoundOf, MessageLimits, Messages};
+pub use messages::{Bound, BoundOf, MessageLimits, Messages};
 pub use overview::Node;
 pub use retained::{Retained, RetainedPage, RetainedSource};
 pub use router::{Api, Limits, Readiness};

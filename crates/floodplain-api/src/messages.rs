@@ -6,7 +6,9 @@ use crate::{
     tail::{Tail, TailLimits},
 };
 use axum::http::{HeaderMap, header};
-use floodplain_log::{Append, Batch, BatchBuilder, Compression, DataStreams, Log, MessageRef, Outcome, Refusal};
+use floodplain_log::{
+    Append, BATCH_BYTES, Batch, BatchBuilder, Compression, DataStreams, Log, MessageRef, Outcome, Refusal,
+};
 use floodplain_sql::{Traffic, Unanswered};
 use floodplain_types::{Class, Clock, DeviceId};
 use metrics::Counter;
@@ -22,9 +24,19 @@ const COUNT_TIME_MAX: Duration = Duration::from_secs(5);
 /// One permit of the body budget.
 const PERMIT_BYTES: usize = 1 << 10;
 
-/// The device that a topic names, if it names one, and the number of the data stream that takes its messages; the same
-/// as for messages that come by MQTT.
-pub type BoundOf = Arc<dyn Fn(&str) -> (Option<&str>, u32) + Send + Sync>;
+/// What is known of a topic; the same as for messages that come by MQTT.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound<'t> {
+    /// The device that it names, if it names one.
+    pub device: Option<&'t str>,
+    /// Number of the data stream that takes its messages.
+    pub stream: u32,
+    /// The least class that its messages get.
+    pub class: Class,
+}
+
+/// What is known of a topic, by the topic alone.
+pub type BoundOf = Arc<dyn Fn(&str) -> Bound<'_> + Send + Sync>;
 
 /// What one message or subscriber may take.
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +175,12 @@ impl Messages {
 
     /// The device of a message: what the topic names, or else the publisher.
     pub(crate) fn device<'t>(&self, topic: &'t str) -> &'t str {
-        (self.0.bound_of)(topic).0.filter(|device| device.len() <= DeviceId::MAX_BYTES).unwrap_or(PUBLISHER)
+        (self.0.bound_of)(topic).device.filter(|device| device.len() <= DeviceId::MAX_BYTES).unwrap_or(PUBLISHER)
+    }
+
+    /// The least class that messages to this topic get.
+    pub(crate) fn least_class(&self, topic: &str) -> Class {
+        (self.0.bound_of)(topic).class
     }
 
     /// Room for a body, given back when the permit goes: `factor` times what it says it has, or else `max_bytes`.
@@ -207,13 +224,13 @@ impl Messages {
         let now_ms = self.0.clock.now().as_millis();
         let mut builders: Vec<(u32, BatchBuilder)> = Vec::new();
         for Publish { message, user_properties } in messages {
-            let partition = streams.index_of_key((self.0.bound_of)(message.topic).1, message.key);
+            let partition = streams.index_of_key((self.0.bound_of)(message.topic).stream, message.key);
             let write = |builder: &mut BatchBuilder| message.write(builder, now_ms, user_properties.iter().copied());
             let last = builders.iter_mut().rfind(|(of, _)| *of == partition);
             if last.is_some_and(|(_, builder)| write(builder).is_ok()) {
                 continue;
             }
-            let mut builder = BatchBuilder::new();
+            let mut builder = BatchBuilder::limited(BATCH_BYTES);
             write(&mut builder).map_err(|error| too_large(&error.to_string()))?;
             builders.push((partition, builder));
         }

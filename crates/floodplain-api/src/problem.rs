@@ -54,6 +54,11 @@ impl Problem {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// In seconds.
+    pub(crate) const fn retry_after(&self) -> Option<u16> {
+        self.retry_after
+    }
+
     /// For protocols with errors of their own.
     pub(crate) fn to_text(&self) -> String {
         format!("{}: {}", self.title, self.detail)

@@ -50,9 +50,10 @@ pub(crate) async fn publish(
         }
         qos => return Err(Problem::of("qos_invalid", format!("qos is 1 or 2, not {qos}"))),
     };
+    // A client may ask for more than the topic has, not for less.
     let class = match query.class.as_deref() {
         None | Some("all") => Class::All,
-        Some("leader") => Class::Leader,
+        Some("leader") => Class::Leader.max(api.messages.least_class(&topic)),
         Some(other) => {
             return Err(Problem::of("class_invalid", format!("class is all or leader, not {other:?}")));
         }

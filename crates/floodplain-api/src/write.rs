@@ -1,13 +1,13 @@
 //! `POST /write` (InfluxDB 1.x) and `POST /api/v2/write` (2.x): line protocol.
 //!
 //! Each line goes to the topic `devices/{device}/{measurement}`, where the device is what the tag `device` says, or else
-//! the tag `host`, or else `http`. Lines of one topic are one message; all of a request commit together.
+//! the tag `host`, or else `http`. Lines of one topic are one message; all of a request commit together. Clients do not send bad
+//! lines again, so they are kept, too, as they came: a decoder refuses them once more, which makes a dead letter.
 
 use crate::{
     body,
     influx::{BadLine, InfluxError},
     messages::{PUBLISHER, Publish},
-    problem::Problem,
     router::Api,
     topics::fits,
 };
@@ -28,6 +28,8 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Read as _, sync::Arc};
 const BODY_BYTES_MAX: usize = 5 << 20;
 /// Bytes of lines in one message, if one line has not more.
 const MESSAGE_BYTES: usize = 256 << 10;
+/// Where bad lines go.
+const REFUSED_TOPIC: &str = "devices/http/refused_lines";
 /// Bad lines that an answer names.
 const BAD_LINES_MAX: usize = 100;
 /// Tags that name the device, the first one that is there.
@@ -53,12 +55,6 @@ pub(crate) async fn write(
     match run(&api, query, &headers, body).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => error.into_response(),
-    }
-}
-
-impl From<Problem> for InfluxError {
-    fn from(problem: Problem) -> Self {
-        Self::new(problem.status(), problem.to_text())
     }
 }
 
@@ -94,7 +90,10 @@ async fn run(
     };
     let batch = tokio::task::spawn_blocking(decode).await;
     let batch = batch.map_err(|error| InfluxError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
-    let messages: Vec<Publish<'_>> = batch.messages.iter().map(Group::message).collect();
+    let content_type = lines_of(unit);
+    let refused = batch.refused_lines.iter().map(|lines| refused_message(lines, &content_type));
+    let unplaced = batch.unplaced.iter().map(|lines| refused_message(lines.as_bytes(), "text/plain"));
+    let messages: Vec<Publish<'_>> = batch.messages.iter().map(Group::message).chain(refused).chain(unplaced).collect();
     if !messages.is_empty() {
         api.messages.publish(&messages, Class::All).await?;
     }
@@ -108,7 +107,7 @@ async fn run(
         None => bad.message.clone(),
     });
     let written = if batch.written > 0 { "partial write" } else { "nothing was written" };
-    let message = format!("{written}: {first} ({} lines written, {} refused)", batch.written, batch.refused);
+    let message = format!("{written}: {first} ({} lines written, {} refused and kept)", batch.written, batch.refused);
     Err(invalid(message).with_lines(batch.bad))
 }
 
@@ -121,6 +120,23 @@ fn unpack(packed: &[u8]) -> Result<Bytes, InfluxError> {
         return Err(InfluxError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
     Ok(body.into())
+}
+
+/// The content type of lines whose times have this unit.
+fn lines_of(unit: TimeUnit) -> String {
+    format!("{LINE_PROTOCOL}; precision={unit}")
+}
+
+fn refused_message<'a>(payload: &'a [u8], content_type: &'a str) -> Publish<'a> {
+    let message = MessageRef {
+        topic: REFUSED_TOPIC,
+        payload,
+        key: PUBLISHER.as_bytes(),
+        qos: 1,
+        content_type: Some(content_type),
+        ..MessageRef::default()
+    };
+    Publish { message, user_properties: &[] }
 }
 
 /// Lines of one topic.
@@ -150,6 +166,10 @@ impl Group {
 #[derive(Debug, Default)]
 struct Batch {
     messages: Vec<Group>,
+    /// Lines that no decoder understands, as they came.
+    refused_lines: Vec<Vec<u8>>,
+    /// Lines that are well, but have a name that is no level of a topic.
+    unplaced: Option<String>,
     written: u64,
     refused: u64,
     bad: Vec<BadLine>,
@@ -158,7 +178,7 @@ struct Batch {
 impl Batch {
     fn decode(body: &[u8], unit: TimeUnit, bytes_max: usize, levels_max: usize) -> Result<Self, InfluxError> {
         let decoder = Decoder::new(Definition::line_protocol());
-        let content_type = format!("{LINE_PROTOCOL}; precision={unit}");
+        let content_type = lines_of(unit);
         let input = Input { payload: body, content_type: Some(&content_type), device: PUBLISHER, table: "" };
         let mut rows = Rows::new();
         let Outcome::Rows(decoded) = decoder.decode(&input, &mut rows) else { return Ok(Self::default()) };
@@ -171,7 +191,18 @@ impl Batch {
             bad: decoded.failures().iter().take(BAD_LINES_MAX).map(bad).collect(),
             ..Self::default()
         };
-        let mut bytes = 0;
+        let mut bytes: usize = decoded.refused().iter().map(|lines| lines.len() + 1).sum();
+        for line in
+            decoded.refused().iter().flat_map(|lines| body[lines.clone()].split_inclusive(|byte| *byte == b'\n'))
+        {
+            match batch.refused_lines.last_mut().filter(|lines| lines.len() + line.len() < MESSAGE_BYTES) {
+                Some(lines) => lines.extend_from_slice(line),
+                None => batch.refused_lines.push(line.to_vec()),
+            }
+            if let Some(lines) = batch.refused_lines.last_mut().filter(|lines| !lines.ends_with(b"\n")) {
+                lines.push(b'\n');
+            }
+        }
         // The last message of each topic.
         let mut last: BTreeMap<String, usize> = BTreeMap::new();
         for row in decoded.rows() {
@@ -182,6 +213,10 @@ impl Batch {
                 if batch.bad.len() < BAD_LINES_MAX {
                     batch.bad.push(BadLine { line: None, message });
                 }
+                let unplaced = batch.unplaced.get_or_insert_default();
+                let before = unplaced.len();
+                put_line(unplaced, &row, false);
+                bytes += unplaced.len() - before;
                 continue;
             }
             let at = last.get(&topic).copied().filter(|at| batch.messages[*at].lines.len() < MESSAGE_BYTES);
@@ -368,6 +403,15 @@ mod tests {
         let batch = decode("a f=1\nb\na/b f=1\nc f=x\n\nd f=2\n", TimeUnit::Nanoseconds);
         assert_eq!((batch.written, batch.refused), (2, 3));
         assert_eq!(batch.bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [Some(2), Some(4), None]);
+        assert_eq!(batch.refused_lines, [b"b\nc f=x\n"]);
+        assert_eq!(batch.unplaced.as_deref(), Some("a/b f=1.0\n"));
+        // Also the bytes of what is no text.
+        let batch = Batch::decode(b"a f=\"\xff\"\nb f=1", TimeUnit::Nanoseconds, 1000, 10).unwrap();
+        assert_eq!((batch.written, batch.refused_lines), (1, vec![b"a f=\"\xff\"\n".to_vec()]));
+        // And of very many, message by message.
+        let batch = decode(&"bad line\n".repeat(100_000), TimeUnit::Nanoseconds);
+        assert_eq!((batch.refused, batch.refused_lines.concat().len()), (100_000, 900_000));
+        assert!(batch.refused_lines.iter().all(|lines| lines.len() <= MESSAGE_BYTES));
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Decoder {
             line: None,
             decoder_version: self.version,
         });
-        rows.set_refused(1);
+        rows.set_refused_count(1);
         Outcome::Rows(rows.view(input.payload, "", input.device, input.table))
     }
 
@@ -136,20 +136,24 @@ impl Decoder {
         if let Some(precision) = input.content_type.and_then(precision) {
             lines.to_mut().precision = precision;
         }
-        let mut failures = rows.take_failures();
-        let (refused, text, repaired) = match std::str::from_utf8(input.payload) {
+        let (mut failures, mut refused) = rows.take_failures();
+        let (count, text, repaired) = match std::str::from_utf8(input.payload) {
             Ok(text) => {
                 let mut out = Builder::new(rows, text, input.payload);
-                (line_protocol::decode(text, &lines, &[], self.version, &mut out, &mut failures), text, String::new())
+                let count =
+                    line_protocol::decode(text, &lines, &[], self.version, &mut out, &mut failures, &mut refused);
+                (count, text, String::new())
             }
             Err(_) => {
                 let (text, bad) = line_protocol::repair(input.payload);
                 let mut out = Builder::new(rows, &text, input.payload);
-                (line_protocol::decode(&text, &lines, &bad, self.version, &mut out, &mut failures), "", text)
+                let count =
+                    line_protocol::decode(&text, &lines, &bad, self.version, &mut out, &mut failures, &mut refused);
+                (count, "", text)
             }
         };
-        rows.set_failures(failures);
-        rows.set_refused(refused);
+        rows.set_failures(failures, refused);
+        rows.set_refused_count(count);
         rows.set_repaired(repaired);
         text
     }

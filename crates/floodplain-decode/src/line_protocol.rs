@@ -13,6 +13,7 @@ use crate::{
     rows::{self, Builder, Role, RowHead, Slot, Span},
     time::TimeUnit,
 };
+use std::ops::Range;
 
 /// Failures that are kept of one payload. One bad line of two bytes takes a hundred times as much in a failure.
 pub const MAX_FAILURES: usize = 1_000;
@@ -49,7 +50,7 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// Reads `text` line by line. Failures go to `failures`; returns how many there were.
+/// Reads `text` line by line. Failures go to `failures`, where the bad lines are to `refused`; returns how many there were.
 ///
 /// `bad_bytes` are the places, in order, at which the payload was not UTF-8: lines that hold one are bad.
 pub(crate) fn decode(
@@ -59,9 +60,10 @@ pub(crate) fn decode(
     version: DecoderVersion,
     out: &mut Builder<'_>,
     failures: &mut Vec<Failure>,
+    refused: &mut Vec<Range<usize>>,
 ) -> u64 {
     let mut parser = Parser { bytes: text.as_bytes(), text, at: 0, line: 1, lines };
-    let mut refused = 0;
+    let mut count = 0;
     while parser.next_line() {
         let (start, line) = (parser.at, parser.line);
         let read = parser.line(out);
@@ -77,7 +79,7 @@ pub(crate) fn decode(
         });
         let Err(Refusal { stage, reason, at }) = result else { continue };
         out.abort();
-        refused += 1;
+        count += 1;
         if failures.len() < MAX_FAILURES {
             let byte_position = if stage == Stage::Limit { start } else { at };
             let reason = reason.into_owned();
@@ -85,13 +87,19 @@ pub(crate) fn decode(
         }
         if stage == Stage::Limit {
             // The lines behind it would meet the same limit.
-            return refused;
+            refused.push(start..text.len());
+            return count;
         }
         if !whole {
             parser.resume(start, line, at);
         }
+        match refused.last_mut() {
+            // Nothing but the end of a line is between them.
+            Some(last) if last.end + 1 >= start => last.end = parser.at,
+            _ => refused.push(start..parser.at),
+        }
     }
-    refused
+    count
 }
 
 struct Parser<'a> {

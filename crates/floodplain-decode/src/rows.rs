@@ -1,6 +1,6 @@
 //! The buffer of rows: written by decoders, read by whoever stores them.
 
-use std::{fmt, mem};
+use std::{fmt, mem, ops::Range};
 
 use floodplain_types::Timestamp;
 
@@ -99,6 +99,8 @@ pub struct Rows {
     items: Vec<Slot>,
     heads: Vec<Head>,
     failures: Vec<Failure>,
+    /// Lines of the payload that gave no row.
+    refused: Vec<Range<usize>>,
     refused_count: u64,
     /// Where the fields of the row begin that is being written.
     open: usize,
@@ -132,6 +134,8 @@ impl Rows {
         self.order.clear();
         self.order.shrink_to(KEPT);
         self.failures.clear();
+        self.refused.clear();
+        self.refused.shrink_to(KEPT);
         self.refused_count = 0;
         self.open = 0;
         self.max_text_bytes = (payload_len.saturating_mul(MAX_TEXT_FACTOR) + MIN_TEXT_BYTES).min(OWN as usize - 1);
@@ -149,15 +153,15 @@ impl Rows {
         self.failures.push(failure);
     }
 
-    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
-        mem::take(&mut self.failures)
+    pub(crate) fn take_failures(&mut self) -> (Vec<Failure>, Vec<Range<usize>>) {
+        (mem::take(&mut self.failures), mem::take(&mut self.refused))
     }
 
-    pub(crate) fn set_failures(&mut self, failures: Vec<Failure>) {
-        self.failures = failures;
+    pub(crate) fn set_failures(&mut self, failures: Vec<Failure>, refused: Vec<Range<usize>>) {
+        (self.failures, self.refused) = (failures, refused);
     }
 
-    pub(crate) fn set_refused(&mut self, count: u64) {
+    pub(crate) fn set_refused_count(&mut self, count: u64) {
         self.refused_count = count;
     }
 
@@ -199,6 +203,12 @@ impl<'r> Decoded<'r> {
     #[must_use]
     pub const fn refused_count(&self) -> u64 {
         self.rows.refused_count
+    }
+
+    /// Where in the payload the lines are that were refused, in order, neighbours as one; of line protocol alone.
+    #[must_use]
+    pub fn refused(&self) -> &'r [Range<usize>] {
+        &self.rows.refused
     }
 
     pub(crate) fn items(self, first: u32, len: u32) -> impl ExactSizeIterator<Item = Value<'r>> + use<'r> {

@@ -284,6 +284,12 @@ impl Binding {
         &self.wire.stream
     }
 
+    /// The class that messages of QoS 1 and 2 get at least, if it is not that of the server.
+    #[must_use]
+    pub const fn class(&self) -> Option<Class> {
+        self.class
+    }
+
     /// Where it comes from.
     #[must_use]
     pub const fn origin(&self) -> Origin {

@@ -1,6 +1,6 @@
 //! Dead letters of decoders: what a declared decoder refused, as records of the stream `dlq` (`docs/formats/dlq.md`).
 
-use crate::{bindings::Binding, route::Target};
+use crate::route::Target;
 use floodplain_decode::Failure;
 use floodplain_fold::{
     Fold, Input, Outputs, RestoreError,
@@ -55,7 +55,7 @@ pub(crate) fn refused(
     place: Place<'_>,
     message: &MessageRef<'_>,
     device: &str,
-    binding: &Binding,
+    binding: &str,
     failure: &Failure,
     count: u64,
 ) -> Letter {
@@ -69,7 +69,7 @@ pub(crate) fn refused(
         "from": at,
         "to": at,
         "count": count,
-        "binding": binding.name(),
+        "binding": binding,
         "topic": message.topic,
         "device": device,
         "byte_position": failure.byte_position,

@@ -17,6 +17,12 @@ pub const RESERVED: [&str; 9] =
 /// The content type that says that a payload is line protocol, which nothing else can tell.
 pub const LINE_PROTOCOL: &str = "text/vnd.influx.line-protocol";
 
+/// Whether the content type says so.
+pub(crate) fn is_line_protocol(message: &MessageRef<'_>) -> bool {
+    let media = message.content_type.map(|text| text.split(';').next().unwrap_or_default().trim_ascii());
+    media.is_some_and(|media| media.eq_ignore_ascii_case(LINE_PROTOCOL))
+}
+
 /// Where the rows of a message go.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -52,8 +58,6 @@ impl Route for DefaultRoute {
         if device.is_empty() || table.contains('/') || is_reserved {
             return None;
         }
-        let media = message.content_type.map(|text| text.split(';').next().unwrap_or_default().trim_ascii());
-        let is_lines = media.is_some_and(|media| media.eq_ignore_ascii_case(LINE_PROTOCOL));
-        Some(Target { table, device, decoder: if is_lines { &self.lines } else { &self.auto } })
+        Some(Target { table, device, decoder: if is_line_protocol(message) { &self.lines } else { &self.auto } })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{Config, alerts, devices::TopicDevices, fleet::Known, postgres, ready, telemetry};
 use floodplain_access::Registry;
-use floodplain_api::{Api, Limits, MessageLimits, Messages, Node};
+use floodplain_api::{Api, Bound, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
 use floodplain_gateway::{Gateway, GatewayConfig};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
@@ -10,7 +10,7 @@ use floodplain_log::{DataStreams, DataStreamsError, Disk, Embedded, Log, OpenErr
 use floodplain_postgres::Entrance;
 use floodplain_sql::{Sql, Tables};
 use floodplain_streams::{Alerts, Service};
-use floodplain_types::{Clock as _, StreamId, StreamName, SystemClock, TenantId};
+use floodplain_types::{Class, Clock as _, StreamId, StreamName, SystemClock, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     fmt,
@@ -374,13 +374,14 @@ fn start_messages(
         ..MessageLimits::default()
     };
     // A closure's answer could not borrow from the topic alone.
-    fn of(devices: TopicDevices) -> impl Fn(&str) -> (Option<&str>, u32) {
+    fn of(devices: TopicDevices, least: Class) -> impl Fn(&str) -> Bound<'_> {
         move |topic| {
             let bound = devices.bound(topic);
-            (bound.device, bound.stream)
+            Bound { device: bound.device, stream: bound.stream, class: bound.class.unwrap_or(least) }
         }
     }
-    Messages::new(log, streams, Arc::new(SystemClock), Arc::new(of(devices)), limits).map_err(StartError::Runtime)
+    Messages::new(log, streams, Arc::new(SystemClock), Arc::new(of(devices, broker.ack_class)), limits)
+        .map_err(StartError::Runtime)
 }
 
 /// What the overview says of this process.

@@ -152,13 +152,17 @@ fn time_syncs(path: &Path) -> io::Result<Vec<Duration>> {
 fn judge_sync(p50: Duration) -> (Verdict, String) {
     if p50 < IMPLAUSIBLE {
         let text = "faster than any disk; something between here and the disk ignores syncs, so a power cut takes \
-                    acknowledged messages";
+                    acknowledged messages: turn off the write cache that lies about them, or take another data_dir";
         (Verdict::Failed, text.to_owned())
     } else if p50 > SLOW {
-        (Verdict::Warning, "slow; each acknowledgement waits for it".to_owned())
+        (
+            Verdict::Warning,
+            "slow, and each acknowledgement waits for it: a disk with power-loss protection syncs in less than 1 ms"
+                .to_owned(),
+        )
     } else {
         let per_second = 1_000_000 / p50.as_micros().max(1);
-        (Verdict::Ok, format!("plausible, about {per_second} commit groups per second"))
+        (Verdict::Ok, format!("plausible as far as time can tell, about {per_second} commit groups per second"))
     }
 }
 
@@ -169,7 +173,10 @@ fn acknowledgement(class: Class, sync: Verdict) -> Finding {
             Verdict::Failed,
             "sent after the sync, which cannot be trusted here (see above): survives kill -9, maybe no power cut",
         ),
-        (Class::All, _) => (Verdict::Ok, "sent when the disk has the message: survives kill -9 and a power cut"),
+        (Class::All, _) => (
+            Verdict::Ok,
+            "sent when the disk says that it has the message: survives kill -9 and a power cut; a binding may promise less for its topics",
+        ),
         _ => (
             Verdict::Warning,
             "mqtt.ack_class is leader: sent before the disk has the message; survives a crash of the process, no power cut",
@@ -189,17 +196,27 @@ fn file_system(folder: &Path) -> Result<Finding> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let (kind, options) = mount_of(&mounts, &folder).unwrap_or(("unknown", ""));
     let (verdict, comment) = match kind {
-        "tmpfs" | "ramfs" => (Verdict::Failed, "memory, not a disk: a restart of the machine takes everything"),
-        "nfs" | "nfs4" | "cifs" | "9p" | "fuse" | "overlay" => {
-            (Verdict::Warning, "what a sync means here is decided elsewhere")
+        "tmpfs" | "ramfs" => {
+            (Verdict::Failed, "memory, not a disk: a restart of the machine takes everything; set data_dir to a disk")
         }
+        _ if is_remote(kind) => (
+            Verdict::Warning,
+            "what a sync means here is decided elsewhere; ask who runs it, or set data_dir to a local disk",
+        ),
         _ if options.split(',').any(|option| matches!(option, "nobarrier" | "barrier=0")) => {
-            (Verdict::Failed, "barriers are off: a power cut takes synced data")
+            (Verdict::Failed, "barriers are off: a power cut takes synced data; mount it without nobarrier")
         }
         _ => (Verdict::Ok, "a local file system"),
     };
     let data = serde_json::json!({ "type": kind, "options": options });
     Ok(Finding { check: "file system", verdict, text: format!("{kind}: {comment}"), data })
+}
+
+/// File systems whose disk is another machine's, or another program's.
+fn is_remote(kind: &str) -> bool {
+    let exact = ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "overlay", "ceph", "lustre", "gfs2", "ocfs2", "fuse"];
+    // `fuse.sshfs` and the like; `fuseblk` is a local disk.
+    exact.contains(&kind) || kind.starts_with("fuse.")
 }
 
 /// Type and options of the mount that holds `folder`: the longest matching mount point, the last
@@ -221,8 +238,12 @@ fn space(folder: &Path) -> Result<Finding> {
     let space = rustix::fs::statvfs(folder).with_context(|| format!("cannot examine {}", folder.display()))?;
     let (free, total) = (space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize);
     let percent = free * 100 / total.max(1);
-    let verdict = if percent < SPACE_MIN_PERCENT { Verdict::Warning } else { Verdict::Ok };
-    let text = format!("{} of {} free ({percent} %)", format_size(free), format_size(total));
+    let (verdict, advice) = if percent < SPACE_MIN_PERCENT {
+        (Verdict::Warning, ": make room, or lower log.retention and the budget of the tables")
+    } else {
+        (Verdict::Ok, "")
+    };
+    let text = format!("{} of {} free ({percent} %){advice}", format_size(free), format_size(total));
     let data = serde_json::json!({ "free_bytes": free, "total_bytes": total });
     Ok(Finding { check: "disk space", verdict, text, data })
 }
@@ -249,11 +270,14 @@ fn clock() -> Finding {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let synchronized = clock::is_synchronized();
     let (verdict, text) = if now.as_secs() < EARLIEST_UNIX_SECONDS {
-        (Verdict::Failed, "stands before 2026: it was never set")
+        (Verdict::Failed, "stands before 2026, it was never set: set it, or run chrony")
     } else if synchronized == Some(true) {
         (Verdict::Ok, "kept in step by the kernel")
     } else {
-        (Verdict::Warning, "nothing that the kernel knows of keeps it in step; ingest times may drift")
+        (
+            Verdict::Warning,
+            "nothing that the kernel knows of keeps it in step, ingest times may drift: run chrony or systemd-timesyncd",
+        )
     };
     let data = serde_json::json!({ "unix_seconds": now.as_secs(), "synchronized": synchronized });
     Finding { check: "clock", verdict, text: text.to_owned(), data }
@@ -297,6 +321,20 @@ mod tests {
         ] {
             let finding = acknowledgement(class, sync);
             assert!(finding.verdict == verdict && finding.text.contains(text), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn disks_of_others_are_told_from_local_ones() {
+        for (kind, expected) in [
+            ("ext4", false),
+            ("xfs", false),
+            ("fuseblk", false),
+            ("fuse.sshfs", true),
+            ("virtiofs", true),
+            ("nfs4", true),
+        ] {
+            assert_eq!(is_remote(kind), expected, "{kind}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod files;
 mod logins;
+mod postgres;
 mod rig;
 mod sessions;
 mod tokens;

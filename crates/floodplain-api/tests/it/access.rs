@@ -277,5 +277,27 @@ async fn guesses_are_slowed_down_and_sessions_are_not() {
         server.registry.throttle().failed("anna", [127, 0, 0, 1].into());
     }
     server.request("GET", "/metrics", &basic("anna", PASSWORD), "").await.assert_problem(429, "login_slow_down");
+    // Clients of InfluxDB throw their lines away for any status of 4xx that no login mends.
+    for path in ["/write", "/api/v2/write", "/query"] {
+        let answer = server.request("POST", path, &basic("anna", PASSWORD), "a f=1").await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("unavailable")), "{path}: {answer:?}");
+        let wait = answer.head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
+        assert!(wait.parse::<u64>().unwrap() > 1, "{path}: {wait}");
+    }
     assert_eq!(server.request("GET", "/metrics", &admin, "").await.status, 200);
+}
+
+/// InfluxDB 1.x has a user in the query, too.
+#[tokio::test]
+async fn who_writes_lines_may_say_so_in_the_query() {
+    let (server, _) = Server::claimed().await;
+    let password = PASSWORD.replace(' ', "%20");
+    for (user, status) in
+        [(format!("?u=anna&p={password}"), 204), ("?u=anna&p=wrong".to_owned(), 401), (String::new(), 401)]
+    {
+        let answer = server.request("POST", &format!("/write{user}"), "", "a f=1").await;
+        assert_eq!(answer.status, status, "{user}: {answer:?}");
+    }
+    // Nowhere else.
+    server.request("GET", &format!("/metrics?u=anna&p={password}"), "", "").await.assert_problem(401, "login_needed");
 }

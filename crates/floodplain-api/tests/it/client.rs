@@ -1,7 +1,7 @@
 //! A server over a small log, and a client that says exactly what it is told.
 
 use floodplain_access::Registry;
-use floodplain_api::{Api, Limits, MessageLimits, Messages, Node, serve};
+use floodplain_api::{Api, Bound, Limits, MessageLimits, Messages, Node, serve};
 use floodplain_log::{Append, BatchBuilder, Compression, Log, MessageRef};
 use floodplain_sql::{Config, Sql};
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
@@ -156,9 +156,10 @@ impl Server {
     }
 }
 
-fn bound_of(topic: &str) -> (Option<&str>, u32) {
+fn bound_of(topic: &str) -> Bound<'_> {
     let device = topic.strip_prefix("devices/").and_then(|rest| rest.split_once('/'));
-    (device.map(|(device, _)| device), 0)
+    let class = if topic.starts_with("quick/") { Class::Leader } else { Class::All };
+    Bound { device: device.map(|(device, _)| device), stream: 0, class }
 }
 
 /// One recorder for the process: the `metrics` facade takes no second one.

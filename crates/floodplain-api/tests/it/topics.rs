@@ -79,6 +79,13 @@ async fn what_the_log_refuses_is_503_with_a_hint() {
         assert!(codes.contains(&code.as_str()), "{answer:?}");
         answer.assert_problem(503, &code);
         assert!(answer.head.contains("retry-after: "), "{answer:?}");
+        // Telegraf keeps lines for 503, and for no 4xx.
+        for path in ["/write", "/api/v2/write"] {
+            let answer = server.request("POST", path, "", "a f=1").await;
+            let json = answer.json();
+            assert_eq!((answer.status, json["code"].as_str()), (503, Some("unavailable")), "{path}: {answer:?}");
+            assert!(answer.head.contains("retry-after: ") && json["error"].is_string(), "{path}: {answer:?}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     dedup::Dedup,
     letters::{self, Letter},
     observe::Observed,
-    route::MESSAGES,
+    route::{MESSAGES, is_line_protocol},
     schema::{cell, columns_of},
     tables::{Buffer, Table, folder},
     window::Window,
@@ -211,7 +211,7 @@ impl Engine {
             metrics::counter!("floodplain_history_older_than_retention_total").increment(old_rows);
             placing.failed += u64::from(refused.is_none());
             // One letter for a message: that of what was not understood says more.
-            let has_letter = refused.is_some() && binding.is_some_and(Binding::is_declared);
+            let has_letter = refused.is_some() && binding.map_or(is_line_protocol(message), Binding::is_declared);
             if !has_letter {
                 let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
                 let letter = letters::too_old(place, message, &target, name, old_rows);
@@ -225,9 +225,10 @@ impl Engine {
             if !found.is_again {
                 counts.failed();
             }
-            if let Some(binding) = binding.filter(|binding| binding.is_declared()) {
-                let place = self.letter_place(found);
-                let letter = letters::refused(place, message, target.device, binding, failure, count);
+            // The content type of lines declares them, too.
+            if binding.map_or(is_line_protocol(message), Binding::is_declared) {
+                let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
+                let letter = letters::refused(place, message, target.device, name, failure, count);
                 self.write(found, letter, placing);
                 return Ok(());
             }

@@ -119,6 +119,12 @@ fn line_protocol_becomes_tables() {
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &answer["code"], &answer["lines"][0]["line"]), (400, &"invalid".into(), &3.into()), "{body}");
     assert!(answer["error"].as_str().unwrap().starts_with("partial write: line 3: "), "{body}");
+    // The client does not send it again.
+    let letter = rows(&server, "SELECT stage, line, byte_position, count, topic FROM dlq");
+    assert_eq!(letter.as_array().map(Vec::len), Some(1), "{letter}");
+    assert_eq!((&letter[0]["stage"], &letter[0]["line"]), (&"decode".into(), &1.into()), "{letter}");
+    let kept = rows(&server, "SELECT utf8(payload) AS lines FROM records WHERE topic = 'devices/http/refused_lines'");
+    assert_eq!(kept, serde_json::json!([{ "lines": "bad line\n" }]));
     let found = rows(&server, "SELECT device, core, load, n, CAST(time AS text) AS t FROM cpu ORDER BY core");
     let time = "2023-11-14T22:13:20Z";
     let wanted = serde_json::json!([
