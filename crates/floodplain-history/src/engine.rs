@@ -426,7 +426,11 @@ impl Engine {
             }
             buffers.sort_by_key(|(_, bytes, _)| std::cmp::Reverse(*bytes));
             let mut bytes = 0;
-            let fits = |(_, more, _): &&(_, usize, _)| std::mem::replace(&mut bytes, bytes + more) < FLUSHED_BYTES;
+            let fits = |(_, more, _): &&(_, usize, _)| {
+                let before = bytes;
+                bytes += more;
+                before < FLUSHED_BYTES
+            };
             let some: Vec<_> =
                 buffers.iter().take_while(fits).take(FLUSHED_FILES).map(|(key, ..)| key.clone()).collect();
             self.begin_flush(&some)?;
