@@ -25,7 +25,7 @@ use serde_json::json;
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
-    fmt::{self, Write as _},
+    fmt,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -199,34 +199,24 @@ impl Sampler {
             }
             Class::None => "A PUBACK promises nothing.",
         };
-        // What an operator has chosen for some topics.
-        let weaker: Vec<(String, &str)> = api.tables.as_ref().map_or_else(Vec::new, |tables| {
-            let bindings = tables.handle.bindings();
+        // An operator may have chosen less for some topics.
+        let weaker: Vec<String> = api.tables.as_ref().map_or_else(Vec::new, |tables| {
             let class = |binding: &Arc<Binding>| {
                 let class = binding.class().filter(|class| *class < node.ack_class)?;
-                Some((binding.name().to_owned(), class.as_str()))
+                Some(format!("{} ({})", binding.name(), class.as_str()))
             };
-            bindings.list().iter().filter_map(class).collect()
+            tables.handle.bindings().list().iter().filter_map(class).collect()
         });
-        let mut says = says.to_owned();
-        if let Some((name, class)) = weaker.first() {
-            let more = match weaker.len() - 1 {
-                0 => String::new(),
-                more => format!(" and {more} more bindings promise less, too"),
-            };
-            write!(says, " Not so for topics of the binding {name}, whose class is {class}{more}.")
-                .expect("into a String");
-        }
+        let says = match weaker.join(", ") {
+            weaker if weaker.is_empty() => says.to_owned(),
+            weaker => format!("{says} Bindings promise less for their topics: {weaker}."),
+        };
         let sample = json!({
             "time": rfc3339(clock.now()),
             "uptime_seconds": clock.now().since(node.started).as_secs(),
             "version": node.version,
             "workers": node.workers,
-            "ack": {
-                "class": node.ack_class.as_str(),
-                "says": says,
-                "weaker": weaker.iter().map(|(binding, class)| json!({ "binding": binding, "class": class })).collect::<Vec<_>>(),
-            },
+            "ack": { "class": node.ack_class.as_str(), "says": says },
             "connections": whole(meters.sum("floodplain_broker_connections_count")),
             "sessions": whole(meters.sum("floodplain_broker_sessions_count")),
             "devices": counts.map(|(_, devices)| devices),

@@ -214,6 +214,10 @@ fn what_is_wrong_or_not_built_is_refused() {
         let (found, answer) = put(body);
         assert!(found == status && answer.contains(code), "{body}: {found} {answer}");
     }
+    // What an acknowledgement means says so, too.
+    put(r#"{"filter":"a","table":{"name":"t"},"class":"leader"}"#);
+    let (_, overview) = server.get("/api/v1/overview");
+    assert!(overview.contains("Bindings promise less for their topics: b (leader)."), "{overview}");
     let (status, answer) = server.post("/api/v1/replay", "Content-Type: application/json\r\n", r#"{"from":"soon"}"#);
     assert!(status == 400 && answer.contains("is no time"), "{answer}");
 }
