@@ -106,6 +106,9 @@ pub enum Refusal {
     /// The partition does not exist in this log.
     #[error("this log has no {0}: open its stream first")]
     UnknownPartition(Partition),
+    /// The engine cannot be reached, or cannot do it now; try again later (never on the embedded engine).
+    #[error("log is not available: {cause}")]
+    Unavailable { cause: Arc<str> },
     /// This process does not own the partition any more (never on the embedded engine).
     #[error("ownership of the partition was lost")]
     Fenced,

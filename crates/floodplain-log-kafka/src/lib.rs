@@ -1,0 +1,27 @@
+//! The log on Apache Kafka: streams are topics, any number of nodes write and read them.
+//!
+//! [`KafkaLog`] keeps the contract of [`floodplain_log::Log`]; where Kafka keeps it otherwise than the embedded engine,
+//! `docs/decisions/0011-log-on-kafka.md` says how. It builds librdkafka and its OpenSSL, so nothing but the feature
+//! `kafka` of the binary depends on it.
+
+mod config;
+mod kafka;
+
+mod catalog;
+mod topic;
+
+mod linger;
+mod produce;
+mod unit;
+
+mod follow;
+mod past;
+mod record;
+mod tail;
+
+mod admin;
+mod metrics;
+mod time;
+
+pub use config::{KafkaConfig, Sasl, SaslMechanism, Security, Tls};
+pub use kafka::{KafkaLog, OpenError};
