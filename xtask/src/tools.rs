@@ -46,11 +46,12 @@ const DENY: &str = "0.20.2";
 /// Servers that Debian starts when it installs them: port 1883 would be taken.
 const SERVICES: [&str; 2] = ["mosquitto", "nats-server"];
 
-/// Apache Kafka's own tools and client: they judge our record batches.
+/// Apache Kafka: brokers for the tests, its own tools and client, which judge our record batches, and where all of these
+/// write their logs.
 const KAFKA: [(&str, &str, &str); 3] = [
-    ("org.apache.kafka", "kafka_2.13", "3.9.1"),
-    ("org.apache.kafka", "kafka-clients", "3.9.1"),
-    ("org.slf4j", "slf4j-nop", "1.7.36"),
+    ("org.apache.kafka", "kafka_2.13", "4.3.1"),
+    ("org.apache.kafka", "kafka-tools", "4.3.1"),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
 ];
 
 /// The driver by which Java asks PostgreSQL.

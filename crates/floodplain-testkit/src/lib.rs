@@ -5,11 +5,13 @@
 //! - [`AdverseLog`]: a log that is as hard to use as its contract allows.
 //! - [`ModelLog`]: the contract of the log in memory, as the least code that keeps it.
 //! - [`conformance`]: what every engine behind the log must do.
+//! - [`kafka`]: a real Apache Kafka on this machine, to be killed, frozen and cut off.
 
 mod adverse;
 pub mod conformance;
 mod fault_disk;
 mod history;
+pub mod kafka;
 mod model;
 mod wait;
 

@@ -222,7 +222,7 @@ fn batches_of_the_log_pass_kafkas_dump_log_segments() {
     std::fs::write(&file, &bytes).unwrap();
     let dump = |file: &Path| {
         let file = file.to_str().unwrap();
-        java(&["kafka.tools.DumpLogSegments", "--deep-iteration", "--print-data-log", "--files", file], "")
+        java(&["org.apache.kafka.tools.DumpLogSegments", "--deep-iteration", "--print-data-log", "--files", file], "")
     };
     let printed = dump(&file);
     let batches: Vec<_> = printed.lines().filter(|line| line.starts_with("baseOffset: ")).collect();

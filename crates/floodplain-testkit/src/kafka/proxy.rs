@@ -1,0 +1,146 @@
+//! What stands between clients and a broker, and can stand in their way.
+
+use super::error::{Error, Result};
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// What happens to bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// They go through.
+    Open,
+    /// Those of clients go through, those of the broker are lost.
+    Mute,
+    /// There are no connections; new ones are closed at once.
+    Cut,
+    /// The proxy ends.
+    Closed,
+}
+
+/// A listener of which every connection goes on to one broker.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// Shared by the proxy, the thread that accepts, and two threads for each connection.
+#[derive(Debug)]
+struct Shared {
+    broker: SocketAddr,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    way: Way,
+    /// Both sockets of each connection, by its number.
+    open: Vec<(u64, TcpStream, TcpStream)>,
+    next: u64,
+}
+
+impl Proxy {
+    /// Listens on a free port for the broker that listens on `port`.
+    pub(super) fn start(port: u16) -> Result<Self> {
+        let failed = || Error::what("start a proxy");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed())?;
+        let address = listener.local_addr().map_err(failed())?;
+        let state = State { way: Way::Open, open: Vec::new(), next: 0 };
+        let shared = Arc::new(Shared { broker: (Ipv4Addr::LOCALHOST, port).into(), state: Mutex::new(state) });
+        let theirs = Arc::clone(&shared);
+        spawn(move || accept(&listener, &theirs)).map_err(failed())?;
+        Ok(Self { address, shared })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes the way of bytes; what is just being written still goes the old one. Where bytes were lost, or will be,
+    /// connections end.
+    pub(super) fn set(&self, way: Way) {
+        let mut state = self.shared.state();
+        if state.way == Way::Mute || matches!(way, Way::Cut | Way::Closed) {
+            for (_, client, broker) in state.open.drain(..) {
+                drop((client.shutdown(Shutdown::Both), broker.shutdown(Shutdown::Both)));
+            }
+        }
+        state.way = way;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.set(Way::Closed);
+        // Wakes the thread that accepts, which then ends.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name("kafka-proxy".to_owned()).stack_size(128 << 10).spawn(run).map(drop)
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        if shared.state().way == Way::Closed {
+            return;
+        }
+        // A client whose connection fails comes again.
+        drop(client.and_then(|client| connect(client, shared)));
+    }
+}
+
+fn connect(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    if shared.state().way == Way::Cut {
+        return Ok(());
+    }
+    // A broker on loopback accepts or refuses at once; the kernel accepts for one that is frozen.
+    let broker = TcpStream::connect(shared.broker)?;
+    client.set_nodelay(true)?;
+    broker.set_nodelay(true)?;
+    let (from_client, to_broker) = (client.try_clone()?, broker.try_clone()?);
+    let (from_broker, to_client) = (broker.try_clone()?, client.try_clone()?);
+    let number = {
+        let mut state = shared.state();
+        if matches!(state.way, Way::Cut | Way::Closed) {
+            return Ok(());
+        }
+        state.next += 1;
+        let number = state.next;
+        state.open.push((number, client, broker));
+        number
+    };
+    let (there, back) = (Arc::clone(shared), Arc::clone(shared));
+    spawn(move || pump(&there, number, from_client, to_broker, false))?;
+    spawn(move || pump(&back, number, from_broker, to_client, true))
+}
+
+/// Moves bytes until one side ends, then ends both.
+fn pump(shared: &Shared, number: u64, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while let Ok(length) = from.read(&mut buffer)
+        && length > 0
+    {
+        if is_answer && shared.state().way == Way::Mute {
+            continue;
+        }
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
+    shared.state().open.retain(|(open, ..)| *open != number);
+}
