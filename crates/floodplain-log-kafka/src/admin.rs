@@ -1,10 +1,6 @@
 //! Questions and orders to the cluster that are no records.
 
-use crate::{
-    config::KafkaConfig,
-    metrics::Context,
-    time::Deadline,
-};
+use crate::{config::KafkaConfig, metrics::Context, time::Deadline};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},

@@ -58,7 +58,8 @@ impl Follower {
         // New partitions wait for the request that is under way.
         set("fetch.wait.max.ms", "100");
         set("queued.max.messages.kbytes", &(config.tail_bytes / QUEUE_PART / 1024).clamp(64, 1 << 16).to_string());
-        let consumer = BaseConsumer::from_config_and_context(&client, Context::new("tail")).map_err(io::Error::other)?;
+        let consumer =
+            BaseConsumer::from_config_and_context(&client, Context::new("tail")).map_err(io::Error::other)?;
         let streams = (format!("{}{}", config.topic_prefix, topic::STREAMS), 0);
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&streams.0, 0, Offset::Beginning).map_err(io::Error::other)?;
@@ -176,7 +177,8 @@ impl Follower {
                     continue;
                 }
                 let stream = catalog.next(new.len(), id, *partitions, &self.inner.config.topic_prefix);
-                let taken = |topic: &str| catalog.by_topic(topic).is_some() || new.iter().any(|new| *new.topic == *topic);
+                let taken =
+                    |topic: &str| catalog.by_topic(topic).is_some() || new.iter().any(|new| *new.topic == *topic);
                 if taken(&stream.topic) {
                     tracing::error!(stream = %id, topic = %stream.topic, "the topic of a stream is that of another one");
                     continue;

@@ -92,7 +92,9 @@ impl KafkaLog {
         let admin = Admin::open(&config).map_err(OpenError::Client)?;
         let streams = format!("{}{}", config.topic_prefix, topic::STREAMS);
         let settings = topic::streams_settings(&config);
-        admin.ensure_topic(&streams, 1, config.replication, &settings).map_err(cluster("create the topic of streams"))?;
+        admin
+            .ensure_topic(&streams, 1, config.replication, &settings)
+            .map_err(cluster("create the topic of streams"))?;
         let end = admin.offsets(&[(&streams, 0)], At::End).map_err(cluster("find the end of the topic of streams"))?;
 
         let shared = Shared::new(config.queue_bytes, LogMetrics::new());

@@ -191,7 +191,9 @@ impl ClientContext for Context {
                 tracing::warn!(client, reason, "no kafka broker can be reached");
             }
             Some(
-                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve | RDKafkaErrorCode::OperationTimedOut,
+                RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut,
             ) => tracing::info!(client, reason, "connection to a kafka broker failed"),
             _ => tracing::warn!(client, %error, reason, "kafka client failed"),
         }

@@ -104,7 +104,12 @@ impl Past {
     }
 
     /// Batches from `from` on, about `max_bytes` and at least one if there is one, and where to read on.
-    pub(crate) fn read(&self, admin: &Admin, place: Place<'_>, max_bytes: usize) -> Result<(Vec<Batch>, u64), PastError> {
+    pub(crate) fn read(
+        &self,
+        admin: &Admin,
+        place: Place<'_>,
+        max_bytes: usize,
+    ) -> Result<(Vec<Batch>, u64), PastError> {
         if let Some(chunk) = self.ahead(place.partition, place.from) {
             return Ok(chunk.read(place.from, max_bytes));
         }
@@ -247,7 +252,13 @@ impl Reader {
         self.consumer.assign(&list)
     }
 
-    fn load(&mut self, admin: &Admin, place: Place<'_>, bytes_max: usize, timeout: Duration) -> Result<Chunk, PastError> {
+    fn load(
+        &mut self,
+        admin: &Admin,
+        place: Place<'_>,
+        bytes_max: usize,
+        timeout: Duration,
+    ) -> Result<Chunk, PastError> {
         let Place { partition, topic, from, end } = place;
         let deadline = Deadline::after(timeout);
         let (mut next, mut bytes, mut batches) = (from, 0, Vec::new());

@@ -56,7 +56,9 @@ impl Producers {
     pub(crate) fn open(config: &KafkaConfig, shared: &Arc<Shared>) -> io::Result<Self> {
         let lane = |class, number: Option<usize>| Lane::open(config, shared, class, number);
         Ok(Self {
-            all: (0..config.producers.max(1)).map(|number| lane(Class::All, Some(number))).collect::<io::Result<_>>()?,
+            all: (0..config.producers.max(1))
+                .map(|number| lane(Class::All, Some(number)))
+                .collect::<io::Result<_>>()?,
             leader: lane(Class::Leader, None)?,
             none: lane(Class::None, None)?,
         })
@@ -395,11 +397,9 @@ mod tests {
     fn classes_are_settings() {
         let mut config = KafkaConfig::new(["127.0.0.1:1"]);
         config.properties.insert("compression.type".to_owned(), "lz4".to_owned());
-        for (class, acks, in_flight) in [
-            (Class::All, "all", Some("5")),
-            (Class::Leader, "1", Some("1")),
-            (Class::None, "0", None),
-        ] {
+        for (class, acks, in_flight) in
+            [(Class::All, "all", Some("5")), (Class::Leader, "1", Some("1")), (Class::None, "0", None)]
+        {
             let client = producer_config(&config, class, "x").unwrap();
             assert_eq!(client.get("acks"), Some(acks));
             assert_eq!(client.get("max.in.flight.requests.per.connection"), in_flight);

@@ -27,11 +27,7 @@ pub(crate) fn stream_settings(config: &KafkaConfig) -> Vec<(&'static str, String
 pub(crate) fn streams_settings(config: &KafkaConfig) -> Vec<(&'static str, String)> {
     let mut settings = shared(config);
     let never = || "-1".to_owned();
-    settings.extend([
-        ("cleanup.policy", "delete".to_owned()),
-        ("retention.ms", never()),
-        ("retention.bytes", never()),
-    ]);
+    settings.extend([("cleanup.policy", "delete".to_owned()), ("retention.ms", never()), ("retention.bytes", never())]);
     settings
 }
 
