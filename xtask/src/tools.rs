@@ -11,12 +11,13 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("chromium", "chromium"),
     ("kill", "procps"),
     ("losetup", "mount"),
+    ("kcat", "kcat"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
     ("nats-server", "nats-server"),

@@ -76,6 +76,9 @@ pub struct KafkaConfig {
     /// Largest batch that brokers take (`max.message.bytes` of new topics).
     pub max_message_bytes: u32,
 
+    /// After so long without an answer a broker is given up, and what it was asked goes to the next leader. A broker that
+    /// freezes holds its partitions up for so long: librdkafka's own default is a minute.
+    pub socket_timeout: Duration,
     /// How long a question to the cluster may take: metadata, offsets, new topics.
     pub request_timeout: Duration,
     /// How long a read of the past may take.
@@ -125,6 +128,7 @@ impl KafkaConfig {
             min_insync_replicas: 2,
             retention: Some(Duration::from_hours(24)),
             max_message_bytes: 1 << 20,
+            socket_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(30),
             message_timeout: Duration::from_secs(120),
@@ -157,6 +161,9 @@ impl KafkaConfig {
         client.set("reconnect.backoff.max.ms", "1000");
         client.set("socket.keepalive.enable", "true");
         client.set("socket.nagle.disable", "true");
+        client.set("socket.timeout.ms", millis(self.socket_timeout));
+        // Leaders that have moved are found before the old one is given up.
+        client.set("topic.metadata.refresh.interval.ms", millis(self.socket_timeout / 2));
         client.set("allow.auto.create.topics", "false");
         client.set("statistics.interval.ms", millis(self.statistics_interval));
         let Security { tls, sasl } = &self.security;

@@ -147,6 +147,8 @@ fn producer_config(config: &KafkaConfig, class: Class, kind: &str) -> io::Result
     }
     set("linger.ms", HAND_OVER_MS);
     set("compression.type", "zstd");
+    // Brokers stop waiting for other copies before we stop waiting for them.
+    set("request.timeout.ms", &millis(config.socket_timeout * 4 / 5));
     set("message.timeout.ms", &millis(config.message_timeout));
     set("message.max.bytes", &config.max_message_bytes.to_string());
     set("batch.size", &batch_bytes(config).to_string());

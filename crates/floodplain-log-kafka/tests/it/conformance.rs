@@ -13,7 +13,9 @@ fn harness(config: KafkaConfig, clock: Arc<ManualClock>, keep: Box<dyn Any>) -> 
         log,
         clock,
         pump: Box::new(|| ()),
+        // A healthy cluster: nothing is unknown, and what is idempotent is not doubled.
         exact: true,
+        orders_classes: false,
         reopen: Some(Box::new(move |keep| harness(config, again, keep))),
         keep,
     }

@@ -1,8 +1,13 @@
 //! One cluster for all tests, and logs on it that do not see each other.
 
+use floodplain_log::{Append, Batch, CompletionSink, Log, Outcome, Partition, Reply, Stream};
 use floodplain_log_kafka::{KafkaConfig, KafkaLog};
-use floodplain_testkit::kafka::{KafkaCluster, KafkaJars, KafkaOptions};
-use floodplain_types::{Clock, ManualClock, Timestamp};
+use floodplain_testkit::{
+    Outcomes, batch_of,
+    kafka::{KafkaCluster, KafkaJars, KafkaOptions},
+    wait_until,
+};
+use floodplain_types::{Class, Clock, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
 use std::{
     sync::{
         Arc, LazyLock, Mutex, MutexGuard,
@@ -46,6 +51,7 @@ impl Kafka {
             // Tests write records of other times.
             retention: None,
             producers: 2,
+            socket_timeout: Duration::from_secs(4),
             close_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(25),
             ..KafkaConfig::new(self.0.cluster.bootstrap().split(','))
@@ -59,4 +65,48 @@ pub(crate) fn clock() -> Arc<ManualClock> {
 
 pub(crate) fn open(config: KafkaConfig) -> Arc<KafkaLog> {
     KafkaLog::open(clock() as Arc<dyn Clock>, config).unwrap()
+}
+
+pub(crate) fn stream(log: &KafkaLog, name: &str, partitions: u32) -> Stream {
+    let (tenant, stream) = (TenantId::default_tenant(), StreamName::new(name).unwrap());
+    log.open_stream(&StreamId { tenant, stream, generation: 0 }, partitions).unwrap()
+}
+
+/// Appends and waits for the end.
+pub(crate) fn append(log: &KafkaLog, class: Class, batches: Vec<(Partition, Batch)>) -> Outcome {
+    let outcomes = Outcomes::new();
+    let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
+    log.submit(Append { batches, class }, Some(Reply { sink, tag: 0 }));
+    outcomes.wait(0, &|| ())
+}
+
+/// Appends one record in class `all`, which is committed: its position.
+pub(crate) fn write(log: &KafkaLog, partition: Partition, value: &str) -> Position {
+    match append(log, Class::All, vec![(partition, batch_of(b"key", value.as_bytes(), 1))]) {
+        Outcome::Committed(positions) => positions[0],
+        other => panic!("{value} ended as {other:?}"),
+    }
+}
+
+pub(crate) fn wait_for(log: &KafkaLog, partition: Partition, position: Position) {
+    wait_until("the watermark comes", &|| (), || log.watermark(partition) >= position);
+}
+
+/// The values from `from` to the watermark with their positions.
+pub(crate) fn values(log: &KafkaLog, partition: Partition, from: Position) -> Vec<(Position, String)> {
+    let (mut at, end, mut values) = (from, log.watermark(partition), Vec::new());
+    while at < end {
+        let read = log.read(partition, at, 64 << 10).unwrap();
+        assert!(read.next > at, "a read goes on: {at} of {end}");
+        for batch in &read.batches {
+            for record in &batch.batch.records().unwrap() {
+                let record = record.unwrap();
+                let value = String::from_utf8(record.value.unwrap_or_default().to_vec()).unwrap();
+                values.push((batch.position(&record), value));
+            }
+        }
+        at = read.next;
+    }
+    assert_eq!(at, end, "a read ends at the watermark");
+    values
 }

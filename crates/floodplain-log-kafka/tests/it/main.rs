@@ -5,4 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod faults;
 mod fixture;
+mod mock;
+mod nodes;
+mod outcomes;
+mod outside;
+mod transactions;
