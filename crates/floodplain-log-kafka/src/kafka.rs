@@ -264,11 +264,10 @@ impl Inner {
         if bytes > MAX_UNIT_BYTES {
             return Err(Refusal::TooLarge { bytes, max_bytes: MAX_UNIT_BYTES });
         }
-        let mut unit_cost = 0;
+        let mut cost = 0;
         for (_, batch) in &append.batches {
-            unit_cost += self.check_batch(batch)?;
+            cost += self.check_batch(batch)?;
         }
-        let cost = cost(std::iter::empty()) + unit_cost;
         if let Some(order) = order
             && lock(&self.refused).get(&order.submitter).is_some_and(|refused| order.refusals_seen < *refused)
         {
@@ -296,7 +295,7 @@ impl Inner {
         if largest > max_bytes {
             return Err(Refusal::TooLarge { bytes: largest, max_bytes });
         }
-        Ok(cost([(bytes + batch.as_bytes().len(), batch.record_count())].into_iter()))
+        Ok(cost(bytes, batch.record_count()))
     }
 
     fn queue(&self, append: Append, streams: &[Arc<OpenStream>], cost: u64, reply: Option<Reply>) {

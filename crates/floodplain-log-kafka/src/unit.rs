@@ -13,16 +13,16 @@ use std::{
     time::Instant,
 };
 
-/// What a queued unit costs beside its records: here, in the queues of producers, as a completion.
-const UNIT_COST: u64 = 400;
+/// What a queued batch costs beside its records: here, in the queues of producers, as a completion.
+const BATCH_COST: u64 = 400;
 /// What a queued record costs inside librdkafka beside its bytes.
 const RECORD_COST: u64 = 300;
 /// The least offset of a batch of which none is known.
 const NO_OFFSET: u64 = u64::MAX;
 
-/// Bytes of the permit pool that a unit takes.
-pub(crate) fn cost(batches: impl Iterator<Item = (usize, u32)>) -> u64 {
-    batches.fold(UNIT_COST, |sum, (bytes, records)| sum + bytes as u64 + RECORD_COST * u64::from(records))
+/// Bytes of the permit pool that a batch takes.
+pub(crate) fn cost(bytes: usize, records: u32) -> u64 {
+    BATCH_COST + bytes as u64 + RECORD_COST * u64::from(records)
 }
 
 /// The permit pool: what may be queued, in bytes.

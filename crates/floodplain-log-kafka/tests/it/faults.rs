@@ -9,7 +9,7 @@ use floodplain_testkit::{
     kafka::{KafkaCluster, NodeId},
     wait_until,
 };
-use floodplain_types::Class;
+use floodplain_types::{Class, Clock as _, SystemClock};
 use std::{
     collections::VecDeque,
     sync::{
@@ -61,7 +61,8 @@ impl Load {
             }
             let at = next as usize % partitions.len();
             let stamp = Stamp::new(&format!("w{writer}p{at}"), next);
-            let batches = vec![(partitions[at], batch_of(b"key", &stamp.payload(100), 1))];
+            // The time of now: what brokers know of a producer expires by the time of its records.
+            let batches = vec![(partitions[at], batch_of(b"key", &stamp.payload(100), SystemClock.now().as_millis()))];
             self.history.invoke(&stamp);
             let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
             log.submit(Append { batches, class: Class::All }, Some(Reply { sink, tag: next }));

@@ -9,30 +9,36 @@ use floodplain_testkit::{
 };
 use floodplain_types::{Class, Clock, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, LazyLock, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
-use tempfile::TempDir;
-
-struct Shared {
-    cluster: KafkaCluster,
-    /// Its data; the death of this process ends the brokers.
-    _dir: TempDir,
-}
 
 /// Started by the first test that needs it. Its brokers die with the process.
-static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap();
+static SHARED: LazyLock<Mutex<KafkaCluster>> = LazyLock::new(|| {
     let options = KafkaOptions { proxied: true, ..KafkaOptions::default() };
-    let cluster = KafkaCluster::start(&KafkaJars::find().unwrap(), 3, dir.path(), options).unwrap();
-    Mutex::new(Shared { cluster, _dir: dir })
+    Mutex::new(KafkaCluster::start(&KafkaJars::find().unwrap(), 3, &folder(), options).unwrap())
 });
 
+/// A folder that the next run removes: nothing of ours runs when this process ends.
+fn folder() -> PathBuf {
+    const PREFIX: &str = "log-kafka-";
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for entry in std::fs::read_dir(parent).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let is_left = |pid: &str| !Path::new(&format!("/proc/{pid}")).exists();
+        if name.strip_prefix(PREFIX).is_some_and(is_left) {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    parent.join(format!("{PREFIX}{}", std::process::id()))
+}
+
 /// The cluster, for one test at a time: some of them kill brokers.
-pub(crate) struct Kafka(MutexGuard<'static, Shared>);
+pub(crate) struct Kafka(MutexGuard<'static, KafkaCluster>);
 
 impl Kafka {
     pub(crate) fn take() -> Self {
@@ -40,7 +46,7 @@ impl Kafka {
     }
 
     pub(crate) fn cluster(&self) -> &KafkaCluster {
-        &self.0.cluster
+        &self.0
     }
 
     /// Settings of a log that is alone with its topics.
@@ -54,7 +60,7 @@ impl Kafka {
             socket_timeout: Duration::from_secs(4),
             close_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(25),
-            ..KafkaConfig::new(self.0.cluster.bootstrap().split(','))
+            ..KafkaConfig::new(self.0.bootstrap().split(','))
         }
     }
 }
