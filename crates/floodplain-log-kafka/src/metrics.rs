@@ -115,7 +115,7 @@ impl ClientMetrics {
         total(&self.sent_records, statistics.txmsgs);
         total(&self.received_records, statistics.rxmsgs);
         let (mut up, mut waiting, mut retries, mut timeouts, mut disconnects) = (0, 0, 0, 0, 0);
-        let (mut rtt_us, mut throttle_ms) = (0, 0);
+        let (mut rtt_us, mut throttle_ms) = (None, 0);
         // Logical brokers (a coordinator) are one of the others once more.
         for broker in statistics.brokers.values().filter(|broker| broker.source != "logical") {
             up += i32::from(broker.nodeid >= 0 && matches!(broker.state.as_str(), "UP" | "UPDATE"));
@@ -123,7 +123,7 @@ impl ClientMetrics {
             retries += broker.txretries;
             timeouts += broker.req_timeouts;
             disconnects += broker.disconnects.unwrap_or(0);
-            rtt_us = rtt_us.max(broker.rtt.as_ref().map_or(0, |window| window.p99));
+            rtt_us = rtt_us.max(broker.rtt.as_ref().filter(|window| window.cnt > 0).map(|window| window.p99));
             throttle_ms = throttle_ms.max(broker.throttle.as_ref().map_or(0, |window| window.p99));
         }
         self.brokers_up.set(up);
@@ -131,18 +131,24 @@ impl ClientMetrics {
         self.retries.absolute(retries);
         self.timeouts.absolute(timeouts);
         total(&self.disconnects, disconnects);
-        self.rtt_seconds.set(rtt_us as f64 / 1e6);
+        // Windows are as long as the interval: one in which nothing was asked says nothing.
+        if let Some(rtt_us) = rtt_us {
+            self.rtt_seconds.set(rtt_us as f64 / 1e6);
+        }
         self.throttle_seconds.set(throttle_ms as f64 / 1e3);
-        let windows = || statistics.topics.values();
-        let average = |sum: i64, count: i64| if count > 0 { sum as f64 / count as f64 } else { 0.0 };
-        self.batch_records.set(average(
-            windows().map(|topic| topic.batchcnt.sum).sum(),
-            windows().map(|topic| topic.batchcnt.cnt).sum(),
-        ));
-        self.batch_bytes.set(average(
-            windows().map(|topic| topic.batchsize.sum).sum(),
-            windows().map(|topic| topic.batchsize.cnt).sum(),
-        ));
+        let topics = || statistics.topics.values();
+        let average = |gauge: &Gauge, sum: i64, count: i64| {
+            if count > 0 {
+                gauge.set(sum as f64 / count as f64);
+            }
+        };
+        let (records, bytes) = (topics().map(|topic| &topic.batchcnt), topics().map(|topic| &topic.batchsize));
+        average(
+            &self.batch_records,
+            records.clone().map(|window| window.sum).sum(),
+            records.map(|window| window.cnt).sum(),
+        );
+        average(&self.batch_bytes, bytes.clone().map(|window| window.sum).sum(), bytes.map(|window| window.cnt).sum());
     }
 }
 

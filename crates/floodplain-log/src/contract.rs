@@ -221,7 +221,8 @@ pub struct RecordRef {
     pub locator: Locator,
 }
 
-/// A committed batch as it was read.
+/// A committed batch as it was read: not always one that was appended, since an engine may cut batches otherwise. It
+/// cuts them the same for whoever reads, from wherever, at any time, so that references into them are the same, too.
 #[derive(Debug, Clone)]
 pub struct ReadBatch {
     /// Position of the first record.

@@ -11,4 +11,6 @@ mod mock;
 mod nodes;
 mod outcomes;
 mod outside;
+mod security;
+mod statistics;
 mod transactions;

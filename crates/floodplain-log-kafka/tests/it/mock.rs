@@ -19,15 +19,22 @@ fn a_producer_that_fails_for_good_is_replaced() {
         cluster.create_topic(topic, 1, 1).unwrap();
     }
     let config = KafkaConfig { producers: 1, ..KafkaConfig::development([cluster.bootstrap_servers()]) };
-    let log = open(config);
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let log = metrics::with_local_recorder(&recorder, || open(config));
+    let replaced = |count: u32| {
+        let text = recorder.handle().render();
+        assert!(text.contains(&format!("floodplain_log_kafka_fatal_errors_total {count}\n")), "{text}");
+    };
     let partition = stream(&log, "a", 1).partition(0);
     write(&log, partition, "before");
+    replaced(0);
     let lost = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     cluster.request_errors(RDKafkaApiKey::Produce, &[lost]);
     let outcome = append(&log, Class::All, vec![(partition, batch_of(b"key", b"lost", 1))]);
     assert_eq!(outcome, Outcome::Unknown);
     assert_eq!(log.queued_bytes(), 0);
     let after = write(&log, partition, "after");
+    replaced(1);
     wait_for(&log, partition, after.next());
     let values: Vec<String> = values(&log, partition, Position::ZERO).into_iter().map(|(_, value)| value).collect();
     assert_eq!(values, ["before", "after"]);
