@@ -163,14 +163,14 @@ impl Past {
 
     fn load(&self, admin: &Admin, pool: &Pool, place: Place<'_>, bytes: usize) -> Result<Chunk, PastError> {
         let began = now();
-        let mut reader = pool.take();
+        let mut reader = pool.take((place.partition, place.from));
         let loaded = reader.load(admin, place, bytes, self.timeout);
-        // The next one must not find records of this partition, nor pay for what nobody reads.
-        let unassigned = reader.consumer.unassign();
+        if loaded.is_err() {
+            reader.stop();
+        }
         pool.give_back(reader);
         self.shared.metrics.past_reads.increment(1);
         self.shared.metrics.past_read_seconds.record(began.elapsed());
-        unassigned?;
         loaded
     }
 }
@@ -178,6 +178,7 @@ impl Past {
 /// Consumers that wait for work.
 #[derive(Debug)]
 struct Pool {
+    /// The one that was used last is the last.
     idle: Mutex<Vec<Reader>>,
     returned: Condvar,
 }
@@ -189,10 +190,12 @@ impl Pool {
         Ok(Self { idle: Mutex::new(readers), returned: Condvar::new() })
     }
 
-    fn take(&self) -> Reader {
+    /// The one that stands there, if any does, or the one that was idle longest.
+    fn take(&self, at: (Partition, u64)) -> Reader {
         let idle = lock(&self.idle);
         let mut idle = self.returned.wait_while(idle, |idle| idle.is_empty()).unwrap_or_else(PoisonError::into_inner);
-        idle.pop().expect("it is not empty")
+        let chosen = idle.iter().position(|reader| reader.at == Some(at)).unwrap_or(0);
+        idle.remove(chosen)
     }
 
     fn give_back(&self, reader: Reader) {
@@ -231,6 +234,9 @@ fn consumer_config(config: &KafkaConfig, kind: &str, fetch_bytes: usize) -> io::
 struct Reader {
     consumer: BaseConsumer<Context>,
     encoder: Encoder,
+    /// The next record that it will give: who reads on finds it fetched already. It fetches no more than its queue
+    /// holds, and stands nowhere once it has met the end, where it would ask for more all the time.
+    at: Option<(Partition, u64)>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -242,10 +248,17 @@ impl std::fmt::Debug for Reader {
 impl Reader {
     fn open(client: &ClientConfig, kind: &str) -> io::Result<Self> {
         let consumer = BaseConsumer::from_config_and_context(client, Context::new(kind)).map_err(io::Error::other)?;
-        Ok(Self { consumer, encoder: Encoder::default() })
+        Ok(Self { consumer, encoder: Encoder::default(), at: None })
     }
 
-    fn assign(&self, topic: &str, index: u32, offset: u64) -> Result<(), KafkaError> {
+    fn stop(&mut self) {
+        self.at = None;
+        if let Err(error) = self.consumer.unassign() {
+            tracing::warn!(%error, "a reader of the past cannot stop");
+        }
+    }
+
+    fn assign(&mut self, topic: &str, index: u32, offset: u64) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::with_capacity(1);
         let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         list.add_partition_offset(topic, index as i32, offset)?;
@@ -263,7 +276,9 @@ impl Reader {
         let deadline = Deadline::after(timeout);
         let (mut next, mut bytes, mut batches) = (from, 0, Vec::new());
         let (mut last, mut end_is_known) = (None, false);
-        self.assign(topic, partition.index, from)?;
+        if self.at != Some((partition, from)) {
+            self.assign(topic, partition.index, from)?;
+        }
         while next < end && bytes < bytes_max {
             let Some(left) = deadline.left() else { return Err(PastError::Timeout { after: timeout, last }) };
             match self.consumer.poll(left.min(STEP)) {
@@ -274,6 +289,7 @@ impl Reader {
                         continue;
                     }
                     if offset >= end {
+                        // It is taken from the queue: going on from here would miss it.
                         next = end;
                         break;
                     }
@@ -301,6 +317,11 @@ impl Reader {
                     _ => last = Some(error.to_string()),
                 },
             }
+        }
+        if next < end {
+            self.at = Some((partition, next));
+        } else {
+            self.stop();
         }
         Ok(Chunk { partition, from, next, batches, bytes })
     }
