@@ -12,7 +12,7 @@ fn clients_of_a_real_cluster_become_metrics() {
     let config = KafkaConfig { statistics_interval: Duration::from_millis(200), producers: 1, ..kafka.config() };
     let log = metrics::with_local_recorder(&recorder, || open(config));
     let partition = stream(&log, "a", 1).partition(0);
-    let last = (0..10).map(|i| write(&log, partition, &i.to_string())).last().unwrap();
+    let last = (0..10).map(|i| write(&log, partition, &i.to_string())).max().unwrap();
     wait_for(&log, partition, last.next());
     let text = recorder.handle().render();
     assert!(text.contains("floodplain_log_records_total 10\n"), "{text}");
