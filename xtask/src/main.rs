@@ -1,6 +1,7 @@
 //! The chores of the project: the gate, the tests with what they need, fault campaigns, real input.
 
 mod ci;
+mod kafka;
 mod real_input;
 mod run;
 mod tests;
@@ -24,6 +25,7 @@ cargo xtask COMMAND
   real-input --data DIR   recorded series through mosquitto_pub and paho-mqtt, killed in the middle
   fuzz TARGET [ARGS]      fuzz a codec (needs the nightly toolchain and cargo-fuzz)
   bench [FILTER]          benches of all crates
+  kafka up|status|down    three brokers of Apache Kafka on this machine, which stay until `down`
 
 Tools are kept in ${FLOODPLAIN_TEST_TOOLS:-$HOME/.cache/floodplain/tools}.
 Set FLOODPLAIN_TEST_OFFLINE=1 to fail rather than download.";
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         "real-input" => real_input::run(&rest),
         "fuzz" => fuzz(&rest),
         "bench" => bench(&rest),
+        "kafka" => kafka::run(&rest),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

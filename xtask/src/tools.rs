@@ -2,6 +2,8 @@
 //!
 //! Everything is looked for first, so that a second run, or a run without a network, does nothing.
 
+mod classes;
+
 use crate::run::run;
 use anyhow::{Context as _, Result, bail};
 use std::{
@@ -15,7 +17,6 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("chromium", "chromium"),
-    ("kill", "procps"),
     ("losetup", "mount"),
     ("kcat", "kcat"),
     ("mosquitto", "mosquitto"),
@@ -23,11 +24,15 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("nats-server", "nats-server"),
     ("mkfs.ext4", "e2fsprogs"),
     ("xfs_io", "xfsprogs"),
-    ("javac", "default-jdk-headless"),
-    ("mvn", "maven"),
+    JAVA[0],
+    JAVA[1],
+    JAVA[2],
     ("python3", "python3"),
     ("psql", "postgresql-client"),
 ];
+
+/// What runs Kafka, what fetches it, and what stops it.
+const JAVA: [(&str, &str); 3] = [("javac", "default-jdk-headless"), ("mvn", "maven"), ("kill", "procps")];
 
 /// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, a reader of Arrow, what drives a browser, and what
 /// finds barriers in its pages.
@@ -73,13 +78,26 @@ impl Tools {
 
 /// Installs what is missing.
 pub(crate) fn install() -> Result<Tools> {
-    let tools = Tools { folder: folder()? };
-    debian_packages()?;
+    let tools = present()?;
+    debian_packages(&PROGRAMS, true)?;
     tools.python()?;
-    tools.jars("kafka", &KAFKA)?;
+    tools.kafka()?;
     tools.jars("jdbc", &JDBC)?;
     println!("tools are in {}", tools.folder.display());
     Ok(tools)
+}
+
+/// Installs what Apache Kafka needs, if it is missing, and nothing else.
+pub(crate) fn install_kafka() -> Result<Tools> {
+    let tools = present()?;
+    debian_packages(&JAVA, false)?;
+    tools.kafka()?;
+    Ok(tools)
+}
+
+/// What is there.
+pub(crate) fn present() -> Result<Tools> {
+    Ok(Tools { folder: folder()? })
 }
 
 fn folder() -> Result<PathBuf> {
@@ -104,12 +122,13 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn debian_packages() -> Result<()> {
+/// Installs those of `programs` that are missing, and the module of Python that makes virtual environments if wanted.
+fn debian_packages(programs: &[(&str, &'static str)], venv: bool) -> Result<()> {
     let mut packages: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     // Debian keeps this module of Python in a package of its own.
-    let has_venv = Command::new("python3").args(["-c", "import ensurepip"]).output();
-    if !has_venv.is_ok_and(|output| output.status.success()) {
+    let has_venv = || Command::new("python3").args(["-c", "import ensurepip"]).output();
+    if venv && !has_venv().is_ok_and(|output| output.status.success()) {
         packages.push("python3-venv");
     }
     if packages.is_empty() {
@@ -160,6 +179,16 @@ impl Tools {
             run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
         }
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(&missing))
+    }
+
+    /// The jars of Kafka, and the archive of their classes.
+    fn kafka(&self) -> Result<()> {
+        self.jars("kafka", &KAFKA)?;
+        // Not every JDK can; what does not start without it either, a test will say.
+        if let Err(error) = classes::archive(&self.folder.join("kafka")) {
+            println!("Kafka's classes are not archived, so brokers start slower: {error:#}");
+        }
+        Ok(())
     }
 
     /// Jars, and those that they need, in `<name>/lib`.

@@ -46,14 +46,21 @@ use std::{
     fmt, fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 /// How often ports are chosen anew, if others take them before the brokers do.
 const CHOICES_OF_PORTS: u32 = 5;
-/// A stop in order takes 6 s: the last controllers wait 5 s for a majority that is gone.
+/// News of a broker reach the others in milliseconds, and one that was away in a few seconds.
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A broker stops in a second or two where there is a majority of controllers to stop with.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Without a majority a controller gives up after 5 s, but the broker beside it after five minutes.
+const LAST_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of a node, from 1 on: what Kafka calls `node.id` and names as a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +125,8 @@ struct Node {
     proxy: Option<Proxy>,
     /// Shared by the threads of a test that hurt the cluster. `None` where nothing runs.
     process: Mutex<Option<Process>>,
+    /// Whether it was told to stand still: then it answers nothing.
+    is_frozen: AtomicBool,
 }
 
 impl KafkaCluster {
@@ -144,19 +153,21 @@ impl KafkaCluster {
     ) -> Result<Self> {
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let dir = dir.canonicalize().map_err(Error::io(dir))?;
-        let dirs: Vec<PathBuf> = (1..=brokers).map(|number| dir.join(format!("broker-{number}"))).collect();
-        dirs.iter().try_for_each(|dir| fs::create_dir_all(dir).map_err(Error::io(dir)))?;
-        let found: Vec<Option<Process>> = dirs.iter().map(|dir| Process::find(dir)).collect();
+        let mut all = (1..).map(|number| (NodeId(number), node_dir(&dir, NodeId(number))));
+        let dirs: Vec<(NodeId, PathBuf)> = all.by_ref().take(brokers as usize).collect();
+        if all.next().is_some_and(|(_, dir)| config::ports(&dir).is_some()) {
+            return Err(Error::Larger { dir, brokers });
+        }
+        dirs.iter().try_for_each(|(_, dir)| fs::create_dir_all(dir).map_err(Error::io(dir)))?;
         // What runs knows the ports of what does not.
-        let are_ports_known = found.iter().any(Option::is_some);
+        let are_ports_known = dirs.iter().any(|(_, dir)| Process::find(dir).is_some());
         let mut nodes = Vec::new();
-        for ((id, dir), process) in (1..).map(NodeId).zip(dirs).zip(found) {
+        for (id, dir) in dirs {
             let ports = match config::ports(&dir) {
                 Some(ports) if are_ports_known => ports,
                 earlier => choose(earlier)?,
             };
-            let proxy = options.proxied.then(|| Proxy::start(ports.client)).transpose()?;
-            nodes.push(Node { id, dir, ports, proxy, process: Mutex::new(process) });
+            nodes.push(Node::new(id, dir, ports, options.proxied)?);
         }
         let mut cluster = Self { jars: jars.clone(), options, nodes };
         for choice in 1.. {
@@ -167,11 +178,29 @@ impl KafkaCluster {
                 return Err(error);
             }
             for node in &mut cluster.nodes {
-                node.ports = choose(None)?;
-                node.proxy = node.proxy.take().map(|_| Proxy::start(node.ports.client)).transpose()?;
+                *node = Node::new(node.id, node.dir.clone(), choose(None)?, cluster.options.proxied)?;
             }
         }
         Ok(cluster)
+    }
+
+    /// The cluster in `dir`, whether its brokers run or not, as somebody else has started it with
+    /// [`KafkaOptions::outlives_us`]. It has no nodes if there never was one. Dropped, it leaves the brokers alone.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn attach(jars: &KafkaJars, dir: &Path) -> Result<Self> {
+        let options = KafkaOptions { outlives_us: true, ..KafkaOptions::default() };
+        let mut nodes = Vec::new();
+        if dir.exists() {
+            let dir = dir.canonicalize().map_err(Error::io(dir))?;
+            for id in (1..).map(NodeId) {
+                let dir = node_dir(&dir, id);
+                let Some(ports) = config::ports(&dir) else { break };
+                nodes.push(Node::new(id, dir, ports, false)?);
+            }
+        }
+        Ok(Self { jars: jars.clone(), options, nodes })
     }
 
     /// Where clients find the cluster: `127.0.0.1:<port>,...`, through the proxies if there are any.
@@ -179,6 +208,15 @@ impl KafkaCluster {
     pub fn bootstrap(&self) -> String {
         let addresses: Vec<String> = self.nodes.iter().map(|node| node.advertised().to_string()).collect();
         addresses.join(",")
+    }
+
+    /// Where clients find one broker, through its proxy if it has one. Clients of a cluster with a frozen broker start from
+    /// another: the kernel accepts connections for the frozen one, and the first question waits for its answer.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn address(&self, id: NodeId) -> Result<SocketAddr> {
+        Ok(self.node(id)?.advertised())
     }
 
     /// The numbers of all nodes, whether they run or not.
@@ -215,7 +253,9 @@ impl KafkaCluster {
     /// # Errors
     /// There is no such node, or it does not run.
     pub fn freeze(&self, id: NodeId) -> Result<()> {
-        self.running(id)?.signal(Signal::STOP)
+        let node = self.running(id)?;
+        node.is_frozen.store(true, Ordering::Relaxed);
+        node.signal(Signal::STOP)
     }
 
     /// Lets a frozen broker go on: SIGCONT. It does not know how long it was away.
@@ -223,7 +263,10 @@ impl KafkaCluster {
     /// # Errors
     /// There is no such node, or it does not run.
     pub fn thaw(&self, id: NodeId) -> Result<()> {
-        self.running(id)?.signal(Signal::CONT)
+        let node = self.running(id)?;
+        node.signal(Signal::CONT)?;
+        node.is_frozen.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Stops a broker in order: it hands its partitions over before it ends. Returns when its process is gone.
@@ -251,6 +294,7 @@ impl KafkaCluster {
         let mut java = self.jars.java(&self.options.jvm());
         java.arg("kafka.Kafka").arg(config.path());
         *process = Some(Process::spawn(java, &node.dir, self.options.outlives_us)?);
+        node.is_frozen.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -287,20 +331,21 @@ impl KafkaCluster {
         }
     }
 
-    /// What the cluster says of the partitions of a topic, by partition.
+    /// What the brokers say of the partitions of a topic, by partition. Waits until all that answer say the same, since
+    /// a broker that comes back knows the past for a while.
     ///
     /// # Errors
-    /// No broker answers, or there is no such topic.
+    /// No broker answers, there is no such topic, or they do not agree within half a minute.
     pub fn topic(&self, name: &str) -> Result<Vec<KafkaPartition>> {
-        self.ask(|client| ask::topic(client, name))
+        self.agreed(|client| ask::topic(client, name))
     }
 
-    /// The brokers that live in the eyes of the controller.
+    /// The brokers that live in the eyes of the controller, as all that answer say. Waits as [`Self::topic`] does.
     ///
     /// # Errors
-    /// No broker answers.
+    /// No broker answers, or they do not agree within half a minute.
     pub fn live_brokers(&self) -> Result<Vec<NodeId>> {
-        self.ask(ask::live_brokers)
+        self.agreed(ask::live_brokers)
     }
 
     /// The node that leads the controllers.
@@ -308,7 +353,30 @@ impl KafkaCluster {
     /// # Errors
     /// No broker answers, or there is none at the moment.
     pub fn controller(&self) -> Result<NodeId> {
-        self.ask(ask::controller)
+        let mut error = Error::NoneRuns;
+        for node in self.answering() {
+            match ask::controller(node.client()) {
+                Ok(answer) => return Ok(answer),
+                Err(other) => error = other,
+            }
+        }
+        Err(error)
+    }
+
+    /// Asks again and again until `condition` holds; an error counts as a no, since a cluster that was hurt has a
+    /// moment without answers.
+    ///
+    /// # Errors
+    /// It does not hold within `timeout`; the last error is part of the text.
+    pub fn wait_for(&self, what: &str, timeout: Duration, condition: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        let mut last = None;
+        let holds = wait::until(timeout, || {
+            let answer = condition(self);
+            last = answer.as_ref().err().map(ToString::to_string);
+            Ok(answer.unwrap_or_default())
+        })?;
+        let last = || last.map(|error| format!(" ({error})")).unwrap_or_default();
+        if holds { Ok(()) } else { Err(Error::InVain { what: what.to_owned(), last: last() }) }
     }
 
     /// Cuts off the clients of a broker: their connections end, new ones are closed at once.
@@ -339,19 +407,28 @@ impl KafkaCluster {
         Ok(())
     }
 
-    /// Stops all brokers in order, which takes 6 s (Kafka's controllers wait for a majority). Tests that have seen
-    /// enough drop the cluster instead.
+    /// Stops all brokers in order, as far as that goes: who is last waits for controllers that are gone, for minutes, and
+    /// is killed instead, which loses nothing but makes its next start check its files. Takes 6 to 12 s; tests that have
+    /// seen enough drop the cluster.
     ///
     /// # Errors
-    /// One does not end within a minute; it is killed.
+    /// A broker cannot be signalled.
     pub fn stop(&self) -> Result<()> {
         for node in &self.nodes {
-            if let Some(process) = node.process().as_ref() {
-                process.signal(Signal::CONT)?;
-                process.signal(Signal::TERM)?;
-            }
+            node.signal(Signal::CONT)?;
+            node.is_frozen.store(false, Ordering::Relaxed);
+            node.signal(Signal::TERM)?;
         }
-        self.nodes.iter().try_for_each(|node| node.end(Signal::TERM))
+        let running = || -> Result<usize> {
+            let mut count = 0;
+            for node in &self.nodes {
+                count += usize::from(!node.has_ended()?);
+            }
+            Ok(count)
+        };
+        wait::until(STOP_TIMEOUT, || Ok(running()? <= self.nodes.len() / 2))?;
+        wait::until(LAST_STOP_TIMEOUT, || Ok(running()? == 0))?;
+        self.nodes.iter().try_for_each(|node| node.end(Signal::KILL))
     }
 
     /// Starts all that do not run, and waits until they are ready.
@@ -389,16 +466,38 @@ impl KafkaCluster {
         Ok(())
     }
 
-    /// The first answer of a broker that runs.
-    fn ask<T>(&self, ask: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
-        let mut last = Error::NoneRuns;
-        for node in self.nodes.iter().filter(|node| node.process().is_some()) {
-            match ask(node.client()) {
-                Ok(answer) => return Ok(answer),
-                Err(error) => last = error,
+    /// The brokers that can answer.
+    fn answering(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.process().is_some() && !node.is_frozen.load(Ordering::Relaxed))
+    }
+
+    /// What all brokers answer that answer at all.
+    fn agreed<T: PartialEq>(&self, ask: impl Fn(SocketAddr) -> Result<T>) -> Result<T> {
+        let (mut agreed, mut error) = (None, Error::NoneRuns);
+        wait::until(AGREEMENT_TIMEOUT, || {
+            let mut answers = Vec::new();
+            let mut are_all_answers = true;
+            for node in self.answering() {
+                match ask(node.client()) {
+                    Ok(answer) => answers.push(answer),
+                    Err(other) => {
+                        // One that does not answer may be about to start, or to end; one that answers with an error counts.
+                        are_all_answers &= !matches!(other, Error::Answer { .. });
+                        error = other;
+                    }
+                }
             }
-        }
-        Err(last)
+            if answers.is_empty() {
+                return Ok(true);
+            }
+            if are_all_answers && answers.windows(2).all(|pair| pair[0] == pair[1]) {
+                agreed = answers.pop();
+                return Ok(true);
+            }
+            error = Error::InVain { what: "the brokers agree".to_owned(), last: String::new() };
+            Ok(false)
+        })?;
+        agreed.ok_or(error)
     }
 
     fn node(&self, id: NodeId) -> Result<&Node> {
@@ -422,9 +521,7 @@ impl Drop for KafkaCluster {
         }
         // First all signals, then all waits.
         for node in &self.nodes {
-            if let Some(process) = node.process().as_ref() {
-                drop(process.signal(Signal::KILL));
-            }
+            drop(node.signal(Signal::KILL));
         }
         for node in &self.nodes {
             drop(node.end(Signal::KILL));
@@ -443,7 +540,19 @@ impl KafkaOptions {
     }
 }
 
+/// Where a node has its configuration, log, pid and data.
+fn node_dir(dir: &Path, id: NodeId) -> PathBuf {
+    dir.join(format!("broker-{id}"))
+}
+
 impl Node {
+    /// A node with the process that runs for it, if there is one.
+    fn new(id: NodeId, dir: PathBuf, ports: Ports, proxied: bool) -> Result<Self> {
+        let proxy = proxied.then(|| Proxy::start(ports.client)).transpose()?;
+        let process = Mutex::new(Process::find(&dir));
+        Ok(Self { id, dir, ports, proxy, process, is_frozen: AtomicBool::new(false) })
+    }
+
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -474,6 +583,18 @@ impl Node {
         self.process().as_ref().map_or(Ok(()), |process| process.signal(signal))
     }
 
+    /// Whether no process is left. One that has ended is forgotten.
+    fn has_ended(&self) -> Result<bool> {
+        let mut process = self.process();
+        let Some(running) = process.as_mut() else { return Ok(true) };
+        let has_ended = running.end()?.is_some();
+        if has_ended {
+            *process = None;
+            process::forget(&self.dir);
+        }
+        Ok(has_ended)
+    }
+
     /// Kills the process if it is a child of ours.
     fn end_ours(&self) -> Result<()> {
         let is_ours = matches!(*self.process(), Some(Process::Child(..)));
@@ -482,18 +603,14 @@ impl Node {
 
     /// Ends the process, if there is one, and waits until it is gone.
     fn end(&self, signal: Signal) -> Result<()> {
-        let mut process = self.process();
-        let Some(running) = process.as_mut() else { return Ok(()) };
-        running.signal(signal)?;
-        let gone = wait::until(STOP_TIMEOUT, || Ok(running.end()?.is_some()))?;
-        if !gone {
-            running.signal(Signal::KILL)?;
-            wait::until(STOP_TIMEOUT, || Ok(running.end()?.is_some()))?;
+        self.signal(signal)?;
+        if wait::until(STOP_TIMEOUT, || self.has_ended())? {
+            return Ok(());
         }
-        let log = running.log_tail(&self.dir);
-        *process = None;
-        process::forget(&self.dir);
-        if gone { Ok(()) } else { Err(Error::EndsNot { id: self.id, log }) }
+        let log = self.log_tail();
+        self.signal(Signal::KILL)?;
+        wait::until(STOP_TIMEOUT, || self.has_ended())?;
+        Err(Error::EndsNot { id: self.id, log })
     }
 
     /// Fails if the process has ended by itself.

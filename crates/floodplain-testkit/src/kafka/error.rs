@@ -26,6 +26,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The folder is that of a cluster with more nodes, and data that only they have.
+    #[error("the cluster in {} has more than {brokers} brokers: name their number, or another folder", .dir.display())]
+    Larger {
+        /// The folder.
+        dir: PathBuf,
+        /// How many were wanted.
+        brokers: u32,
+    },
     /// The data folder was not made.
     #[error("kafka.tools.StorageTool failed: {output}")]
     Format {
@@ -92,6 +100,14 @@ pub enum Error {
     NoProxy {
         /// Which one.
         id: NodeId,
+    },
+    /// What was waited for did not come in time.
+    #[error("waited in vain: {what}{last}")]
+    InVain {
+        /// What should have become true.
+        what: String,
+        /// The last error, in parentheses.
+        last: String,
     },
     /// A broker has answered a question with an error, or not as its protocol says.
     #[error("a broker answers to {question}: {answer}")]

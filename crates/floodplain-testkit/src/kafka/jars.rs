@@ -36,10 +36,17 @@ impl KafkaJars {
         }
     }
 
+    /// The folder that has them in `lib`.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// One of Kafka's command line tools, such as `org.apache.kafka.tools.TopicCommand`; its arguments are to be added.
     #[must_use]
     pub fn tool(&self, class: &str) -> Command {
-        let mut java = self.java(&["-Xmx128m".to_owned(), "-XX:TieredStopAtLevel=1".to_owned()]);
+        let flags = ["-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"];
+        let mut java = self.java(&flags.map(str::to_owned));
         java.arg(class);
         java
     }

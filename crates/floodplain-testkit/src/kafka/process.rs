@@ -170,7 +170,9 @@ fn tail(path: &Path, from: u64) -> String {
     };
     let text = String::from_utf8_lossy(&bytes);
     let last = |lines: Vec<&str>| lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-    let matters = last(text.lines().filter(|line| !line.contains("] INFO ")).collect());
+    // Brokers that look for each other say so again and again.
+    let is_chatter = |line: &str| line.contains("] INFO ") || line.contains("Node may not be available");
+    let matters = last(text.lines().filter(|line| !is_chatter(line)).collect());
     let text = if matters.is_empty() { last(text.lines().collect()) } else { matters };
     format!("{text}\n(all of it: {})", path.display())
 }

@@ -144,3 +144,87 @@ fn pump(shared: &Shared, number: u64, mut from: TcpStream, mut to: TcpStream, is
     drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
     shared.state().open.retain(|(open, ..)| *open != number);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Says back what it hears, as long as somebody speaks.
+    fn echo() -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let mut socket = socket.unwrap();
+                thread::spawn(move || io::copy(&mut socket.try_clone().unwrap(), &mut socket));
+            }
+        });
+        port
+    }
+
+    fn client(proxy: &Proxy) -> TcpStream {
+        let client = TcpStream::connect(proxy.address()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        client
+    }
+
+    fn is_echoed(client: &mut TcpStream) -> bool {
+        let mut answer = [0; 5];
+        client.write_all(b"water").and_then(|()| client.read_exact(&mut answer)).is_ok() && &answer == b"water"
+    }
+
+    /// The end of a connection, by whatever way it is told.
+    fn has_ended(client: &mut TcpStream) -> bool {
+        match client.read(&mut [0]) {
+            Ok(length) => length == 0,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    #[test]
+    fn a_cut_ends_connections_and_lets_none_in_until_it_is_healed() {
+        let proxy = Proxy::start(echo()).unwrap();
+        let mut before = client(&proxy);
+        assert!(is_echoed(&mut before) && is_echoed(&mut before));
+        proxy.set(Way::Cut);
+        assert!(has_ended(&mut before));
+        assert!(has_ended(&mut client(&proxy)));
+        proxy.set(Way::Open);
+        assert!(is_echoed(&mut client(&proxy)));
+        assert!(!is_echoed(&mut before));
+    }
+
+    #[test]
+    fn what_a_mute_broker_answers_is_lost_with_its_connection() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let proxy = Proxy::start(listener.local_addr().unwrap().port()).unwrap();
+        let mut client = client(&proxy);
+        client.write_all(b"one").unwrap();
+        let (mut broker, _) = listener.accept().unwrap();
+        let mut heard = [0; 3];
+        broker.read_exact(&mut heard).unwrap();
+        broker.write_all(b"1").unwrap();
+        client.read_exact(&mut heard[..1]).unwrap();
+        assert_eq!(heard[0], b'1');
+        proxy.set(Way::Mute);
+        // The broker hears, and answers; of its answer nothing comes, but the end.
+        client.write_all(b"two").unwrap();
+        broker.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"two");
+        broker.write_all(b"2").unwrap();
+        proxy.set(Way::Open);
+        assert!(has_ended(&mut client));
+    }
+
+    #[test]
+    fn the_port_is_free_when_the_proxy_is_gone() {
+        let proxy = Proxy::start(echo()).unwrap();
+        let address = proxy.address();
+        let mut client = client(&proxy);
+        assert!(is_echoed(&mut client));
+        drop(proxy);
+        assert!(has_ended(&mut client));
+        crate::wait_until("nobody listens", &|| (), || TcpStream::connect(address).is_err());
+    }
+}
