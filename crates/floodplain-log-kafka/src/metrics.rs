@@ -5,7 +5,10 @@ use rdkafka::{
     ClientContext, Statistics, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
     types::RDKafkaErrorCode,
 };
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Counters of the engine. Those that the embedded engine has, too, have its names.
 #[derive(Clone)]
@@ -105,7 +108,8 @@ impl ClientMetrics {
         }
     }
 
-    fn take(&self, statistics: &Statistics) {
+    /// Returns how many brokers are connected.
+    fn take(&self, statistics: &Statistics) -> i32 {
         let total = |counter: &Counter, value: i64| counter.absolute(u64::try_from(value).unwrap_or(0));
         self.queue_records.set(statistics.msg_cnt as f64);
         self.queue_bytes.set(statistics.msg_size as f64);
@@ -149,6 +153,7 @@ impl ClientMetrics {
             records.map(|window| window.cnt).sum(),
         );
         average(&self.batch_bytes, bytes.clone().map(|window| window.sum).sum(), bytes.map(|window| window.cnt).sum());
+        up
     }
 }
 
@@ -156,11 +161,13 @@ impl ClientMetrics {
 pub(crate) struct Context {
     kind: String,
     metrics: ClientMetrics,
+    /// It was said that no broker can be reached: each connection that fails would say it again.
+    is_cut_off: AtomicBool,
 }
 
 impl Context {
     pub(crate) fn new(kind: &str) -> Self {
-        Self { kind: kind.to_owned(), metrics: ClientMetrics::new(kind) }
+        Self { kind: kind.to_owned(), metrics: ClientMetrics::new(kind), is_cut_off: AtomicBool::new(false) }
     }
 }
 
@@ -185,16 +192,30 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.metrics.take(&statistics);
+        let brokers_up = self.metrics.take(&statistics);
+        if brokers_up > 0 && self.is_cut_off.swap(false, Ordering::Relaxed) {
+            tracing::info!(client = %self.kind, brokers_up, "kafka brokers can be reached again");
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.metrics.errors.increment(1);
         let client = self.kind.as_str();
-        match error.rdkafka_error_code() {
-            // Once for all, not for each broker; the way back shows in `brokers_up`.
+        let code = error.rdkafka_error_code();
+        // Answers to a consumer, which gets them once more as what it has read.
+        if matches!(
+            code,
+            Some(
+                RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
+            )
+        ) {
+            return;
+        }
+        self.metrics.errors.increment(1);
+        match code {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
-                tracing::warn!(client, reason, "no kafka broker can be reached");
+                if !self.is_cut_off.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(client, reason, "no kafka broker can be reached");
+                }
             }
             Some(
                 RDKafkaErrorCode::BrokerTransportFailure

@@ -222,7 +222,8 @@ struct Sender {
 
 impl Sender {
     fn create(&self) -> Result<OurProducer, KafkaError> {
-        let context = Deliveries { context: Context::new(&self.kind) };
+        let is_acknowledged = self.client.get("acks") != Some("0");
+        let context = Deliveries { context: Context::new(&self.kind), is_acknowledged };
         OurProducer::from_config_and_context(&self.client, context)
     }
 
@@ -352,6 +353,8 @@ fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
 /// Takes the ends of records.
 struct Deliveries {
     context: Context,
+    /// Brokers answer in this class.
+    is_acknowledged: bool,
 }
 
 impl ClientContext for Deliveries {
@@ -373,7 +376,14 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, part: Arc<Part>) {
         match result {
-            Ok(message) => part.done(u64::try_from(message.offset()).ok()),
+            Ok(message) => {
+                let offset = u64::try_from(message.offset()).ok();
+                if offset.is_none() && self.is_acknowledged {
+                    let (topic, partition) = (message.topic(), message.partition());
+                    tracing::warn!(topic, partition, "append is written, and the broker does not say where");
+                }
+                part.done(offset);
+            }
             // Also what the broker refused for certain: others of the unit may be there.
             Err((error, message)) => {
                 if part.failed() {

@@ -114,7 +114,7 @@ impl Shared {
 }
 
 impl Unit {
-    /// A unit whose cost was taken from the permits. It does not end before [`Part::submitted`].
+    /// A unit whose cost was taken from the permits. It does not end before [`Self::submitted`].
     pub(crate) fn new(
         shared: &Arc<Shared>,
         class: Class,

@@ -16,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 const PARTITIONS: u32 = 3;
@@ -95,7 +96,8 @@ fn all_in_sync(cluster: &KafkaCluster, topic: &str) {
 fn what_was_acknowledged_survives_brokers() {
     let kafka = Kafka::take();
     let cluster = kafka.cluster();
-    let config = kafka.config();
+    // Of a frozen leader no more is waited for than until it has a successor.
+    let config = KafkaConfig { socket_timeout: Duration::from_secs(4), ..kafka.config() };
     let topic = format!("{}default.telemetry", config.topic_prefix);
     let log = open(config.clone());
     let partitions: Vec<Partition> = {
@@ -121,7 +123,7 @@ fn what_was_acknowledged_survives_brokers() {
         let muted = leader(cluster, &topic);
         cluster.mute(muted).unwrap();
         let others = load.acked.iter().map(|acked| acked.load(Ordering::Relaxed)).sum::<u64>();
-        std::thread::park_timeout(std::time::Duration::from_millis(500));
+        std::thread::park_timeout(Duration::from_millis(500));
         cluster.heal(muted).unwrap();
         load.goes_on("a leader is heard again");
         assert!(load.history.acked() > others);

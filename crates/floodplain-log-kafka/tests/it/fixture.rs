@@ -37,11 +37,19 @@ fn folder() -> PathBuf {
     parent.join(format!("{PREFIX}{}", std::process::id()))
 }
 
+/// Warnings of the engine, beside what a test that fails has to say.
+pub(crate) fn say_what_is_wrong() {
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr);
+    // Another test has done it.
+    drop(log.try_init());
+}
+
 /// The cluster, for one test at a time: some of them kill brokers.
 pub(crate) struct Kafka(MutexGuard<'static, KafkaCluster>);
 
 impl Kafka {
     pub(crate) fn take() -> Self {
+        say_what_is_wrong();
         Self(SHARED.lock().expect("a test before has left the cluster as it was"))
     }
 
@@ -57,7 +65,6 @@ impl Kafka {
             // Tests write records of other times.
             retention: None,
             producers: 2,
-            socket_timeout: Duration::from_secs(4),
             close_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(25),
             ..KafkaConfig::new(self.0.bootstrap().split(','))
