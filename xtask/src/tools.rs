@@ -18,6 +18,7 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("curl", "curl"),
     ("chromium", "chromium"),
     ("losetup", "mount"),
+    ("kcat", "kcat"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
     ("nats-server", "nats-server"),

@@ -269,7 +269,7 @@ fn too_large(detail: &str) -> Problem {
 pub(crate) fn refused(refusal: &Refusal) -> Problem {
     let detail = refusal.to_string();
     match refusal {
-        Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused => {
+        Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused | Refusal::Unavailable { .. } => {
             Problem::of("overloaded", detail)
         }
         Refusal::DiskFull { .. } => Problem::of("disk_full", detail),

@@ -316,7 +316,11 @@ impl Appends {
                 End::Committed { waiters, sent }
             }
             Outcome::Refused(
-                Refusal::Overloaded { .. } | Refusal::Behind { .. } | Refusal::AfterRefused | Refusal::DiskFull { .. },
+                Refusal::Overloaded { .. }
+                | Refusal::Behind { .. }
+                | Refusal::AfterRefused
+                | Refusal::DiskFull { .. }
+                | Refusal::Unavailable { .. },
             ) => {
                 metrics.appends_refused.increment(1);
                 // Held: the clients hear nothing until there is room again. QoS 0 does not wait.

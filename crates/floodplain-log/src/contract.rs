@@ -60,9 +60,12 @@ pub struct InOrder {
     pub refusals_seen: u64,
 }
 
-/// One unit of appending: its batches commit together or not at all.
+/// One unit of appending: it is acknowledged, and refused, as a whole.
 ///
-/// On the embedded engine they share one commit group, so recovery keeps all or none of them.
+/// On the embedded engine its batches share one commit group, so recovery keeps all or none of them. On Kafka they are
+/// written apart: a unit that was not acknowledged, because its outcome is unknown or its process died before, may be
+/// found in part, and any part of it. What must not be seen apart belongs into one batch of one record, or is written
+/// in a second unit after the first was committed, or goes through the transaction of a partition's owner.
 #[derive(Debug)]
 pub struct Append {
     /// At least one batch; several for one partition keep their order.
@@ -74,6 +77,9 @@ pub struct Append {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The promise of the append's class holds. Position of the first record of each batch, in order.
+    ///
+    /// An engine that hears nothing of what it wrote in class `none` gives a position there that no record of the batch
+    /// is before. Where other writers share a partition, records of theirs may be between those of a batch.
     Committed(Vec<Position>),
     /// Nothing was written, and nothing will be.
     Refused(Refusal),
@@ -106,6 +112,9 @@ pub enum Refusal {
     /// The partition does not exist in this log.
     #[error("this log has no {0}: open its stream first")]
     UnknownPartition(Partition),
+    /// The engine cannot be reached, or cannot do it now; try again later (never on the embedded engine).
+    #[error("log is not available: {cause}")]
+    Unavailable { cause: Arc<str> },
     /// This process does not own the partition any more (never on the embedded engine).
     #[error("ownership of the partition was lost")]
     Fenced,
@@ -212,7 +221,8 @@ pub struct RecordRef {
     pub locator: Locator,
 }
 
-/// A committed batch as it was read.
+/// A committed batch as it was read: not always one that was appended, since an engine may cut batches otherwise. It
+/// cuts them the same for whoever reads, from wherever, at any time, so that references into them are the same, too.
 #[derive(Debug, Clone)]
 pub struct ReadBatch {
     /// Position of the first record.
@@ -288,7 +298,9 @@ pub trait Log: Send + Sync + fmt::Debug {
 
     /// Queues `append` and returns at once; how it ended goes to `reply`, if one is given.
     ///
-    /// Appends that one thread submits to one partition get growing positions in that order.
+    /// Appends of one class that one thread submits to one partition get growing positions in that order. (The
+    /// embedded engine keeps it over all classes. On Kafka each class has connections of its own; to wait for one
+    /// before the other would cost a round trip at each change.)
     fn submit(&self, append: Append, reply: Option<Reply>);
 
     /// Like [`Log::submit`], and nothing that this submitter appends later is committed before

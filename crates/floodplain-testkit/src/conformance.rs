@@ -22,6 +22,8 @@ pub struct Harness {
     /// Whether each append ends as committed or refused and appears once. Otherwise cases repeat
     /// what was not committed, and bear duplicates.
     pub exact: bool,
+    /// Whether appends of one thread keep their order over all classes, not only within each.
+    pub orders_classes: bool,
     /// Closes the log and opens it again. Absent if the engine cannot do that here.
     pub reopen: Option<Reopen>,
     /// What must live as long as the log: a folder, a server.

@@ -103,7 +103,8 @@ impl<F: Fold> Runner<F> {
                 Refusal::Overloaded { .. }
                 | Refusal::Behind { .. }
                 | Refusal::AfterRefused
-                | Refusal::DiskFull { .. } => Ok(Settled::Retry(refusal)),
+                | Refusal::DiskFull { .. }
+                | Refusal::Unavailable { .. } => Ok(Settled::Retry(refusal)),
                 Refusal::TooLarge { .. } if matches!(in_flight, InFlight::Outputs { count: 2.., .. }) => {
                     self.unit_bytes_max /= 2;
                     Ok(Settled::Retry(refusal))

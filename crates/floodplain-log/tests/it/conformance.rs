@@ -29,6 +29,7 @@ fn harness(disk: Arc<dyn Disk>, dir: PathBuf, clock: Arc<ManualClock>, keep: Box
         clock,
         pump: Box::new(|| ()),
         exact: true,
+        orders_classes: true,
         reopen: Some(Box::new(move |keep| harness(disk, dir, again, keep))),
         keep,
     }
@@ -69,6 +70,7 @@ fn adverse(inner: Harness, adversity: Adversity, seed: u64) -> Harness {
             }
         }),
         exact: adversity == Adversity::MILD,
+        orders_classes: true,
         reopen: reopen
             .map(|reopen| -> conformance::Reopen { Box::new(move |keep| adverse(reopen(keep), adversity, seed + 1)) }),
         keep,

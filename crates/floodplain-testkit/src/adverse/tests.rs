@@ -203,7 +203,7 @@ fn harness_over(adversity: Adversity, threaded: bool) -> Harness {
         }
     };
     let exact = adversity == Adversity::MILD;
-    Harness { log, clock, pump: Box::new(pump), exact, reopen: None, keep: Box::new(()) }
+    Harness { log, clock, pump: Box::new(pump), exact, orders_classes: true, reopen: None, keep: Box::new(()) }
 }
 
 #[test]
@@ -211,7 +211,15 @@ fn the_model_keeps_the_contract() {
     conformance::run(&|| {
         let clock = Arc::new(ManualClock::default());
         let log = ModelLog::new(Arc::clone(&clock) as Arc<dyn floodplain_types::Clock>);
-        Harness { log: Arc::new(log), clock, pump: Box::new(|| ()), exact: true, reopen: None, keep: Box::new(()) }
+        Harness {
+            log: Arc::new(log),
+            clock,
+            pump: Box::new(|| ()),
+            exact: true,
+            orders_classes: true,
+            reopen: None,
+            keep: Box::new(()),
+        }
     });
 }
 

@@ -1,0 +1,16 @@
+//! The engine on a real Apache Kafka of three brokers.
+//!
+//! Needs a JDK (17 or later) and `kcat` on the path, and Kafka's jars in `$FLOODPLAIN_TEST_TOOLS/kafka`
+//! (default `~/.cache/floodplain/tools`); `cargo xtask tools` puts them there.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod faults;
+mod fixture;
+mod mock;
+mod nodes;
+mod outcomes;
+mod outside;
+mod security;
+mod statistics;
+mod transactions;
