@@ -30,10 +30,8 @@ pub(crate) fn asked_class(properties: &UserProperties<'_>) -> Option<Class> {
 const fn meaning(class: Class) -> &'static str {
     match class {
         Class::None => "nothing is promised",
-        Class::Leader => {
-            "handed to the operating system: survives a crash of the server, not a power cut; a binding of the topic may promise more or less"
-        }
-        Class::All => "synced to disk: survives a power cut, where no binding of the topic promises less",
+        Class::Leader => "handed to the operating system: survives a crash of the server, not a power cut",
+        Class::All => "synced: survives a power cut, unless a binding promises less",
     }
 }
 
