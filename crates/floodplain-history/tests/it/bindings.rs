@@ -373,7 +373,7 @@ fn letters_are_decoded_again_and_marked() {
     let of_text = |letter: &&Value| letter["decoder"] != of_kind(&found, "decode")[0]["decoder"];
     let second = of_kind(&found, "decode").into_iter().filter(of_text).collect::<Vec<_>>();
     assert_eq!((of_kind(&found, "decode").len(), second.len()), (3, 1), "the text refuses one, too");
-    assert_eq!(second[0]["from"], "0:0");
+    assert_eq!(second[0]["from"], "0:1");
     replay(&mut engine, Replay::Letters { ids: None, reason: None }).unwrap();
     assert_eq!(of_kind(&letters(&world), "decode").len(), 3, "no letter twice");
 }
