@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("chromium", "chromium"),
