@@ -37,7 +37,9 @@ type Counted = (&'static str, u64);
 const SOME: u64 = u64::MAX;
 
 /// Each with all that it makes the broker count, without `floodplain_broker_` and `_total`.
-const SCENARIOS: &[(fn() -> Rig, &[Counted])] = &[
+type Scenario = (fn() -> Rig, &'static [Counted]);
+
+const SCENARIOS: &[Scenario] = &[
     (held, &[("dropped_connections held", 1), ("refused_appends", SOME)]),
     (append_too_large, &[("dropped_connections append_too_large", 1), ("refused_appends", 1)]),
     (packet_too_large, &[("dropped_connections packet_too_large", 1)]),
