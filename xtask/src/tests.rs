@@ -101,7 +101,7 @@ fn found_by(printed: &str) -> Vec<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+mod found {
     use super::*;
 
     #[test]
