@@ -1,6 +1,6 @@
 //! The log on Apache Kafka: streams are topics, any number of nodes write and read them.
 //!
-//! [`KafkaLog`] keeps the contract of [`floodplain_log::Log`]; where Kafka keeps it otherwise than the embedded engine,
+//! `KafkaLog` keeps the contract of [`floodplain_log::Log`]; where Kafka keeps it otherwise than the embedded engine,
 //! `docs/decisions/0011-log-on-kafka.md` says how. librdkafka and its OpenSSL are built with the feature `kafka` alone;
 //! without it there is nothing here. No program depends on this crate yet.
 #![cfg(feature = "kafka")]
