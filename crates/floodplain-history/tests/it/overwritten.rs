@@ -5,7 +5,7 @@ use crate::{
     counted::Counted,
     engine::{World, run},
 };
-use floodplain_history::engine::Engine;
+use floodplain_history::{engine::Engine, merge::BATCH_ROWS};
 use serde_json::json;
 use std::{
     future::Future as _,
@@ -54,17 +54,21 @@ fn values_in_memory_count_and_go_on_counting_when_their_files_have_expired() {
     assert_eq!(count(&engine), 3);
 }
 
+/// So many rows of different times, all in one window.
+fn fill(world: &World, rows: i64) {
+    for tens in 0..rows / 10 {
+        let row = |n: i64| format!(r#"{{"time": {}, "v": 1}}"#, 1_700_000_000_000_i64 + tens * 100 + n);
+        let rows: Vec<_> = (0..10).map(row).collect();
+        world.publish("devices/a/t", format!("[{}]", rows.join(",")).as_bytes());
+    }
+}
+
 /// Rows are sorted in parts, and the two are in different ones.
 #[test]
 fn a_value_that_came_long_before_in_memory_counts() {
     let world = World::new();
     let mut engine = world.engine().unwrap();
-    let rows = floodplain_history::merge::BATCH_ROWS as i64 + 10;
-    for second in 0..rows / 10 {
-        let row = |n: i64| format!(r#"{{"time": {}, "v": 1}}"#, 1_700_000_000_000_i64 + second * 100 + n);
-        let rows: Vec<_> = (0..10).map(row).collect();
-        world.publish("devices/a/t", format!("[{}]", rows.join(",")).as_bytes());
-    }
+    fill(&world, BATCH_ROWS as i64 + 10);
     run(&mut engine);
     assert_eq!(count(&engine), 0);
     publish(&world, 0, 2);
@@ -88,6 +92,28 @@ fn rows_of_one_key_in_two_files_count_when_they_become_one() {
         run(&mut engine);
         assert_eq!((files(&engine), count(&engine), counted.count()), (1, 1, 1));
     });
+}
+
+/// Two parts have the same rows, which is not seen before they are written to one file.
+#[test]
+fn what_a_replay_has_counted_again_in_memory_stays_counted() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    publish(&world, 0, 3);
+    fill(&world, BATCH_ROWS as i64 + 1000);
+    run(&mut engine);
+    assert_eq!(count(&engine), 1);
+    let handle = engine.handle();
+    assert!(pin!(handle.replay(ALL)).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let (mut before, mut most_rows) = (1, 0);
+    while engine.step().unwrap() {
+        let summary = engine.handle().summary("t").unwrap();
+        assert!(summary.overwritten_values >= before, "{} after {before}", summary.overwritten_values);
+        (before, most_rows) = (summary.overwritten_values, most_rows.max(summary.rows));
+    }
+    assert!(most_rows > 2 * BATCH_ROWS as u64, "{most_rows} rows were in memory at once");
+    let summary = engine.handle().summary("t").unwrap();
+    assert_eq!((summary.overwritten_values, summary.rows), (2, BATCH_ROWS as u64 / 10 * 10 + 1001), "{summary:?}");
 }
 
 /// Through everything that happens to rows: flushes, replays of what is in memory and in files, compactions, expiry.
