@@ -31,7 +31,7 @@ const READS: [&str; 3] = ["/api/v1/sql", "/api/v1/alerts/test", "/api/v1/binding
 
 /// The role that a request needs before its handler is asked; `None` is open to strangers: health, and the files of the
 /// console.
-fn needs(method: &Method, path: &str) -> Option<Role> {
+pub(crate) fn needs(method: &Method, path: &str) -> Option<Role> {
     let is_data = path == "/metrics" || path == "/api" || path.starts_with("/api/");
     match method.is_safe() {
         _ if OPEN.contains(&path) => None,

@@ -1,34 +1,91 @@
 //! `alerts`: rules, who fires, and what a rule would say now.
 
-use crate::{
-    body,
-    paging::{Segment, rfc3339},
-    problem::Problem,
-    router::Api,
-};
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    routing::{get, post, put},
-};
+use crate::{body::Json, problem::Problem, request::Path, router::Api, time::Time};
+use axum::{extract::State, http::StatusCode};
 use floodplain_sql::Format;
 use floodplain_streams::{
-    Alert, Alerts, Error,
+    Alerts, Error, Silent,
     rule::{Condition, Rule, v1},
+    rules::Origin,
 };
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Devices that a test names.
 const DEVICES_MAX: usize = 1_000;
 
-pub(crate) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/api/v1/alerts", get(list))
-        .route("/api/v1/alerts/test", post(test))
-        .route("/api/v1/alerts/{name}", put(set).delete(remove))
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(routes!(list_alerts))
+        .routes(routes!(test_alert))
+        .routes(routes!(set_alert, remove_alert))
+}
+
+/// All alerts, by name.
+#[derive(Serialize, ToSchema)]
+struct AlertList {
+    alerts: Vec<Alert>,
+}
+
+/// An alert, and for whom it fires.
+#[derive(Serialize, ToSchema)]
+struct Alert {
+    #[serde(flatten)]
+    rule: v1::Alert,
+    origin: Origin,
+    /// At most 1000, by device.
+    firing: Vec<Firing>,
+    /// For how many devices it fires.
+    firing_count: usize,
+    /// How often it began to fire.
+    fired_total: u64,
+    /// The last try to tell its webhook, since the start of the server.
+    #[schema(required)]
+    last_webhook: Option<WebhookCall>,
+}
+
+/// A device for which an alert fires.
+#[derive(Serialize, ToSchema)]
+struct Firing {
+    device: String,
+    since: Time,
+    /// By which it began to; null for `silent`.
+    #[schema(required)]
+    value: Option<f64>,
+}
+
+/// A try to tell a webhook.
+#[derive(Serialize, ToSchema)]
+struct WebhookCall {
+    time: Time,
+    /// The HTTP status of its answer; null: there was none.
+    #[schema(required)]
+    status: Option<u16>,
+    /// Why it was not told; null: it was.
+    #[schema(required)]
+    error: Option<String>,
+}
+
+/// What a rule would say now.
+#[derive(Serialize, ToSchema)]
+struct TestedAlert {
+    /// At most 1000, by device.
+    would_fire: Vec<WouldFire>,
+}
+
+/// A device for which a rule would fire.
+#[derive(Serialize, Deserialize, ToSchema)]
+struct WouldFire {
+    device: String,
+    /// The newest value of the column; null for `silent`.
+    #[schema(value_type = Option<f64>, required)]
+    value: Option<Number>,
+    /// When that was, or the last message.
+    #[schema(value_type = Option<Time>, required)]
+    time: Option<String>,
 }
 
 impl From<Error> for Problem {
@@ -63,18 +120,22 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-async fn list(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
+/// Alerts, and for whom they fire
+#[utoipa::path(get, path = "/api/v1/alerts", responses((status = 200, description = "by name", body = AlertList), Problem))]
+async fn list_alerts(State(api): State<Arc<Api>>) -> Result<Json<AlertList>, Problem> {
     let alerts = blocking(&api, |alerts| Ok(alerts.list())).await?;
-    Ok(Json(json!({ "alerts": alerts.iter().map(to_json).collect::<Vec<_>>() })))
+    Ok(Json(AlertList { alerts: alerts.into_iter().map(Alert::from).collect() }))
 }
 
-async fn set(
+/// Makes an alert, or changes the one with this name; stored when it is answered
+#[utoipa::path(put, path = "/api/v1/alerts/{name}",
+    responses((status = 200, description = "as it is now", body = Alert), Problem))]
+async fn set_alert(
     State(api): State<Arc<Api>>,
-    Segment(name): Segment,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Value>, Problem> {
-    let rule = rule(&api, &headers, body).await?;
+    Path(name): Path<String>,
+    Json(rule): Json<v1::Alert>,
+) -> Result<Json<Alert>, Problem> {
+    let rule = Rule::try_from(rule)?;
     if *rule.name != *name {
         return Err(Problem::of(
             "alert_invalid",
@@ -82,22 +143,29 @@ async fn set(
         ));
     }
     let alert = blocking(&api, |alerts| alerts.put(rule)).await?;
-    Ok(Json(to_json(&alert)))
+    Ok(Json(alert.into()))
 }
 
-async fn remove(State(api): State<Arc<Api>>, Segment(name): Segment) -> Result<StatusCode, Problem> {
+/// Removes an alert; what it fires for ends
+#[utoipa::path(delete, path = "/api/v1/alerts/{name}", responses((status = 204, description = "done"), Problem))]
+async fn remove_alert(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     blocking(&api, move |alerts| alerts.delete(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Changes nothing, and tells nobody.
-async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
-    let rule = rule(&api, &headers, body).await?;
+/// For whom a rule would fire by current values; changes nothing, and tells nobody
+#[utoipa::path(post, path = "/api/v1/alerts/test",
+    responses((status = 200, description = "at most 1000 devices, by name", body = TestedAlert), Problem))]
+async fn test_alert(State(api): State<Arc<Api>>, Json(rule): Json<v1::Alert>) -> Result<Json<TestedAlert>, Problem> {
+    let rule = Rule::try_from(rule)?;
     let would_fire = match &rule.condition {
         Condition::Silent { .. } => {
             let silent = blocking(&api, move |alerts| alerts.silent_now(&rule, DEVICES_MAX)).await?;
-            let silent = silent.into_iter();
-            silent.map(|one| json!({ "device": one.device, "value": null, "time": rfc3339(one.heard) })).collect()
+            let would_fire = |silent: Silent| {
+                let time = Time(silent.heard).to_string();
+                WouldFire { device: silent.device, value: None, time: Some(time) }
+            };
+            silent.into_iter().map(would_fire).collect()
         }
         Condition::Above { table, column, limit } => {
             beyond(&api, &rule, table, column, &format!("> {limit:?}")).await?
@@ -106,16 +174,11 @@ async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Re
             beyond(&api, &rule, table, column, &format!("< {limit:?}")).await?
         }
     };
-    Ok(Json(json!({ "would_fire": would_fire })))
-}
-
-async fn rule(api: &Api, headers: &HeaderMap, body: Body) -> Result<Rule, Problem> {
-    let alert: v1::Alert = body::json(headers, body, api.limits.body_time_max).await?;
-    Ok(Rule::try_from(alert)?)
+    Ok(Json(TestedAlert { would_fire }))
 }
 
 /// The newest values of the column that are beyond the limit.
-async fn beyond(api: &Api, rule: &Rule, table: &str, column: &str, is_beyond: &str) -> Result<Vec<Value>, Problem> {
+async fn beyond(api: &Api, rule: &Rule, table: &str, column: &str, is_beyond: &str) -> Result<Vec<WouldFire>, Problem> {
     let (table, column) = (table.replace('\'', "''"), column.replace('"', "\"\""));
     // Of infinities and NaN, which is greater than all others here, no rule says anything.
     let query = format!(
@@ -130,22 +193,28 @@ async fn beyond(api: &Api, rule: &Rule, table: &str, column: &str, is_beyond: &s
     }
     let internal = |error: serde_json::Error| Problem::of("alerts_failed", format!("the rows cannot be read: {error}"));
     let mut answer: Value = serde_json::from_slice(&json).map_err(internal)?;
-    let Value::Array(mut rows) = answer["rows"].take() else { return Ok(Vec::new()) };
-    rows.retain(|row| row["device"].as_str().is_some_and(|device| rule.is_for(device)));
-    rows.truncate(DEVICES_MAX);
-    Ok(rows)
+    let Value::Array(rows) = answer["rows"].take() else { return Ok(Vec::new()) };
+    let rows = rows.into_iter().filter_map(|row| serde_json::from_value::<WouldFire>(row).ok());
+    Ok(rows.filter(|row| rule.is_for(&row.device)).take(DEVICES_MAX).collect())
 }
 
-fn to_json(alert: &Alert) -> Value {
-    let firing = alert.firing.iter();
-    let firing = firing.map(|one| json!({ "device": &*one.device, "since": rfc3339(one.since), "value": one.value }));
-    let last = alert.last_webhook.as_ref();
-    let last = last.map(|last| json!({ "time": rfc3339(last.time), "status": last.status, "error": last.error }));
-    let mut json = serde_json::to_value(v1::Alert::from(&alert.kept.rule)).unwrap_or_default();
-    json["origin"] = json!(alert.kept.origin);
-    json["firing"] = firing.collect();
-    json["firing_count"] = json!(alert.firing_count);
-    json["fired_total"] = json!(alert.fired);
-    json["last_webhook"] = json!(last);
-    json
+impl From<floodplain_streams::Alert> for Alert {
+    fn from(alert: floodplain_streams::Alert) -> Self {
+        let firing = alert.firing.into_iter();
+        let last = alert.last_webhook;
+        Self {
+            rule: (&alert.kept.rule).into(),
+            origin: alert.kept.origin,
+            firing: firing
+                .map(|one| Firing { device: one.device.to_string(), since: Time(one.since), value: one.value })
+                .collect(),
+            firing_count: alert.firing_count,
+            fired_total: alert.fired,
+            last_webhook: last.map(|last| WebhookCall {
+                time: Time(last.time),
+                status: last.status,
+                error: last.error,
+            }),
+        }
+    }
 }

@@ -1,35 +1,39 @@
 //! `bindings` and `replay`: where messages go, and decoding them again.
 
 use crate::{
-    body,
-    paging::{Segment, rfc3339},
+    body::{self, Json},
+    message::pairs,
+    openapi::{no_next, one_of},
     problem::Problem,
+    request::Path,
     router::Api,
+    time::Time,
 };
 use axum::{
-    Json, Router,
     body::Body,
     extract::State,
     http::{HeaderMap, StatusCode},
-    routing::{get, post, put},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chrono::DateTime;
 use floodplain_decode::{ColumnType, Field, Input, Outcome, Role, Row, Rows};
 use floodplain_history::{
     Handle,
-    bindings::{BUILTIN, Binding, BindingError, Origin},
+    bindings::{self, BUILTIN, BindingError, Origin, v1},
     dedup::{Dedup, Id},
-    jobs::{Job, Replay},
+    jobs::{self, JobState, Replay},
     route::{DefaultRoute, MESSAGES, Route as _},
 };
-use floodplain_log::MessageRef;
+use floodplain_log::{MessageRef, TELEMETRY};
 use floodplain_types::{Timestamp, validate_topic};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
 };
+use utoipa::{ToSchema, openapi::Object};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// How long a change waits for the engine: it writes files first, and at a start decodes what was seen before.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -38,12 +42,12 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// Rows of a test that are shown.
 const ROWS_MAX: usize = 100;
 
-pub(crate) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/api/v1/bindings", get(list))
-        .route("/api/v1/bindings/{name}", put(set).delete(remove))
-        .route("/api/v1/bindings/test", post(test))
-        .route("/api/v1/replay", get(jobs).post(replay))
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(routes!(list_bindings))
+        .routes(routes!(put_binding, delete_binding))
+        .routes(routes!(test_binding))
+        .routes(routes!(list_replays, replay))
 }
 
 pub(crate) fn history(api: &Api) -> Result<&Handle, Problem> {
@@ -75,64 +79,202 @@ pub(crate) async fn within<T>(change: impl Future<Output = Result<T, BindingErro
     Ok(tokio::time::timeout(CHANGE_TIME_MAX, change).await.map_err(slow)??)
 }
 
-async fn list(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
+/// All bindings, in the order in which they are asked.
+#[derive(Serialize, ToSchema)]
+struct Bindings {
+    bindings: Vec<Binding>,
+    #[schema(schema_with = no_next)]
+    next: (),
+}
+
+/// A binding, and what has happened to its messages since the start of the server.
+#[derive(Serialize, ToSchema)]
+struct Binding {
+    #[serde(flatten)]
+    wire: v1::Binding,
+    /// Of the document of all bindings in which it last changed.
+    version: u32,
+    /// Messages that it took.
+    matched: u64,
+    /// Those of them with something that was refused.
+    failed: u64,
+    /// Messages, or rows where the id is a field, that repeat earlier ones.
+    duplicates: u64,
+    /// Whether it is the one for all that no other takes.
+    builtin: bool,
+    #[schema(schema_with = source)]
+    source: &'static str,
+}
+
+fn source() -> Object {
+    let from = "Where it comes from; only those of `api` can be changed here.";
+    one_of(from, [Origin::Builtin, Origin::Config, Origin::Api].map(Origin::as_str))
+}
+
+impl From<&bindings::Binding> for Binding {
+    fn from(binding: &bindings::Binding) -> Self {
+        let (matched, failed) = binding.counts().get();
+        Self {
+            wire: binding.wire().clone(),
+            version: binding.version(),
+            matched,
+            failed,
+            duplicates: binding.counts().duplicate_count(),
+            builtin: false,
+            source: binding.origin().as_str(),
+        }
+    }
+}
+
+/// Which bindings there are
+#[utoipa::path(get, path = "/api/v1/bindings",
+    responses((status = 200, description = "in the order in which they are asked", body = Bindings), Problem))]
+async fn list_bindings(State(api): State<Arc<Api>>) -> Result<Json<Bindings>, Problem> {
     let bindings = history(&api)?.bindings();
     let (matched, failed) = bindings.builtin().get();
-    let builtin = json!({
-        "name": BUILTIN, "filter": "devices/+/+", "stream": "telemetry", "device_level": 2, "table": { "level": 3 },
-        "decoder": { "format": "auto" }, "time_field": null, "key_columns": [], "class": null, "retention": null,
-        "dedup": null, "version": 0, "matched": matched, "failed": failed, "duplicates": 0, "builtin": true,
-        "source": Origin::Builtin.as_str(),
-    });
-    let list: Vec<Value> = bindings.list().iter().map(|binding| to_json(binding)).chain([builtin]).collect();
-    Ok(Json(json!({ "bindings": list, "next": null })))
+    let builtin = Binding {
+        wire: v1::Binding {
+            name: BUILTIN.to_owned(),
+            filter: "devices/+/+".to_owned(),
+            stream: TELEMETRY.to_owned(),
+            device_level: Some(2),
+            table: v1::Table::Level(3),
+            decoder: Map::from_iter([("format".to_owned(), "auto".into())]),
+            time_field: None,
+            key_columns: Vec::new(),
+            class: None,
+            retention: None,
+            dedup: None,
+        },
+        version: 0,
+        matched,
+        failed,
+        duplicates: 0,
+        builtin: true,
+        source: Origin::Builtin.as_str(),
+    };
+    let list = bindings.list().iter().map(|binding| Binding::from(&**binding));
+    Ok(Json(Bindings { bindings: list.chain([builtin]).collect(), next: () }))
 }
 
-async fn set(
+/// Adds a binding, or puts it into the place of the one of its name
+#[utoipa::path(put, path = "/api/v1/bindings/{name}", request_body = v1::Binding,
+    responses((status = 200, description = "what is published from now on is decoded by it", body = Binding), Problem))]
+async fn put_binding(
     State(api): State<Arc<Api>>,
-    Segment(name): Segment,
+    Path(name): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Binding>, Problem> {
     let value: Value = body::json_of(&headers, body, BODY_BYTES_MAX, api.limits.body_time_max).await?;
-    let binding = Binding::declare(&name, value, Origin::Api)?;
-    Ok(Json(to_json(&*within(history(&api)?.put_binding(binding)).await?)))
+    let binding = bindings::Binding::declare(&name, value, Origin::Api)?;
+    Ok(Json(Binding::from(&*within(history(&api)?.put_binding(binding)).await?)))
 }
 
-async fn remove(State(api): State<Arc<Api>>, Segment(name): Segment) -> Result<StatusCode, Problem> {
+/// Removes a binding; its rows stay
+#[utoipa::path(delete, path = "/api/v1/bindings/{name}", responses((status = 204, description = "done"), Problem))]
+async fn delete_binding(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     within(history(&api)?.remove_binding(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn to_json(binding: &Binding) -> Value {
-    let (matched, failed) = binding.counts().get();
-    let mut value = binding.to_json();
-    value["version"] = binding.version().into();
-    value["matched"] = matched.into();
-    value["failed"] = failed.into();
-    value["duplicates"] = binding.counts().duplicate_count().into();
-    value["builtin"] = false.into();
-    value["source"] = binding.origin().as_str().into();
-    value
-}
-
-#[derive(serde::Deserialize)]
+/// A message that is not published, and how it is decoded.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Test {
+struct TestOfBinding {
+    /// A binding that is not stored. Null: those that are decide.
+    #[schema(value_type = Option<v1::Binding>)]
     binding: Option<Value>,
     topic: String,
+    /// Who publishes it; if it is null, what the topic names.
     device: Option<String>,
+    /// Its payload, if that is UTF-8.
     payload: Option<String>,
+    /// Its payload, if that is not UTF-8: RFC 4648, section 4.
     payload_base64: Option<String>,
     content_type: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = pairs, required = false)]
     user_properties: Vec<(String, String)>,
 }
 
-/// What would become of a message. Nothing is stored.
-async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
+/// What would become of a message.
+#[derive(Serialize, ToSchema)]
+struct Tested {
+    /// The binding that takes it.
+    binding: String,
+    device: String,
+    /// Null: it is none of the binding.
+    #[schema(required)]
+    table: Option<String>,
+    /// At most 100.
+    rows: Vec<TestedRow>,
+    /// Null: there is none.
+    #[schema(required)]
+    failure: Option<Failure>,
+}
+
+/// A row that a message would become.
+#[derive(Serialize, ToSchema)]
+struct TestedRow {
+    table: String,
+    device: String,
+    /// Null: the time at which it comes.
+    #[schema(required)]
+    time: Option<Time>,
+    /// What repeats are known by, if the binding looks for them.
+    #[schema(required)]
+    id: Option<String>,
+    fields: Vec<TestedField>,
+}
+
+/// A value of a row.
+#[derive(Serialize, ToSchema)]
+struct TestedField {
+    name: String,
+    role: FieldRole,
+    /// `Boolean`, `Int64`, `Float64`, `Utf8`, `Binary`, `List`, or `Rest` for what has no column.
+    #[serde(rename = "type")]
+    data_type: &'static str,
+    value: Value,
+}
+
+impl TestedField {
+    fn text(name: &str, value: &str) -> Self {
+        Self { name: name.to_owned(), role: FieldRole::Value, data_type: "Utf8", value: value.into() }
+    }
+}
+
+/// What a field is: a value, a part of the key of its row, or said of it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum FieldRole {
+    Value,
+    Key,
+    Attribute,
+}
+
+/// Why a payload, or a part of it, was refused.
+#[derive(Serialize, ToSchema)]
+struct Failure {
+    /// Which part of the work.
+    stage: &'static str,
+    /// For people.
+    reason: String,
+    /// Where in the payload, counted from 0.
+    #[schema(required)]
+    byte_position: Option<usize>,
+    /// Which line of the payload, counted from 1.
+    #[schema(required)]
+    line: Option<u32>,
+}
+
+/// What would become of a message; nothing is stored
+#[utoipa::path(post, path = "/api/v1/bindings/test", request_body = TestOfBinding,
+    responses((status = 200, description = "rows, or why there are none", body = Tested), Problem))]
+async fn test_binding(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Tested>, Problem> {
     static DEFAULT: LazyLock<DefaultRoute> = LazyLock::new(DefaultRoute::default);
-    let test: Test = body::json_of(&headers, body, BODY_BYTES_MAX, api.limits.body_time_max).await?;
+    let test: TestOfBinding = body::json_of(&headers, body, BODY_BYTES_MAX, api.limits.body_time_max).await?;
     let bad = |detail: String| Problem::of("bad_request", detail);
     validate_topic(&test.topic).map_err(|error| bad(error.to_string()))?;
     let payload = match (test.payload, test.payload_base64) {
@@ -150,7 +292,7 @@ async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Re
         let name =
             value.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()).unwrap_or("new").to_owned();
         value["name"] = json!(name);
-        Binding::declare(&name, value, Origin::Api)
+        bindings::Binding::declare(&name, value, Origin::Api)
     });
     let declared = declared.transpose()?;
     let bindings = history(&api)?.bindings();
@@ -159,50 +301,49 @@ async fn test(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Re
             Some(target) => Some((binding, target)),
             None => {
                 let reason = format!("topic {topic:?} is none of this binding: its filter or its levels do not fit");
-                let failure = json!({ "stage": "route", "reason": reason, "byte_position": null, "line": null });
-                let (name, rows): (_, [(); 0]) = (binding.name(), []);
-                let answer =
-                    json!({ "binding": name, "device": device, "table": null, "rows": rows, "failure": failure });
-                return Ok(Json(answer));
+                let failure = Some(Failure { stage: "route", reason, byte_position: None, line: None });
+                let (binding, device) = (binding.name().to_owned(), device.to_owned());
+                return Ok(Json(Tested { binding, device, table: None, rows: Vec::new(), failure }));
             }
         },
         None => bindings.target(&message),
     };
     let name = bound.map_or(BUILTIN, |(binding, _)| binding.name());
     let is_declared = bound.is_some_and(|(binding, _)| binding.is_declared());
-    let raw = |failure: Value| {
+    let tested = |device: &str, table: &str, rows, failure| {
+        let (binding, device, table) = (name.to_owned(), device.to_owned(), Some(table.to_owned()));
+        Ok(Json(Tested { binding, device, table, rows, failure }))
+    };
+    let raw = |failure| {
         let payload = String::from_utf8_lossy(&payload);
-        let field = |name: &str, value: &str| json!({ "name": name, "role": "value", "type": "Utf8", "value": value });
-        let fields = [field("topic", topic), field("payload", &payload)];
-        let row = json!({ "table": MESSAGES, "device": device, "time": null, "id": null, "fields": fields });
-        json!({ "binding": name, "device": device, "table": MESSAGES, "rows": [row], "failure": failure })
+        let fields = vec![TestedField::text("topic", topic), TestedField::text("payload", &payload)];
+        let (table, owner) = (MESSAGES.to_owned(), device.to_owned());
+        tested(device, MESSAGES, vec![TestedRow { table, device: owner, time: None, id: None, fields }], failure)
     };
     let Some(target) = bound.map(|(_, target)| target).or_else(|| DEFAULT.target(&message)) else {
-        return Ok(Json(raw(Value::Null)));
+        return raw(None);
     };
     let mut buffer = Rows::new();
     let input = Input { payload: &payload, content_type, device: target.device, table: target.table };
-    let Outcome::Rows(decoded) = target.decoder.decode(&input, &mut buffer) else { return Ok(Json(raw(Value::Null))) };
-    let failure = decoded.failures().first().map_or(Value::Null, |failure| {
-        json!({ "stage": failure.stage.as_str(), "reason": failure.reason, "byte_position": failure.byte_position,
-            "line": failure.line })
+    let Outcome::Rows(decoded) = target.decoder.decode(&input, &mut buffer) else { return raw(None) };
+    let failure = decoded.failures().first().map(|failure| Failure {
+        stage: failure.stage.as_str(),
+        reason: failure.reason.clone(),
+        byte_position: Some(failure.byte_position),
+        line: failure.line,
     });
-    if !failure.is_null() && !is_declared && decoded.rows().len() == 0 {
-        return Ok(Json(raw(failure)));
+    if failure.is_some() && !is_declared && decoded.rows().len() == 0 {
+        return raw(failure);
     }
     let dedup = bound.and_then(|(binding, _)| binding.dedup());
-    let rows: Vec<Value> = decoded
-        .rows()
-        .take(ROWS_MAX)
-        .map(|row| {
-            let fields: Vec<Value> = row.fields().map(|field| field_json(&field)).collect();
-            let id = dedup.and_then(|dedup| id_of(dedup, &test.user_properties, &row));
-            let time = row.time().map(rfc3339);
-            json!({ "table": row.table(), "device": row.device(), "time": time, "id": id, "fields": fields })
-        })
-        .collect();
-    let (device, table) = (target.device, target.table);
-    Ok(Json(json!({ "binding": name, "device": device, "table": table, "rows": rows, "failure": failure })))
+    let row = |row: Row<'_>| TestedRow {
+        table: row.table().to_owned(),
+        device: row.device().to_owned(),
+        time: row.time().map(Time),
+        id: dedup.and_then(|dedup| id_of(dedup, &test.user_properties, &row)),
+        fields: row.fields().map(|field| TestedField::from(&field)).collect(),
+    };
+    tested(target.device, target.table, decoded.rows().take(ROWS_MAX).map(row).collect(), failure)
 }
 
 /// What a repeat of a row is known by.
@@ -214,45 +355,62 @@ fn id_of(dedup: &Dedup, properties: &[(String, String)], row: &Row<'_>) -> Optio
     dedup.of_row(row, &mut text).then_some(text)
 }
 
-fn field_json(field: &Field<'_>) -> Value {
-    let role = match field.role {
-        Role::Value => "value",
-        Role::Key => "key",
-        Role::Attribute => "attribute",
-    };
-    let data_type = match field.value.column_type() {
-        Some(ColumnType::Bool) => "Boolean",
-        Some(ColumnType::Int64) => "Int64",
-        Some(ColumnType::Float64) => "Float64",
-        Some(ColumnType::Text) => "Utf8",
-        Some(ColumnType::Bytes) => "Binary",
-        Some(ColumnType::List(_)) => "List",
-        None => "Rest",
-    };
-    let mut text = String::new();
-    field.value.write_json(&mut text);
-    let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-    json!({ "name": field.name, "role": role, "type": data_type, "value": value })
+impl From<&Field<'_>> for TestedField {
+    fn from(field: &Field<'_>) -> Self {
+        let role = match field.role {
+            Role::Value => FieldRole::Value,
+            Role::Key => FieldRole::Key,
+            Role::Attribute => FieldRole::Attribute,
+        };
+        let data_type = match field.value.column_type() {
+            Some(ColumnType::Bool) => "Boolean",
+            Some(ColumnType::Int64) => "Int64",
+            Some(ColumnType::Float64) => "Float64",
+            Some(ColumnType::Text) => "Utf8",
+            Some(ColumnType::Bytes) => "Binary",
+            Some(ColumnType::List(_)) => "List",
+            None => "Rest",
+        };
+        let mut text = String::new();
+        field.value.write_json(&mut text);
+        let value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { name: field.name.to_owned(), role, data_type, value }
+    }
 }
 
-#[derive(serde::Deserialize)]
+/// Which messages are decoded again: all, or those that fit what is named.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Range {
+struct ReplayRange {
+    /// Only those of this binding.
     binding: Option<String>,
+    /// Only those of this stream.
     stream: Option<String>,
+    /// Only those received at this time or later.
+    #[schema(format = DateTime)]
     from: Option<String>,
+    /// Only those received before this time.
+    #[schema(format = DateTime)]
     to: Option<String>,
 }
 
+/// A replay that has begun.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReplayBegun {
+    /// As in the list of replays.
+    pub(crate) job: String,
+}
+
+/// Decodes messages again, by the bindings of now
+#[utoipa::path(post, path = "/api/v1/replay",
+    responses((status = 202, description = "it has begun", body = ReplayBegun), Problem))]
 async fn replay(
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let Range { binding, stream, from, to } = body::json(&headers, body, api.limits.body_time_max).await?;
+    Json(ReplayRange { binding, stream, from, to }): Json<ReplayRange>,
+) -> Result<(StatusCode, Json<ReplayBegun>), Problem> {
     let replay = Replay::Range { binding, stream, from: time(from.as_deref())?, to: time(to.as_deref())? };
     let job = within(history(&api)?.replay(replay)).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "job": job }))))
+    Ok((StatusCode::ACCEPTED, Json(ReplayBegun { job })))
 }
 
 fn time(text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
@@ -262,22 +420,76 @@ fn time(text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
     time.map(|time| Some(Timestamp(time))).ok_or_else(bad)
 }
 
-/// The jobs, newest first.
-async fn jobs(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
-    let jobs = history(&api)?.jobs();
-    let jobs: Vec<Value> = jobs.list().iter().rev().map(job_json).collect();
-    Ok(Json(json!({ "jobs": jobs, "next": null })))
+/// Replays, newest first.
+#[derive(Serialize, ToSchema)]
+struct Jobs {
+    jobs: Vec<Job>,
+    #[schema(schema_with = no_next)]
+    next: (),
 }
 
-fn job_json(job: &Job) -> Value {
-    let (kind, binding) = match &job.replay {
-        Replay::Range { binding, .. } => ("range", binding.as_deref()),
-        Replay::Letters { .. } => ("dlq", None),
-    };
-    let progress = job.progress;
-    json!({
-        "job": job.name, "kind": kind, "binding": binding, "state": job.state.as_str(), "records": progress.records,
-        "total": progress.total, "rows": progress.rows, "failed": progress.failed, "started": rfc3339(job.started),
-        "ended": job.ended.map(rfc3339),
-    })
+/// A replay: messages are decoded again.
+#[derive(Serialize, ToSchema)]
+struct Job {
+    job: String,
+    kind: JobKind,
+    /// The binding that was named.
+    #[schema(required)]
+    binding: Option<String>,
+    #[schema(schema_with = state)]
+    state: &'static str,
+    /// Messages, or letters, that were looked at.
+    records: u64,
+    /// About how many there were when it began.
+    total: u64,
+    /// Rows that were written, also such as were there before.
+    rows: u64,
+    /// Messages that were refused again, or that the log does not have any more.
+    failed: u64,
+    started: Time,
+    /// Null: it runs.
+    #[schema(required)]
+    ended: Option<Time>,
+}
+
+/// What is decoded again: messages by stream, binding and time (`range`), or those of dead letters (`dlq`).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum JobKind {
+    Range,
+    Dlq,
+}
+
+fn state() -> Object {
+    one_of("Whether it has ended.", [JobState::Running, JobState::Done].map(JobState::as_str))
+}
+
+impl From<&jobs::Job> for Job {
+    fn from(job: &jobs::Job) -> Self {
+        let (kind, binding) = match &job.replay {
+            Replay::Range { binding, .. } => (JobKind::Range, binding.clone()),
+            Replay::Letters { .. } => (JobKind::Dlq, None),
+        };
+        let jobs::Progress { records, total, rows, failed } = job.progress;
+        let (started, ended) = (Time(job.started), job.ended.map(Time));
+        Self {
+            job: job.name.clone(),
+            kind,
+            binding,
+            state: job.state.as_str(),
+            records,
+            total,
+            rows,
+            failed,
+            started,
+            ended,
+        }
+    }
+}
+
+/// Which replays there are, newest first
+#[utoipa::path(get, path = "/api/v1/replay", responses((status = 200, description = "the last 50", body = Jobs), Problem))]
+async fn list_replays(State(api): State<Arc<Api>>) -> Result<Json<Jobs>, Problem> {
+    let jobs = history(&api)?.jobs();
+    Ok(Json(Jobs { jobs: jobs.list().iter().rev().map(Job::from).collect(), next: () }))
 }

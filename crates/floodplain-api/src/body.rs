@@ -1,12 +1,14 @@
-//! Bodies of requests: read with a bound in length and time, and as JSON.
+//! Bodies of requests, read with a bound in length and time, and JSON, also as an answer.
 
-use crate::problem::Problem;
+use crate::{problem::Problem, router::Api};
 use axum::{
     body::{Body, Bytes},
+    extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
 };
-use serde::de::DeserializeOwned;
-use std::time::Duration;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Duration};
 
 /// Names, a password, a role: nothing that is sent as such JSON is long.
 const JSON_BYTES_MAX: usize = 16 << 10;
@@ -22,16 +24,23 @@ pub(crate) async fn read(body: Body, max_bytes: usize, time_max: Duration) -> Re
     })
 }
 
-/// A small JSON document.
-///
-/// # Errors
-/// Those of [`json_of`].
-pub(crate) async fn json<T: DeserializeOwned>(
-    headers: &HeaderMap,
-    body: Body,
-    time_max: Duration,
-) -> Result<T, Problem> {
-    json_of(headers, body, JSON_BYTES_MAX, time_max).await
+/// A JSON document: a small one of a request, or an answer.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        json_of(&parts.headers, body, JSON_BYTES_MAX, api.limits.body_time_max).await.map(Self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
 }
 
 /// A JSON document of at most so many bytes. Other media types are refused: a foreign page could send them without asking first.

@@ -1,26 +1,25 @@
 //! `GET /api/v1/devices` and what is below it: which devices there are, and what is known of one.
 
 use crate::{
-    message::{self, Place},
-    paging::{Segment, rfc3339},
+    body::Json,
+    message::{Message, Place},
+    openapi::one_of,
     problem::Problem,
     recent,
+    request::{Path, Query},
     router::Api,
+    time::Time,
 };
-use axum::{
-    Json, Router,
-    extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse as _, Response},
-    routing::get,
-};
-use floodplain_history::latest::Value as Latest;
+use axum::{extract::State, http::StatusCode};
+use floodplain_history::latest;
 use floodplain_log::{MessageRef, ReadError, Stream};
-use floodplain_sql::{Device, Fleet, Session, Unanswered, letter_text};
+use floodplain_sql::{Device as Known, Fleet, Unanswered, letter_text};
 use floodplain_types::Timestamp;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 use std::{sync::Arc, time::Duration};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Entries of a list where the request names no number, and at most.
 const LIMIT: usize = 100;
@@ -34,36 +33,158 @@ const DECODE_TIME_MAX: Duration = Duration::from_millis(500);
 /// The table of messages as they came: no values of a device.
 const MESSAGES: &str = "messages";
 
-pub(crate) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/api/v1/devices", get(list))
-        .route("/api/v1/devices/{device}", get(one))
-        .route("/api/v1/devices/{device}/messages", get(messages))
-        .route("/api/v1/devices/{device}/events", get(events))
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(routes!(list_devices))
+        .routes(routes!(get_device))
+        .routes(routes!(device_messages))
+        .routes(routes!(device_events))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
+    /// A part of the name, in any case.
     #[serde(default)]
     search: String,
+    /// Only those that are, or are not.
+    #[param(value_type = bool, required = false)]
     connected: Option<String>,
+    /// `next` of the page before.
     after: Option<String>,
+    /// How many there are at most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LimitQuery {
+    /// How many there are at most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
 }
 
-/// Devices by name: all, or those that contain a text or are connected.
-async fn list(
-    State(api): State<Arc<Api>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
+/// Some devices, by name.
+#[derive(Serialize, ToSchema)]
+struct Devices {
+    devices: Vec<Device>,
+    /// What to send as `after` for more, null: these were the last. A page may be shorter than `limit` and still not be the last.
+    #[schema(required)]
+    next: Option<String>,
+    /// How many match; only on the first page, and while they are not too many to be counted.
+    #[schema(required)]
+    total: Option<usize>,
+}
+
+/// A device that has sent a message, or is a client.
+#[derive(Serialize, ToSchema)]
+struct Device {
+    device: String,
+    connected: bool,
+    #[schema(required)]
+    first_seen: Option<Time>,
+    #[schema(required)]
+    last_seen: Option<Time>,
+    /// Where its newest connection comes from: IP address and port.
+    #[schema(required)]
+    address: Option<String>,
+    /// Such as `MQTT 5.0`.
+    #[schema(required)]
+    protocol: Option<&'static str>,
+    /// Messages that the log holds.
+    messages: u64,
+    /// Bytes of their payloads.
+    bytes: u64,
+}
+
+/// A device, its newest values and its session.
+#[derive(Serialize, ToSchema)]
+struct DeviceDetail {
+    #[serde(flatten)]
+    device: Device,
+    /// Tables with values of the device.
+    tables: Vec<String>,
+    /// The newest value of each column of them.
+    latest: Vec<LatestValues>,
+    /// Null: there is none.
+    #[schema(required)]
+    session: Option<Session>,
+}
+
+/// The newest values in a table.
+#[derive(Serialize, ToSchema)]
+struct LatestValues {
+    table: String,
+    columns: Vec<LatestValue>,
+}
+
+/// The newest value of a column.
+#[derive(Serialize, ToSchema)]
+struct LatestValue {
+    name: String,
+    /// As in `columns` of the table.
+    #[serde(rename = "type")]
+    data_type: &'static str,
+    time: Time,
+    /// A boolean, a number or a text; null for a number that JSON has not.
+    value: Value,
+}
+
+/// What the server keeps for a client of MQTT.
+#[derive(Serialize, ToSchema)]
+struct Session {
+    client_id: String,
+    /// Whether it outlives the connection.
+    lasting: bool,
+    /// How long it does; null: for ever.
+    #[schema(required)]
+    expiry_seconds: Option<u32>,
+    /// The first 64.
+    subscriptions: Vec<Subscription>,
+    subscriptions_count: usize,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Subscription {
+    /// A topic filter of MQTT.
+    filter: String,
+    /// 0, 1 or 2.
+    qos: u8,
+}
+
+/// Messages, newest first.
+#[derive(Serialize, ToSchema)]
+struct DeviceMessages {
+    #[schema(value_type = Vec<Message>)]
+    messages: Vec<Box<RawValue>>,
+}
+
+/// Events, newest first.
+#[derive(Serialize, ToSchema)]
+struct DeviceEvents {
+    events: Vec<DeviceEvent>,
+}
+
+/// What happened to a device.
+#[derive(Serialize, ToSchema)]
+struct DeviceEvent {
+    time: Time,
+    #[schema(schema_with = kind)]
+    kind: &'static str,
+    /// For people.
+    detail: String,
+}
+
+fn kind() -> Object {
+    let kinds = ["connected", "taken_over", "disconnected", "will", "subscribed", "unsubscribed", "dead_letter"];
+    one_of("What happened.", kinds)
+}
+
+/// Which devices there are: all, or those that contain a text or are connected
+#[utoipa::path(get, path = "/api/v1/devices", params(ListQuery),
+    responses((status = 200, description = "by name", body = Devices), Problem))]
+async fn list_devices(State(api): State<Arc<Api>>, Query(query): Query<ListQuery>) -> Result<Json<Devices>, Problem> {
     let limit = limited(query.limit)?;
     let connected = match query.connected.as_deref() {
         None | Some("") => None,
@@ -73,7 +194,7 @@ async fn list(
     };
     let fleet = fleet(&api)?;
     let search = query.search.to_lowercase();
-    let wanted = |device: &Device| {
+    let wanted = |device: &Known| {
         (search.is_empty() || device.device.to_lowercase().contains(&search))
             && connected.is_none_or(|connected| is_connected(device) == connected)
     };
@@ -93,7 +214,7 @@ async fn list(
                 if found.len() < limit {
                     found.push(device);
                 } else if next.is_none() {
-                    next = found.last().map(|device: &Device| device.device.clone());
+                    next = found.last().map(|device: &Known| device.device.clone());
                 }
             }
         }
@@ -106,20 +227,28 @@ async fn list(
             break None;
         }
     };
-    let rows = found.iter().map(row).collect::<Vec<_>>();
-    Ok(Json(json!({ "devices": rows, "next": next, "total": total })).into_response())
+    Ok(Json(Devices { devices: found.into_iter().map(Device::from).collect(), next, total }))
 }
 
-/// One device, with its tables, the newest value of each of their columns, and its session.
-async fn one(State(api): State<Arc<Api>>, Segment(device): Segment) -> Result<Response, Problem> {
-    let found = known(&api, &device).await?;
-    let Some(tables) = &api.tables else {
-        let mut answer = row(&found);
-        answer["tables"] = json!([]);
-        answer["latest"] = json!([]);
-        answer["session"] = session(&found);
-        return Ok(Json(answer).into_response());
-    };
+/// One device, with its newest values and its session
+#[utoipa::path(get, path = "/api/v1/devices/{device}",
+    params(("device" = String, Path, description = "percent-encoded, also the slashes in it")),
+    responses((status = 200, description = "as it is now", body = DeviceDetail), Problem))]
+async fn get_device(State(api): State<Arc<Api>>, Path(device): Path<String>) -> Result<Json<DeviceDetail>, Problem> {
+    let mut found = known(&api, &device).await?;
+    let session = found.client.as_mut().and_then(|client| {
+        let session = client.session.take()?;
+        let subscription = |(filter, qos)| Subscription { filter, qos };
+        Some(Session {
+            client_id: client.client_id.clone(),
+            lasting: session.lasting,
+            expiry_seconds: session.expiry_seconds,
+            subscriptions: session.subscriptions.into_iter().map(subscription).collect(),
+            subscriptions_count: session.subscriptions_count,
+        })
+    });
+    let mut answer = DeviceDetail { device: found.into(), tables: Vec::new(), latest: Vec::new(), session };
+    let Some(tables) = &api.tables else { return Ok(Json(answer)) };
     let handle = tables.handle.clone();
     let log = api.messages.log();
     let ends: Vec<_> = tables
@@ -130,51 +259,49 @@ async fn one(State(api): State<Arc<Api>>, Segment(device): Segment) -> Result<Re
         .collect();
     // Values that are later than that are in the next answer.
     drop(handle.wait_decoded(&ends, DECODE_TIME_MAX).await);
-    let answer = blocking(move || -> Result<Value, floodplain_history::Error> {
-        let mut answer = row(&found);
-        let (mut latest, mut names) = (Vec::new(), Vec::new());
+    let answer = blocking(move || -> Result<DeviceDetail, floodplain_history::Error> {
         for table in handle.tables().into_iter().filter(|table| table != MESSAGES) {
             let columns = handle.latest_of(&table, &device)?;
             if columns.is_empty() {
                 continue;
             }
-            let column = |column: floodplain_history::latest::LatestValue| {
-                json!({
-                    "name": column.column,
-                    "type": column.data_type,
-                    "time": rfc3339(Timestamp(column.time_us.saturating_mul(1000))),
-                    "value": match column.value {
-                        Latest::Bool(value) => json!(value),
-                        Latest::Int(value) => json!(value),
-                        Latest::Float(value) => json!(value),
-                        Latest::Text(value) => json!(value),
-                    },
-                })
+            let column = |column: latest::LatestValue| LatestValue {
+                name: column.column,
+                data_type: column.data_type,
+                time: Time(Timestamp(column.time_us.saturating_mul(1000))),
+                value: match column.value {
+                    latest::Value::Bool(value) => value.into(),
+                    latest::Value::Int(value) => value.into(),
+                    latest::Value::Float(value) => value.into(),
+                    latest::Value::Text(value) => value.into(),
+                },
             };
-            latest.push(json!({ "table": table, "columns": columns.into_iter().map(column).collect::<Vec<_>>() }));
-            names.push(table);
+            answer
+                .latest
+                .push(LatestValues { table: table.clone(), columns: columns.into_iter().map(column).collect() });
+            answer.tables.push(table);
         }
-        answer["tables"] = json!(names);
-        answer["latest"] = json!(latest);
-        answer["session"] = session(&found);
         Ok(answer)
     });
     let answer = answer.await?.map_err(|error| {
         tracing::error!(%error, cause = ?error, "the newest values of a device cannot be read");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of the server", error.to_string())
     })?;
-    Ok(Json(answer).into_response())
+    Ok(Json(answer))
 }
 
-/// The newest messages of a device.
-async fn messages(
+/// The newest messages of a device
+#[utoipa::path(get, path = "/api/v1/devices/{device}/messages",
+    params(("device" = String, Path, description = "percent-encoded, also the slashes in it"), LimitQuery),
+    responses((status = 200, description = "newest first, 4 MiB at most", body = DeviceMessages), Problem))]
+async fn device_messages(
     State(api): State<Arc<Api>>,
-    Segment(device): Segment,
-    query: Result<Query<LimitQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let limit = limit_of(query)?;
+    Path(device): Path<String>,
+    Query(query): Query<LimitQuery>,
+) -> Result<Json<DeviceMessages>, Problem> {
+    let limit = limited(query.limit)?;
     let last = known(&api, &device).await?.traffic.map(|traffic| traffic.last);
-    let found = blocking(move || -> Result<Vec<(Timestamp, String)>, ReadError> {
+    let found = blocking(move || -> Result<Vec<(Timestamp, Box<RawValue>)>, ReadError> {
         let (log, streams) = (api.messages.log(), api.messages.streams());
         let (Some(last), device) = (last, device.as_str()) else { return Ok(Vec::new()) };
         let look = |index: u32| {
@@ -185,8 +312,9 @@ async fn messages(
                 let Ok(message) = MessageRef::parse(record) else { return Vec::new() };
                 let received = Timestamp::from_millis(batch.batch.timestamp_ms(record));
                 let received = message.ingest_time_ns.map_or(received, Timestamp);
-                let json = message::to_json(Place::of(streams, index, position), received, &message);
-                let bytes = json.len();
+                let json = Message::new(Place::of(streams, index, position), received, &message);
+                let json = serde_json::value::to_raw_value(&json).expect("a message holds only texts and numbers");
+                let bytes = json.get().len();
                 vec![((received, json), bytes)]
             }
         };
@@ -201,28 +329,22 @@ async fn messages(
         Ok(found)
     });
     let found = found.await?.map_err(|error| unread(&error))?;
-    let found: Vec<String> = found.into_iter().map(|(_, json)| json).collect();
-    let body = format!("{{\"messages\":[{}]}}", found.join(","));
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+    Ok(Json(DeviceMessages { messages: found.into_iter().map(|(_, json)| json).collect() }))
 }
 
-/// What happened to a device.
-struct Event {
-    time: Timestamp,
-    kind: &'static str,
-    detail: String,
-}
-
-/// The newest events of a device.
-async fn events(
+/// What happened to a device
+#[utoipa::path(get, path = "/api/v1/devices/{device}/events",
+    params(("device" = String, Path, description = "percent-encoded, also the slashes in it"), LimitQuery),
+    responses((status = 200, description = "newest first", body = DeviceEvents), Problem))]
+async fn device_events(
     State(api): State<Arc<Api>>,
-    Segment(device): Segment,
-    query: Result<Query<LimitQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let limit = limit_of(query)?;
+    Path(device): Path<String>,
+    Query(query): Query<LimitQuery>,
+) -> Result<Json<DeviceEvents>, Problem> {
+    let limit = limited(query.limit)?;
     drop(known(&api, &device).await?);
     let fleet = fleet(&api)?;
-    let events = blocking(move || -> Result<Vec<Event>, ReadError> {
+    let events = blocking(move || -> Result<Vec<DeviceEvent>, ReadError> {
         let log = &**api.messages.log();
         let now = api.messages.clock().now();
         let mut events = Vec::new();
@@ -237,10 +359,10 @@ async fn events(
                     if record.key != Some(device.as_bytes()) {
                         return Vec::new();
                     }
-                    let time = Timestamp::from_millis(batch.batch.timestamp_ms(record));
+                    let time = Time(Timestamp::from_millis(batch.batch.timestamp_ms(record)));
                     let detail = letter_text(record.value.unwrap_or_default());
                     let bytes = detail.len();
-                    vec![(Event { time, kind: "dead_letter", detail }, bytes)]
+                    vec![(DeviceEvent { time, kind: "dead_letter", detail }, bytes)]
                 }
             };
             events.extend(recent::newest(log, dlq.partition_of(device.as_bytes()), now, limit, letters)?);
@@ -251,8 +373,7 @@ async fn events(
         Ok(events)
     });
     let events = events.await?.map_err(|error| unread(&error))?;
-    let event = |event: Event| json!({ "time": rfc3339(event.time), "kind": event.kind, "detail": event.detail });
-    Ok(Json(json!({ "events": events.into_iter().map(event).collect::<Vec<_>>() })).into_response())
+    Ok(Json(DeviceEvents { events }))
 }
 
 /// Tells what the records of `requests` say of a device. When the server starts, connections of earlier runs are gone,
@@ -260,14 +381,18 @@ async fn events(
 fn requests_of<'a>(
     device: &'a str,
     fleet: &'a dyn Fleet,
-) -> impl FnMut(&floodplain_log::ReadBatch, &floodplain_log::Record<'_>, floodplain_types::Position) -> Vec<(Event, usize)>
+) -> impl FnMut(
+    &floodplain_log::ReadBatch,
+    &floodplain_log::Record<'_>,
+    floodplain_types::Position,
+) -> Vec<(DeviceEvent, usize)>
 + 'a {
     let mut is_connected = false;
     move |batch, record, _| {
         if record.key.is_some_and(|key| key != device.as_bytes()) {
             return Vec::new();
         }
-        let time = Timestamp::from_millis(batch.batch.timestamp_ms(record));
+        let time = Time(Timestamp::from_millis(batch.batch.timestamp_ms(record)));
         let mut events = Vec::new();
         for happening in fleet.happenings(record.value.unwrap_or_default()) {
             let (kind, detail) = match happening.kind {
@@ -281,7 +406,7 @@ fn requests_of<'a>(
                 _ => {}
             }
             let bytes = detail.len();
-            events.push((Event { time, kind, detail }, bytes));
+            events.push((DeviceEvent { time, kind, detail }, bytes));
         }
         events
     }
@@ -297,7 +422,7 @@ fn sibling(api: &Api, name: &str) -> Option<Stream> {
 }
 
 /// The device, if it has ever been seen.
-async fn known(api: &Api, device: &str) -> Result<Device, Problem> {
+async fn known(api: &Api, device: &str) -> Result<Known, Problem> {
     let found = fleet(api)?.device(device).await?;
     found.ok_or_else(|| Problem::of("device_unknown", format!("no device {device:?} has been seen")))
 }
@@ -306,43 +431,20 @@ fn fleet(api: &Api) -> Result<Arc<dyn Fleet>, Problem> {
     api.fleet.clone().ok_or_else(|| Problem::of("not_built", "this server knows no devices"))
 }
 
-fn is_connected(device: &Device) -> bool {
+fn is_connected(device: &Known) -> bool {
     device.client.as_ref().is_some_and(|client| client.connected)
 }
 
-/// What a list says. Which tables a device has is known only by its values, so that is for one device.
-fn row(device: &Device) -> Value {
-    let client = device.client.as_ref();
-    json!({
-        "device": device.device,
-        "connected": is_connected(device),
-        "first_seen": device.first_seen().map(rfc3339),
-        "last_seen": device.last_seen().map(rfc3339),
-        "address": client.and_then(|client| client.address.as_deref()),
-        "protocol": client.and_then(|client| client.protocol),
-        "messages": device.traffic.map_or(0, |traffic| traffic.messages),
-        "bytes": device.traffic.map_or(0, |traffic| traffic.bytes),
-    })
-}
-
-fn session(device: &Device) -> Value {
-    let Some(client) = &device.client else { return Value::Null };
-    let Some(Session { lasting, expiry_seconds, subscriptions, subscriptions_count }) = &client.session else {
-        return Value::Null;
-    };
-    let filter = |(filter, qos): &(String, u8)| json!({ "filter": filter, "qos": qos });
-    json!({
-        "client_id": client.client_id,
-        "lasting": lasting,
-        "expiry_seconds": expiry_seconds,
-        "subscriptions": subscriptions.iter().map(filter).collect::<Vec<_>>(),
-        "subscriptions_count": subscriptions_count,
-    })
-}
-
-fn limit_of(query: Result<Query<LimitQuery>, QueryRejection>) -> Result<usize, Problem> {
-    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
-    limited(query.limit)
+// Which tables a device has is known only by its values, so that is for one device.
+impl From<Known> for Device {
+    fn from(device: Known) -> Self {
+        let (first_seen, last_seen) = (device.first_seen().map(Time), device.last_seen().map(Time));
+        let connected = is_connected(&device);
+        let (address, protocol) = device.client.map(|client| (client.address, client.protocol)).unwrap_or_default();
+        let traffic = device.traffic.unwrap_or_default();
+        let (messages, bytes) = (traffic.messages, traffic.bytes);
+        Self { device: device.device, connected, first_seen, last_seen, address, protocol, messages, bytes }
+    }
 }
 
 fn limited(limit: Option<usize>) -> Result<usize, Problem> {

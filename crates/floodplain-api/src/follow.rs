@@ -3,17 +3,17 @@
 use crate::{
     messages::Messages,
     problem::Problem,
+    request::Query,
     retained::{self, Retained, RetainedSource},
     router::{Api, Sockets, Stop},
     tail::{Event, Follower},
-    topics::fits,
+    topics::{Topic, fits},
 };
 use axum::{
     Extension,
     body::{Body, Bytes},
     extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
+        State,
         ws::{
             CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
             rejection::WebSocketUpgradeRejection,
@@ -34,6 +34,7 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
 
 /// How often a stream says something, so that a dead client is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -42,9 +43,11 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Retained messages of which a follower knows that it has had them, should they come once more; beyond that they do.
 const SENT_MAX: usize = 4096;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FollowQuery {
+    /// That it is there counts, not its value: `?follow`.
+    #[param(required = true)]
     follow: Option<String>,
 }
 
@@ -130,17 +133,20 @@ fn place_of(json: &str) -> Option<&str> {
     Some(json.strip_prefix(r#"{"position":""#)?.split_once('"')?.0)
 }
 
-/// Server-sent events: `message` with one `MESSAGE`, retained ones first; `skipped` with how many the reader was too slow
-/// for.
-pub(crate) async fn events(
+/// Follows a topic filter from now on, as server-sent events
+///
+/// `event: message` with one Message each, the retained ones first; `event: skipped` with `{"count": n}` where the reader was too
+/// slow for so many.
+#[utoipa::path(get, path = "/api/v1/topics/{*topic}", params(Topic, FollowQuery),
+    responses((status = 200, description = "until one of the two ends it", body = String, content_type = "text/event-stream"),
+        Problem))]
+pub(crate) async fn follow_topics(
     State(api): State<Arc<Api>>,
     Extension(Stop(stop)): Extension<Stop>,
     Extension(caller): Extension<Caller>,
-    path: Result<Path<String>, PathRejection>,
-    query: Result<Query<FollowQuery>, QueryRejection>,
+    Topic(filter): Topic,
+    Query(query): Query<FollowQuery>,
 ) -> Result<Response, Problem> {
-    let Path(filter) = path.map_err(|error| Problem::of("topic_invalid", error.body_text()))?;
-    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
     if query.follow.is_none() {
         let detail = "messages of a topic are followed (?follow); what was before is a question for SQL";
         return Err(Problem::of("follow_missing", detail));
@@ -238,7 +244,12 @@ enum Request {
     Unsubscribe(Vec<String>),
 }
 
-/// A WebSocket (RFC 6455) whose client says which filters it follows, and changes them as it likes.
+/// A WebSocket, whose client says which filters it follows, and changes them as it likes
+///
+/// `{"subscribe": [filters]}` and `{"unsubscribe": [filters]}` are answered by `{"subscribed": [filters]}` or
+/// `{"error": Problem}`; then `{"message": Message}` and `{"skipped": {"count": n}}` come.
+#[utoipa::path(get, path = "/api/v1/subscribe",
+    responses((status = 101, description = "the connection is a WebSocket (RFC 6455)"), Problem))]
 pub(crate) async fn subscribe(
     State(api): State<Arc<Api>>,
     Extension(Stop(stop)): Extension<Stop>,

@@ -1,6 +1,6 @@
 //! Which topics there are, and how much came on each: bounded, in memory, read from the log.
 
-use crate::paging::rfc3339;
+use crate::time::Time;
 use floodplain_log::MessageRef;
 use floodplain_sql::Traffic;
 use floodplain_streams::transition::{SENDER, TOPIC_PREFIX};
@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
 };
+use utoipa::ToSchema;
 
 /// Topics that are listed; messages on more are counted together.
 const TOPICS_MAX: usize = 100_000;
@@ -40,26 +41,34 @@ struct Entry {
     retained: Option<(Timestamp, bool)>,
 }
 
-/// A node of the tree, or a topic of a list, as `ui/api.md` has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A node of the tree of topics, or a topic of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Topic)]
 pub(crate) struct Node {
+    /// Its last level; in a list all of it.
     pub(crate) name: String,
+    /// All levels.
     pub(crate) topic: String,
-    /// With those below it.
+    /// Messages on it and on those below it.
     pub(crate) messages: u64,
     /// Levels right below it.
     pub(crate) children: usize,
+    /// Whether it has a retained message.
     pub(crate) retained: bool,
-    pub(crate) last_received: String,
+    pub(crate) last_received: Time,
+    /// The device of the last message.
     pub(crate) last_device: String,
+    /// Bytes of their payloads.
     pub(crate) bytes: u64,
 }
 
-/// Some nodes in the order of their names.
-#[derive(Debug, Serialize)]
+/// Some topics, by name.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Topics)]
 pub(crate) struct Page {
     pub(crate) topics: Vec<Node>,
-    /// What to ask for as `after`, if there are more.
+    /// What to send as `after` for more; null: these were the last.
+    #[schema(required)]
     pub(crate) next: Option<String>,
     /// Whether the past of the log has been read; until then counts still grow.
     pub(crate) complete: bool,
@@ -211,7 +220,8 @@ impl<'a> Sum<'a> {
 
     fn node(self, name: String, topic: String) -> Node {
         let (last_received, last_device) =
-            self.last.map(|last| (rfc3339(last.last), last.last_device.to_string())).unwrap_or_default();
+            self.last.map(|last| (last.last, last.last_device.to_string())).unwrap_or_default();
+        let last_received = Time(last_received);
         let Self { messages, bytes, retained, children, .. } = self;
         Node { name, topic, messages, children: children.len(), retained, last_received, last_device, bytes }
     }
@@ -259,7 +269,7 @@ mod tests {
         assert_eq!(names(Some("a")), [("a/".to_owned(), 1, 1), ("a/x".to_owned(), 3, 2), ("a/y".to_owned(), 2, 0)]);
         assert_eq!(names(Some("a/")), [("a//z".to_owned(), 1, 0)]);
         let x = index.level(Some("a"), None, 10).topics.remove(1);
-        assert_eq!((x.retained, x.bytes, x.last_received.as_str()), (false, 4, "1970-01-01T00:00:07Z"));
+        assert_eq!((x.retained, x.bytes, x.last_received), (false, 4, Time(Timestamp::from_millis(7_000))));
         // The older deletion of y came to the index after the message: it changes nothing.
         assert!(index.level(Some("a"), None, 10).topics[2].retained);
         assert_eq!(index.counts(), None);

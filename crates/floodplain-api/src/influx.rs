@@ -9,14 +9,23 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+use utoipa::{
+    IntoParams, IntoResponses, ToResponse, ToSchema,
+    openapi::{self, Content, Ref, RefOr, ResponseBuilder},
+};
 
 /// Bytes of the body of `/query`.
 const QUERY_BYTES_MAX: usize = 64 << 10;
 
-#[derive(Deserialize)]
-struct User {
+/// As InfluxDB 1.x has them in the address; an Authorization header comes first.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct User {
+    /// The user, if no Authorization header names one.
+    #[param(required = false)]
     u: String,
+    /// The password.
     #[serde(default)]
     p: String,
 }
@@ -28,22 +37,25 @@ pub(crate) fn authorization(uri: &Uri) -> Option<HeaderValue> {
 }
 
 /// A line that was not written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct BadLine {
     /// Counted from 1: where it begins. Not known of lines that can be read and have no place.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) line: Option<u32>,
+    /// Why, for people.
     pub(crate) message: String,
 }
 
 /// An error in the form of InfluxDB: `error` is what 1.x has, `code` and `message` what 2.x has.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct InfluxError {
     #[serde(skip)]
     pub(crate) status: StatusCode,
     code: &'static str,
     message: String,
     error: String,
+    /// The first 100 that were not written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lines: Vec<BadLine>,
     /// In seconds, where the client is to come again.
@@ -54,6 +66,24 @@ pub(crate) struct InfluxError {
 /// Whether clients of InfluxDB ask here.
 pub(crate) fn is_path(path: &str) -> bool {
     ["/write", "/api/v2/write", "/query"].contains(&path)
+}
+
+impl<'r> ToResponse<'r> for InfluxError {
+    fn response() -> (&'r str, RefOr<openapi::Response>) {
+        let content = Content::new(Some(Ref::from_schema_name("InfluxError")));
+        let description = "what went wrong, in the form of InfluxDB; with status 400 the good lines are committed, and the bad \
+                           ones kept; 503 comes with Retry-After";
+        let response = ResponseBuilder::new().description(description).content("application/json", content);
+        ("InfluxError", response.build().into())
+    }
+}
+
+/// For whatever is not said otherwise; who may not write hears so before anybody looks at the path.
+impl IntoResponses for InfluxError {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let names = [("401", "Problem"), ("403", "Problem"), ("default", "InfluxError")];
+        names.map(|(status, name)| (status.to_owned(), Ref::from_response_name(name).into())).into()
+    }
 }
 
 impl InfluxError {
@@ -105,23 +135,26 @@ impl IntoResponse for InfluxError {
     }
 }
 
-/// 204, with the header by which clients know whom they speak to.
+/// Answers clients of InfluxDB, with the header by which they know whom they speak to
+#[utoipa::path(get, path = "/ping", responses((status = 204, description = "the server is there")))]
 pub(crate) async fn ping() -> Response {
     let version = HeaderValue::from_static(concat!("floodplain-", env!("CARGO_PKG_VERSION")));
     (StatusCode::NO_CONTENT, [(HeaderName::from_static("x-influxdb-version"), version)]).into_response()
 }
 
-#[derive(Debug, Deserialize)]
-struct InfluxQuery {
+#[derive(Debug, Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct InfluxQuery {
+    /// The statement; in the address or in the body.
     #[serde(default)]
     q: String,
 }
 
-/// `POST /query` (InfluxDB 1.x): `CREATE DATABASE` is well, since there is one database whatever its name; nothing else is.
-///
-/// # Cancel safety
-/// Changes nothing.
-pub(crate) async fn query(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Result<Response, InfluxError> {
+/// CREATE DATABASE, with which clients of InfluxDB 1.x begin; changes nothing
+#[utoipa::path(post, path = "/query", params(InfluxQuery, User),
+    request_body(content = InfluxQuery, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200, description = "there is one database, whatever its name", body = Object), InfluxError))]
+pub(crate) async fn influx_query(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Result<Response, InfluxError> {
     let form = body::read(body, QUERY_BYTES_MAX, api.limits.body_time_max).await?;
     // A form is written as the query of an address is, which is where the statement may be, too.
     let form = std::str::from_utf8(&form).ok().and_then(|form| format!("/?{form}").parse::<Uri>().ok());

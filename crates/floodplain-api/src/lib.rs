@@ -24,6 +24,8 @@
 //! session, a token or a password, and role editor where something may change (`access::needs`). A handler that needs more
 //! says so in its arguments (`access::Admin`).
 //!
+//! Routes are made by `routes!` from handlers with `#[utoipa::path]`, so each is described: [`openapi`] derives the document.
+//!
 //! Errors are `application/problem+json` (RFC 9457) with a `code` that does not change; [`CODES`] explains each.
 
 mod router;
@@ -33,9 +35,12 @@ mod stall;
 mod access;
 mod body;
 mod codes;
+mod openapi;
 mod origin;
 mod paging;
 mod problem;
+mod request;
+mod time;
 
 mod alerts;
 

@@ -2,66 +2,91 @@
 
 use crate::{
     access::{self, COOKIE},
-    body,
+    body::Json,
     problem::Problem,
     router::Api,
+    users::role_or_null,
 };
 use axum::{
-    Json, Router,
-    body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
-    routing::{get, post},
 };
 use floodplain_access::{SESSION_TIME_MAX, Secret};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(crate) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/api/v1/me", get(me))
-        .route("/api/v1/setup", post(setup))
-        .route("/api/v1/login", post(login))
-        .route("/api/v1/logout", post(logout))
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default().routes(routes!(me)).routes(routes!(setup)).routes(routes!(login)).routes(routes!(logout))
 }
 
-#[derive(serde::Deserialize)]
+/// Who asks.
+#[derive(Serialize, ToSchema)]
+struct Me {
+    /// Null for strangers, for tokens, and for whoever is on this machine while there are no users.
+    #[schema(required)]
+    user: Option<String>,
+    #[schema(schema_with = role_or_null, required)]
+    role: Option<&'static str>,
+    /// Whether there is a user.
+    claimed: bool,
+    /// Of the server.
+    version: &'static str,
+}
+
+/// The first admin to be.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Setup {
+    /// From the link that the server printed at its start.
     token: String,
     user: String,
+    /// At least 12 characters.
     password: String,
 }
 
-#[derive(serde::Deserialize)]
+/// Who wants to come in.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Login {
     user: String,
     password: String,
 }
 
-async fn me(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Value>, Problem> {
+/// Who asks
+#[utoipa::path(get, path = "/api/v1/me", responses((status = 200, description = "null for strangers", body = Me), Problem))]
+async fn me(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Me>, Problem> {
     let (method, headers) = (request.method().clone(), request.headers().clone());
     let caller = access::identify(&api, &method, &headers, access::peer(request.extensions())).await?;
     let (user, role) = caller.map_or((None, None), |caller| (caller.user, Some(caller.role.as_str())));
-    let claimed = api.registry.is_claimed();
-    Ok(Json(json!({ "user": user, "role": role, "claimed": claimed, "version": env!("CARGO_PKG_VERSION") })))
+    Ok(Json(Me { user, role, claimed: api.registry.is_claimed(), version: env!("CARGO_PKG_VERSION") }))
 }
 
-async fn setup(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Setup { token, user, password } = body::json(&headers, body, api.limits.body_time_max).await?;
+/// Makes the first user, an admin
+#[utoipa::path(post, path = "/api/v1/setup",
+    responses((status = 204, description = "done; a session has begun, whose cookie comes back"), Problem))]
+async fn setup(
+    State(api): State<Arc<Api>>,
+    Json(Setup { token, user, password }): Json<Setup>,
+) -> Result<Response, Problem> {
     let caller = api.registry.setup(&token, &user, &password).await?;
     Ok(with_session(&api.registry.start_session(&caller).await?))
 }
 
-async fn login(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
-    let peer = access::peer(request.extensions());
-    let (parts, body) = request.into_parts();
-    let Login { user, password } = body::json(&parts.headers, body, api.limits.body_time_max).await?;
-    Ok(with_session(&api.registry.login_session(&user, &password, peer).await?))
+/// Starts a session, whose cookie comes back
+#[utoipa::path(post, path = "/api/v1/login", responses((status = 204, description = "done"), Problem))]
+async fn login(
+    State(api): State<Arc<Api>>,
+    extensions: Extensions,
+    Json(Login { user, password }): Json<Login>,
+) -> Result<Response, Problem> {
+    Ok(with_session(&api.registry.login_session(&user, &password, access::peer(&extensions)).await?))
 }
 
+/// Ends the session
+#[utoipa::path(post, path = "/api/v1/logout", responses((status = 204, description = "done"), Problem))]
 async fn logout(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
     if let Some(session) = access::session(&headers) {
         api.registry.end_session(session).await?;

@@ -1,13 +1,17 @@
 //! A message of the log as JSON: `MESSAGE` of `ui/api.md`.
 
-use crate::paging::rfc3339;
+use crate::time::Time;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use floodplain_log::{DataStreams, MessageRef};
 use floodplain_types::{Position, Timestamp};
-use serde::Serialize;
-use std::fmt;
+use serde::{Serialize, Serializer};
+use std::{borrow::Cow, fmt};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Array, ArrayBuilder, ObjectBuilder, RefOr, Schema, Type},
+};
 
-/// The lasting name of a record's place: `telemetry/3/0/182`.
+/// The lasting name of a record's place: stream/partition/generation/offset.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) stream: &'a str,
@@ -30,38 +34,84 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
-    position: String,
+impl PartialSchema for Place<'_> {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).examples(["telemetry/3/0/182"]);
+        text.description(Some("The lasting name of a record's place: stream/partition/generation/offset.")).into()
+    }
+}
+
+impl ToSchema for Place<'_> {
+    fn name() -> Cow<'static, str> {
+        "Position".into()
+    }
+}
+
+impl Serialize for Place<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A message of the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Message<'a> {
+    position: Place<'a>,
     topic: &'a str,
+    /// What the topic names, or else the publisher.
     device: &'a str,
-    received: String,
+    /// When the server got it.
+    received: Time,
+    /// As it was published: 0, 1 or 2.
     qos: u8,
+    /// Whether it was published to be retained.
     retain: bool,
+    #[schema(required)]
     content_type: Option<&'a str>,
+    #[schema(schema_with = pairs)]
     user_properties: Vec<(&'a str, &'a str)>,
+    /// If it is UTF-8.
+    #[schema(required)]
     payload: Option<&'a str>,
+    /// If it is not: RFC 4648, section 4.
+    #[schema(required)]
     payload_base64: Option<String>,
+    /// Bytes of the payload.
     size: usize,
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn new(position: Place<'a>, received: Timestamp, message: &MessageRef<'a>) -> Self {
+        let payload = std::str::from_utf8(message.payload).ok();
+        Self {
+            position,
+            topic: message.topic,
+            device: std::str::from_utf8(message.key).unwrap_or_default(),
+            received: Time(received),
+            qos: message.qos,
+            retain: message.retain,
+            content_type: message.content_type,
+            user_properties: message.user_properties().collect(),
+            payload,
+            payload_base64: payload.is_none().then(|| STANDARD.encode(message.payload)),
+            size: message.payload.len(),
+        }
+    }
+}
+
+/// The schema of user properties.
+pub(crate) fn pairs() -> Array {
+    let pair = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::String));
+    let pair = pair.min_items(Some(2)).max_items(Some(2));
+    ArrayBuilder::new()
+        .items(pair)
+        .description(Some("User properties of MQTT: names and values, in their order."))
+        .build()
 }
 
 /// One line of JSON.
 pub(crate) fn to_json(place: Place<'_>, received: Timestamp, message: &MessageRef<'_>) -> String {
-    let payload = std::str::from_utf8(message.payload).ok();
-    let message = Message {
-        position: place.to_string(),
-        topic: message.topic,
-        device: std::str::from_utf8(message.key).unwrap_or_default(),
-        received: rfc3339(received),
-        qos: message.qos,
-        retain: message.retain,
-        content_type: message.content_type,
-        user_properties: message.user_properties().collect(),
-        payload,
-        payload_base64: payload.is_none().then(|| STANDARD.encode(message.payload)),
-        size: message.payload.len(),
-    };
-    serde_json::to_string(&message).expect("a message holds only texts and numbers")
+    serde_json::to_string(&Message::new(place, received, message)).expect("a message holds only texts and numbers")
 }
 
 #[cfg(test)]

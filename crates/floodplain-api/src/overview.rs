@@ -5,14 +5,15 @@
 
 use crate::{
     follow::{Right, event_stream},
-    paging::rfc3339,
     problem::Problem,
+    request::Query,
     router::{Api, Stop},
+    time::Time,
 };
 use axum::{
     Extension,
     body::{Body, Bytes},
-    extract::{Query, State, rejection::QueryRejection},
+    extract::State,
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
@@ -20,8 +21,7 @@ use floodplain_access::Caller;
 use floodplain_history::bindings::Binding;
 use floodplain_log::{Disk, Partition};
 use floodplain_types::{Class, Position, Timestamp};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
@@ -35,6 +35,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::{IntoParams, ToSchema};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How far back the percentiles of syncs look, in samples.
@@ -63,17 +64,108 @@ impl fmt::Debug for Node {
     }
 }
 
+/// How the server is. Totals count since its start.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Overview {
+    time: Time,
+    uptime_seconds: u64,
+    version: &'static str,
+    /// Threads that own connections and partitions.
+    workers: usize,
+    ack: Ack,
+    /// Of MQTT, now.
+    connections: u64,
+    /// Of MQTT, also those whose client is away.
+    sessions: u64,
+    /// Null while the past of the log is being read.
+    #[schema(required)]
+    devices: Option<usize>,
+    /// Null while the past of the log is being read.
+    #[schema(required)]
+    topics: Option<usize>,
+    subscriptions: u64,
+    /// What is published, by MQTT and HTTP.
+    r#in: Rate,
+    /// What is delivered to clients of MQTT.
+    out: Rate,
+    rows_per_second: f64,
+    /// Messages that were published.
+    messages_total: u64,
+    /// Messages that somebody was too slow for.
+    dropped_total: u64,
+    /// Dead letters.
+    dlq_total: u64,
+    sync: Syncs,
+    /// How long it takes until what is committed now is rows.
+    decode_lag_ms: u64,
+    disk: DiskUse,
+    log: LogState,
+    /// For how many devices an alert fires; null: this server has no alerts.
+    #[schema(required)]
+    alerts_firing: Option<usize>,
+}
+
+/// What an acknowledgement of MQTT promises at least.
+#[derive(Serialize, ToSchema)]
+struct Ack {
+    /// `all`, `leader` or `none`.
+    class: &'static str,
+    /// For people.
+    says: String,
+}
+
+/// How much comes or goes, by the last second.
+#[derive(Serialize, ToSchema)]
+struct Rate {
+    messages_per_second: f64,
+    /// Of payloads.
+    bytes_per_second: f64,
+}
+
+/// How long `fdatasync` took in the last minute; null: there was none.
+#[derive(Serialize, ToSchema)]
+struct Syncs {
+    #[schema(required)]
+    p50_ms: Option<f64>,
+    #[schema(required)]
+    p99_ms: Option<f64>,
+}
+
+/// The file system of the data, and what the server has on it.
+#[derive(Serialize, ToSchema)]
+struct DiskUse {
+    data_dir: String,
+    /// Null: the system does not say.
+    #[schema(required)]
+    free_bytes: Option<u64>,
+    /// Null: the system does not say.
+    #[schema(required)]
+    total_bytes: Option<u64>,
+    log_bytes: u64,
+    /// Null: this server keeps no tables.
+    #[schema(required)]
+    history_bytes: Option<u64>,
+}
+
+/// Whether the log takes records.
+#[derive(Serialize, ToSchema)]
+struct LogState {
+    /// Why it takes none before the next start; null: it does.
+    #[schema(required)]
+    poisoned: Option<String>,
+}
+
 /// The samples, from the first question on.
 #[derive(Debug, Clone)]
-pub(crate) struct Overview {
-    samples: Arc<OnceCell<watch::Receiver<Bytes>>>,
+pub(crate) struct Samples {
+    newest: Arc<OnceCell<watch::Receiver<Bytes>>>,
     /// Places of those who follow.
     followers: Arc<Semaphore>,
 }
 
-impl Overview {
+impl Samples {
     pub(crate) fn new(followers_max: usize) -> Self {
-        Self { samples: Arc::default(), followers: Arc::new(Semaphore::new(followers_max)) }
+        Self { newest: Arc::default(), followers: Arc::new(Semaphore::new(followers_max)) }
     }
 
     /// The newest sample; later ones follow until the server stops.
@@ -98,30 +190,34 @@ impl Overview {
             });
             receiver
         };
-        self.samples.get_or_init(start).await.clone()
+        self.newest.get_or_init(start).await.clone()
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FollowQuery {
+    /// That it is there counts, not its value: `?follow`.
     follow: Option<String>,
 }
 
-pub(crate) async fn get(
+/// How the server is; with ?follow every second, as server-sent events
+#[utoipa::path(get, path = "/api/v1/overview", params(FollowQuery),
+    responses((status = 200, description = "totals since the start; null is what is not known",
+        content((Overview = "application/json"), (String = "text/event-stream"))), Problem))]
+pub(crate) async fn overview(
     State(api): State<Arc<Api>>,
-    Extension(overview): Extension<Overview>,
+    Extension(all): Extension<Samples>,
     Extension(Stop(stop)): Extension<Stop>,
     Extension(caller): Extension<Caller>,
-    query: Result<Query<FollowQuery>, QueryRejection>,
+    Query(query): Query<FollowQuery>,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
-    let mut samples = overview.watch(&api, &stop).await;
+    let mut samples = all.watch(&api, &stop).await;
     if query.follow.is_none() {
         let body = samples.borrow().clone();
         return Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response());
     }
-    let place = Arc::clone(&overview.followers).try_acquire_owned();
+    let place = Arc::clone(&all.followers).try_acquire_owned();
     let place =
         place.map_err(|_| Problem::of("followers_full", "the overview has as many followers as it may: try again"))?;
     samples.mark_changed();
@@ -211,43 +307,45 @@ impl Sampler {
             weaker if weaker.is_empty() => says.to_owned(),
             weaker => format!("{says} Bindings promise less for their topics: {weaker}."),
         };
-        let sample = json!({
-            "time": rfc3339(clock.now()),
-            "uptime_seconds": clock.now().since(node.started).as_secs(),
-            "version": node.version,
-            "workers": node.workers,
-            "ack": { "class": node.ack_class.as_str(), "says": says },
-            "connections": whole(meters.sum("floodplain_broker_connections_count")),
-            "sessions": whole(meters.sum("floodplain_broker_sessions_count")),
-            "devices": counts.map(|(_, devices)| devices),
-            "topics": counts.map(|(topics, _)| topics),
-            "subscriptions": whole(meters.sum("floodplain_broker_subscriptions_count")),
-            "in": { "messages_per_second": rate(received), "bytes_per_second": rate(received_bytes) },
-            "out": { "messages_per_second": rate(delivered), "bytes_per_second": rate(delivered_bytes) },
-            "rows_per_second": rate(rows),
-            "messages_total": whole(received(&meters)),
-            "dropped_total": whole(meters.sum("floodplain_broker_dropped_messages_total")),
-            "dlq_total": whole(
+        let (devices, topics) = counts.map(|(topics, devices)| (devices, topics)).unzip();
+        let sample = Overview {
+            time: Time(clock.now()),
+            uptime_seconds: clock.now().since(node.started).as_secs(),
+            version: node.version,
+            workers: node.workers,
+            ack: Ack { class: node.ack_class.as_str(), says },
+            connections: whole(meters.sum("floodplain_broker_connections_count")),
+            sessions: whole(meters.sum("floodplain_broker_sessions_count")),
+            devices,
+            topics,
+            subscriptions: whole(meters.sum("floodplain_broker_subscriptions_count")),
+            r#in: Rate { messages_per_second: rate(received), bytes_per_second: rate(received_bytes) },
+            out: Rate { messages_per_second: rate(delivered), bytes_per_second: rate(delivered_bytes) },
+            rows_per_second: rate(rows),
+            messages_total: whole(received(&meters)),
+            dropped_total: whole(meters.sum("floodplain_broker_dropped_messages_total")),
+            dlq_total: whole(
                 meters.sum("floodplain_broker_undelivered_messages_total")
                     + meters.sum("floodplain_history_dead_letters_total"),
             ),
-            "sync": { "p50_ms": p50.map(|seconds| seconds * 1e3), "p99_ms": p99.map(|seconds| seconds * 1e3) },
-            "decode_lag_ms": lag.as_millis() as u64,
-            "disk": {
-                "data_dir": node.data_dir.display().to_string(),
-                "free_bytes": space.map(|space| space.free_bytes),
-                "total_bytes": space.map(|space| space.total_bytes),
-                "log_bytes": whole(meters.sum("floodplain_log_size_bytes")),
-                "history_bytes": history,
+            sync: Syncs { p50_ms: p50.map(|seconds| seconds * 1e3), p99_ms: p99.map(|seconds| seconds * 1e3) },
+            decode_lag_ms: lag.as_millis() as u64,
+            disk: DiskUse {
+                data_dir: node.data_dir.display().to_string(),
+                free_bytes: space.map(|space| space.free_bytes),
+                total_bytes: space.map(|space| space.total_bytes),
+                log_bytes: whole(meters.sum("floodplain_log_size_bytes")),
+                history_bytes: history,
             },
-            "log": { "poisoned": (node.poisoned)() },
-            "alerts_firing": firing,
-        });
+            log: LogState { poisoned: (node.poisoned)() },
+            alerts_firing: firing,
+        };
+        let sample = serde_json::to_vec(&sample).expect("an overview holds only texts and numbers");
         self.past.push_back((now, meters));
         if self.past.len() > SYNCS_OF {
             self.past.pop_front();
         }
-        sample.to_string().into()
+        sample.into()
     }
 
     /// How long it takes until what is committed now is decoded; grows while that does not happen.

@@ -1,20 +1,21 @@
-//! What requests for lists and for one thing of them have in common.
+//! What requests for lists have in common.
 
-use crate::problem::Problem;
-use axum::{
-    extract::{FromRequestParts, Path, Query},
-    http::request::Parts,
-};
-use chrono::{DateTime, SecondsFormat};
+use crate::{problem::Problem, request::Query};
+use axum::{extract::FromRequestParts, http::request::Parts};
 use floodplain_access::Page;
-use floodplain_types::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-/// `?limit=` (1 to 1000, 100 if it is not given) and `?after=`.
-#[derive(Debug, serde::Deserialize)]
+/// Which part of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Paging {
+    /// How many there are at most.
     #[serde(default = "limit_default")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: u32,
+    /// `next` of the page before.
     #[serde(default)]
     after: String,
 }
@@ -41,30 +42,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Paging {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Query(paging) = Query::<Self>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::of("query_invalid", rejection.body_text()))?;
+        let Query(paging) = Query::<Self>::from_request_parts(parts, state).await?;
         if !(1..=1000).contains(&paging.limit) {
             return Err(Problem::of("limit_invalid", format!("limit is 1 to 1000, not {}", paging.limit)));
         }
         Ok(paging)
     }
-}
-
-/// The one variable segment of the path.
-#[derive(Debug)]
-pub(crate) struct Segment(pub(crate) String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Segment {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path = Path::<String>::from_request_parts(parts, state).await;
-        path.map(|Path(segment)| Self(segment)).map_err(|rejection| Problem::of("bad_request", rejection.body_text()))
-    }
-}
-
-/// RFC 3339 in UTC, with as many digits of the second as there are.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
-    DateTime::from_timestamp_nanos(time.0).to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

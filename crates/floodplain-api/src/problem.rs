@@ -8,30 +8,62 @@ use axum::{
 };
 use floodplain_sql::Error;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::{
+    IntoResponses, ToResponse, ToSchema,
+    openapi::{self, Content, Ref, RefOr, ResponseBuilder},
+};
 
-/// An error as it is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What went wrong, as RFC 9457 has it. Codes are explained by `floodplain errors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Names the kind of problem, as RFC 9457 wants it: a URI that need not lead anywhere.
+    /// The kind of problem: `urn:floodplain:problem:` and the code.
     #[serde(rename = "type")]
+    #[schema(examples("urn:floodplain:problem:sql_syntax"))]
     kind: String,
+    /// What the code means, for people.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What happened this time, for people.
     detail: String,
     /// For programs; never changes its meaning.
+    #[schema(examples("sql_syntax"))]
     code: &'static str,
-    /// Where in the query the mistake is; both count from 1.
+    /// Where in the query the mistake is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     position: Option<Place>,
     /// When to come again, in seconds; sent as `Retry-After`.
     #[serde(skip)]
     retry_after: Option<u16>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// A place in the text of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = QueryPlace)]
 struct Place {
+    /// Counted from 1.
     line: u64,
+    /// Counted from 1.
     column: u64,
+}
+
+impl<'r> ToResponse<'r> for Problem {
+    fn response() -> (&'r str, RefOr<openapi::Response>) {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let response = ResponseBuilder::new()
+            .description("what went wrong; 503 comes with Retry-After")
+            .content("application/problem+json", content);
+        ("Problem", response.build().into())
+    }
+}
+
+/// For whatever is not said otherwise.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        [("default".to_owned(), Ref::from_response_name("Problem").into())].into()
+    }
 }
 
 impl Problem {

@@ -3,8 +3,9 @@
 use crate::{
     access, alerts, bindings, console, devices, dlq, follow, influx, login,
     messages::Messages,
+    openapi::{self, DOCUMENT},
     origin,
-    overview::{self, Node, Overview},
+    overview::{self, Node, Samples},
     problem::Problem,
     retained::RetainedSource,
     sql, tables, tokens, topics, users, write,
@@ -15,7 +16,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
 use floodplain_access::Registry;
 use floodplain_sql::{Fleet, Sql, Tables};
@@ -24,6 +25,8 @@ use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use utoipa::OpenApi as _;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Whether the server can do its work; asked by `/readyz`.
 pub trait Readiness: Send + Sync {
@@ -110,40 +113,45 @@ pub(crate) struct Sockets {
     pub(crate) cut: CancellationToken,
 }
 
+/// All that the API is: each route comes with its description.
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .merge(login::routes())
+        .merge(users::routes())
+        .merge(tokens::routes())
+        .merge(alerts::routes())
+        .routes(routes!(topics::list_topics))
+        .routes(routes!(follow::follow_topics, topics::publish))
+        .routes(routes!(follow::subscribe))
+        .merge(devices::routes())
+        .routes(routes!(overview::overview))
+        .merge(tables::routes())
+        .routes(routes!(sql::sql))
+        .merge(bindings::routes())
+        .merge(dlq::routes())
+        .routes(routes!(openapi))
+        .merge(write::routes())
+        .routes(routes!(influx::influx_query))
+        .routes(routes!(influx::ping))
+        .routes(routes!(metrics))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+}
+
 pub(crate) fn router(api: Api, stop: CancellationToken, sockets: Sockets) -> Router {
     let counters = Arc::new(Counters::new());
     let followers_max = api.messages.limits().tail.followers_max;
     let api = Arc::new(api);
-    Router::new()
-        .merge(login::routes())
-        .merge(users::routes())
-        .merge(tokens::routes())
-        .merge(devices::routes())
-        .merge(alerts::routes())
-        .merge(bindings::routes())
-        .merge(dlq::routes())
-        .merge(tables::routes())
-        .route("/api/v1/sql", post(sql::answer))
-        .route("/api/v1/topics", get(topics::list))
-        .route("/api/v1/topics/{*topic}", get(follow::events).post(topics::publish))
-        .route("/api/v1/subscribe", get(follow::subscribe))
-        .route("/api/v1/overview", get(overview::get))
-        .route("/api/v1/openapi.json", get(openapi))
-        .route("/write", post(write::write))
-        .route("/api/v2/write", post(write::write))
-        .route("/ping", get(influx::ping))
-        .route("/query", post(influx::query))
+    Router::from(routes())
+        // Files of the console are no interface.
         .route("/", get(console::index))
         .route("/setup", get(console::index))
         .route("/a/{name}", get(console::asset))
         .route("/icon.svg", get(console::icon))
         .route("/licenses.txt", get(console::licenses))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(Extension(Overview::new(followers_max)))
+        .layer(Extension(Samples::new(followers_max)))
         .layer(Extension(Stop(stop)))
         .layer(Extension(sockets))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), access::check))
@@ -152,11 +160,25 @@ pub(crate) fn router(api: Api, stop: CancellationToken, sockets: Sockets) -> Rou
         .with_state(api)
 }
 
+/// Metrics for Prometheus
+#[utoipa::path(get, path = "/metrics",
+    responses((status = 200, description = "text format 0.0.4", body = String, content_type = "text/plain"), Problem))]
 async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, content_type)], api.metrics.render()).into_response()
 }
 
+/// Whether the process answers
+#[utoipa::path(get, path = "/healthz",
+    responses((status = 200, description = "it does", body = String, content_type = "text/plain")))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether traffic is accepted
+#[utoipa::path(get, path = "/readyz",
+    responses((status = 200, description = "it is", body = String, content_type = "text/plain"),
+        (status = 503, response = Problem)))]
 async fn readyz(State(api): State<Arc<Api>>) -> Response {
     match api.readiness.ready() {
         Ok(()) => "ready\n".into_response(),
@@ -171,9 +193,11 @@ async fn unknown(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here", format!("unknown path {}", uri.path()))
 }
 
+/// This document
+#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object), Problem))]
 async fn openapi() -> Response {
     let content_type = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, content_type)], include_str!("../openapi.json")).into_response()
+    ([(header::CONTENT_TYPE, content_type)], DOCUMENT.as_str()).into_response()
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {

@@ -1,6 +1,6 @@
 //! `POST /api/v1/sql`: one query, its rows as they come.
 
-use crate::{body::read, problem::Problem, router::Api};
+use crate::{body::read, openapi::Raw, problem::Problem, router::Api};
 use axum::{
     body::{Body, Bytes},
     extract::State,
@@ -8,19 +8,28 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use floodplain_sql::{Encoder, Format};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// JSON escapes at most six times the text.
 const ESCAPES: usize = 6;
 
-#[derive(serde::Deserialize)]
+/// A query.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Query)]
 #[serde(deny_unknown_fields)]
 struct Request {
+    /// SQL that reads.
     query: String,
+    /// Without it, the Accept header decides.
     format: Option<Wanted>,
 }
 
-#[derive(Clone, Copy, serde::Deserialize)]
+/// How rows are written.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[schema(as = QueryFormat)]
 #[serde(rename_all = "lowercase")]
 enum Wanted {
     Json,
@@ -38,8 +47,49 @@ impl From<Wanted> for Format {
     }
 }
 
-/// Runs the query. Dropped with the connection, and with it the query.
-pub(crate) async fn answer(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
+/// Rows, and what they cost.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "rows are written as they come, by floodplain-sql")]
+struct QueryAnswer {
+    columns: Vec<QueryColumn>,
+    /// Each an object with a member for each column.
+    rows: Vec<Map<String, Value>>,
+    row_count: u64,
+    /// For people.
+    warnings: Vec<String>,
+    stats: QueryStats,
+    /// What ended the query behind its first rows.
+    #[schema(nullable = false)]
+    error: Option<Problem>,
+}
+
+/// A column of an answer.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "as above")]
+struct QueryColumn {
+    name: String,
+    /// A type of Arrow, such as `Float64`.
+    r#type: String,
+}
+
+/// What a query has cost.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "as above")]
+struct QueryStats {
+    /// Bytes of the log and of files.
+    bytes_read: u64,
+    elapsed_ms: u64,
+}
+
+/// Runs one query
+// Dropped with the connection, and with it the query.
+#[utoipa::path(post, path = "/api/v1/sql",
+    request_body(content((String = "text/plain"), (Request = "application/json"))),
+    responses(
+        (status = 200, description = "rows as they come; an error behind the first rows is the member `error` at the end", content(
+            (QueryAnswer = "application/json"), (String = "text/csv"), (inline(Raw) = "application/vnd.apache.arrow.stream"))),
+        Problem))]
+pub(crate) async fn sql(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
     match run(&api, &headers, body).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),

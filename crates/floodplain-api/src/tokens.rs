@@ -2,56 +2,113 @@
 
 use crate::{
     access::Admin,
-    body,
-    paging::{Paging, Segment, rfc3339},
+    body::Json,
+    paging::Paging,
     problem::Problem,
+    request::Path,
     router::Api,
-    users::role_of,
+    time::Time,
+    users::{role, role_of},
 };
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    routing::{delete, get},
-};
+use axum::{extract::State, http::StatusCode};
 use chrono::DateTime;
-use floodplain_access::Token;
 use floodplain_types::Timestamp;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(crate) fn routes() -> Router<Arc<Api>> {
-    Router::new().route("/api/v1/tokens", get(list).post(add)).route("/api/v1/tokens/{id}", delete(remove))
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default().routes(routes!(list_tokens, add_token)).routes(routes!(remove_token))
 }
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct New {
+/// An API token, without its secret.
+#[derive(Serialize, ToSchema)]
+struct Token {
+    id: String,
     name: String,
+    #[schema(schema_with = role)]
+    role: &'static str,
+    created: Time,
+    /// Null: never.
+    #[schema(required)]
+    last_used: Option<Time>,
+    /// Null: never.
+    #[schema(required)]
+    expires: Option<Time>,
+}
+
+impl From<floodplain_access::Token> for Token {
+    fn from(token: floodplain_access::Token) -> Self {
+        Self {
+            id: token.id,
+            name: token.name,
+            role: token.role.as_str(),
+            created: Time(token.created),
+            last_used: token.last_used.map(Time),
+            expires: token.expires.map(Time),
+        }
+    }
+}
+
+/// Some API tokens.
+#[derive(Serialize, ToSchema)]
+struct Tokens {
+    tokens: Vec<Token>,
+    /// What to send as `after` for more; null: these were the last.
+    #[schema(required)]
+    next: Option<String>,
+}
+
+/// A token to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewToken {
+    /// For people: what it is for.
+    name: String,
+    #[schema(schema_with = role)]
     role: String,
+    /// Until when it counts; for ever without it.
+    #[schema(format = DateTime)]
     expires: Option<String>,
 }
 
-async fn list(_: Admin, State(api): State<Arc<Api>>, paging: Paging) -> Result<Json<Value>, Problem> {
+/// A token with its secret.
+#[derive(Serialize, ToSchema)]
+struct MadeToken {
+    id: String,
+    /// What to send as `Authorization: Bearer`; nobody can say it again.
+    token: String,
+}
+
+/// API tokens, for admins
+#[utoipa::path(get, path = "/api/v1/tokens", params(Paging),
+    responses((status = 200, description = "by id", body = Tokens), Problem))]
+async fn list_tokens(_: Admin, State(api): State<Arc<Api>>, paging: Paging) -> Result<Json<Tokens>, Problem> {
     let mut tokens = api.registry.tokens(paging.page()).await?;
     let next = paging.next(&mut tokens, |token| token.id.clone());
-    Ok(Json(json!({ "tokens": tokens.iter().map(to_json).collect::<Vec<_>>(), "next": next })))
+    Ok(Json(Tokens { tokens: tokens.into_iter().map(Token::from).collect(), next }))
 }
 
-async fn add(
+/// Makes a token, shown once
+#[utoipa::path(post, path = "/api/v1/tokens", responses((status = 201, description = "made", body = MadeToken), Problem))]
+async fn add_token(
     Admin(by): Admin,
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let New { name, role, expires } = body::json(&headers, body, api.limits.body_time_max).await?;
+    Json(NewToken { name, role, expires }): Json<NewToken>,
+) -> Result<(StatusCode, Json<MadeToken>), Problem> {
     let expires = expires.as_deref().map(time).transpose()?;
     let (token, secret) = api.registry.add_token(&by, &name, role_of(&role)?, expires).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "id": token.id, "token": secret.reveal() }))))
+    Ok((StatusCode::CREATED, Json(MadeToken { id: token.id, token: secret.reveal().to_owned() })))
 }
 
-async fn remove(Admin(by): Admin, State(api): State<Arc<Api>>, Segment(id): Segment) -> Result<StatusCode, Problem> {
+/// Removes a token
+#[utoipa::path(delete, path = "/api/v1/tokens/{id}", responses((status = 204, description = "done"), Problem))]
+async fn remove_token(
+    Admin(by): Admin,
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     api.registry.remove_token(&by, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -61,15 +118,4 @@ fn time(text: &str) -> Result<Timestamp, Problem> {
     parsed
         .map(Timestamp)
         .ok_or_else(|| Problem::of("expiry_invalid", "expires is no time of RFC 3339, such as 2027-01-31T00:00:00Z"))
-}
-
-fn to_json(token: &Token) -> Value {
-    json!({
-        "id": token.id,
-        "name": token.name,
-        "role": token.role.as_str(),
-        "created": rfc3339(token.created),
-        "last_used": token.last_used.map(rfc3339),
-        "expires": token.expires.map(rfc3339),
-    })
 }

@@ -1,44 +1,86 @@
 //! `POST /api/v1/topics/{topic}` and `GET /api/v1/topics`: publishing, and which topics there are.
 
-use crate::{body, messages::Publish, problem::Problem, router::Api};
+use crate::{
+    body::{self, Json},
+    index::Page,
+    message::Place,
+    messages::Publish,
+    openapi::{Raw, choice},
+    problem::Problem,
+    request::Query,
+    router::Api,
+};
 use axum::{
-    Json,
     body::Body,
-    extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    extract::{FromRequestParts, Path, State},
+    http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use floodplain_log::MessageRef;
 use floodplain_types::{Class, validate_topic};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 /// Entries of a list where the request names no number, and at most.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 
-#[derive(Debug, Deserialize)]
+/// The rest of the path.
+#[derive(Debug, IntoParams)]
+#[into_params(names("topic"), parameter_in = Path)]
+pub(crate) struct Topic(
+    /// Levels joined by slashes; `+` and `#` of a filter percent-encoded.
+    pub(crate) String,
+);
+
+impl<S: Send + Sync> FromRequestParts<S> for Topic {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(topic)| Self(topic)).map_err(|error| Problem::of("topic_invalid", error.body_text()))
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PublishQuery {
+    /// The QoS of the message.
+    #[param(minimum = 1, maximum = 2, default = 1)]
     qos: Option<u8>,
+    /// Whether it becomes the retained message of its topic.
     #[serde(default)]
+    #[param(default = false)]
     retain: bool,
+    /// What the answer promises: that the message survives a crash of the program (`leader`) or a power cut (`all`).
+    #[param(schema_with = class, required = false)]
     class: Option<String>,
 }
 
-/// Publishes the body; answers once it is committed.
+fn class() -> Object {
+    choice(Class::All.as_str(), [Class::Leader, Class::All].map(Class::as_str))
+}
+
+/// A message that is committed.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Published {
+    #[schema(value_type = Place<'_>)]
+    position: String,
+}
+
+/// Publishes the body; answers once it is committed
 ///
-/// # Cancel safety
 /// A client that goes away may still have published.
+#[utoipa::path(post, path = "/api/v1/topics/{*topic}", params(Topic, PublishQuery),
+    request_body(content = inline(Raw), content_type = "*/*", description = "the payload, whose Content-Type is kept"),
+    responses((status = 200, description = "the message is committed", body = Published), Problem))]
 pub(crate) async fn publish(
     State(api): State<Arc<Api>>,
-    path: Result<Path<String>, PathRejection>,
-    query: Result<Query<PublishQuery>, QueryRejection>,
+    Topic(topic): Topic,
+    Query(query): Query<PublishQuery>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
-    let Path(topic) = path.map_err(|error| Problem::of("topic_invalid", error.body_text()))?;
-    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
+) -> Result<Json<Published>, Problem> {
     let limits = api.messages.limits();
     fits(&topic, limits.topic_bytes_max, limits.topic_levels_max)?;
     validate_topic(&topic).map_err(|error| Problem::of("topic_invalid", error.to_string()))?;
@@ -83,24 +125,30 @@ pub(crate) async fn publish(
         ..MessageRef::default()
     };
     let position = api.messages.publish(&[Publish { message, user_properties: &[] }], class).await?;
-    Ok(Json(serde_json::json!({ "position": position })).into_response())
+    Ok(Json(Published { position }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
+    /// The level below this topic; the first level without it.
     prefix: Option<String>,
+    /// A flat list of topics that contain this text, instead of a level.
     search: Option<String>,
+    /// `next` of the page before.
     after: Option<String>,
+    /// How many there are at most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
 }
 
-/// One level of the tree of topics, or a list of those that contain a text.
-pub(crate) async fn list(
+/// Which topics there are: one level of the tree, or those that contain a text
+#[utoipa::path(get, path = "/api/v1/topics", params(ListQuery),
+    responses((status = 200, description = "by name", body = Page), Problem))]
+pub(crate) async fn list_topics(
     State(api): State<Arc<Api>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::of("query_invalid", error.body_text()))?;
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page>, Problem> {
     let limit = query.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::of("limit_invalid", format!("limit is 1 to {LIMIT_MAX}, not {limit}")));
@@ -118,7 +166,7 @@ pub(crate) async fn list(
     let page = tokio::task::spawn_blocking(ask).await.map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of the server", error.to_string())
     })?;
-    Ok(Json(page).into_response())
+    Ok(Json(page))
 }
 
 /// Whether a topic name or filter is within the limits.

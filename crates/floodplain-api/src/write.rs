@@ -6,8 +6,9 @@
 
 use crate::{
     body,
-    influx::{BadLine, InfluxError},
+    influx::{BadLine, InfluxError, User},
     messages::{PUBLISHER, Publish},
+    openapi::choice,
     router::Api,
     topics::fits,
 };
@@ -15,7 +16,6 @@ use axum::{
     body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
 };
 use floodplain_decode::{Decoder, Definition, Failure, Input, Outcome, Role, Row, Rows, Stage, TimeUnit, Value};
 use floodplain_history::route::LINE_PROTOCOL;
@@ -23,6 +23,8 @@ use floodplain_log::{MAX_UNIT_BYTES, MessageRef};
 use floodplain_types::{Class, DeviceId, validate_topic};
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt::Write as _, io::Read as _, sync::Arc};
+use utoipa::{IntoParams, openapi::Object};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Bytes of a body, and of what it is when it is unpacked; a commit takes 8 MiB.
 const BODY_BYTES_MAX: usize = 5 << 20;
@@ -32,30 +34,63 @@ const MESSAGE_BYTES: usize = 256 << 10;
 const REFUSED_TOPIC: &str = "devices/http/refused_lines";
 /// Bad lines that an answer names.
 const BAD_LINES_MAX: usize = 100;
+/// The unit of times, if the request names none.
+const PRECISION: &str = "ns";
+const LINES: &str = "up to 5 MiB, also when unpacked; Content-Encoding may be gzip";
 /// Tags that name the device, the first one that is there.
 const DEVICE_TAG: &str = "device";
 const HOST_TAG: &str = "host";
 
-/// What is not named here (`db`, `rp`, `org`, `bucket`) is for servers with several databases.
-#[derive(Debug, Deserialize)]
-pub(crate) struct WriteQuery {
+pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default().routes(routes!(write_v1)).routes(routes!(write_v2))
+}
+
+// What is not named here (`db`, `rp`, `org`, `bucket`) is for servers with several databases.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct WriteQuery {
+    /// The unit of times.
+    #[param(schema_with = precision, required = false)]
     precision: Option<String>,
 }
 
+fn precision() -> Object {
+    choice(PRECISION, ["n", "ns", "u", "us", "ms", "s", "m", "h"])
+}
+
+/// Line protocol, as InfluxDB 1.x takes it
+///
 /// Writes all good lines, and then says which were bad.
 ///
-/// # Cancel safety
 /// A client that goes away may still have written.
-pub(crate) async fn write(
+#[utoipa::path(post, path = "/write", params(WriteQuery, User, ("db" = Option<String>, Query, description = "not looked at")),
+    request_body(content = String, content_type = "text/plain", description = LINES),
+    responses((status = 204, description = "all lines are committed"), InfluxError))]
+async fn write_v1(
     State(api): State<Arc<Api>>,
     query: Result<Query<WriteQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
-) -> Response {
-    match run(&api, query, &headers, body).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => error.into_response(),
-    }
+) -> Result<StatusCode, InfluxError> {
+    run(&api, query, &headers, body).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Line protocol, as InfluxDB 2.x takes it
+///
+/// Writes all good lines, and then says which were bad.
+///
+/// A client that goes away may still have written.
+#[utoipa::path(post, path = "/api/v2/write", params(WriteQuery, User, ("org" = Option<String>, Query, description = "not looked at"),
+        ("bucket" = Option<String>, Query, description = "not looked at")),
+    request_body(content = String, content_type = "text/plain", description = LINES),
+    responses((status = 204, description = "all lines are committed"), InfluxError))]
+async fn write_v2(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<WriteQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, InfluxError> {
+    run(&api, query, &headers, body).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 async fn run(
@@ -66,7 +101,7 @@ async fn run(
 ) -> Result<(), InfluxError> {
     let invalid = |message: String| InfluxError::new(StatusCode::BAD_REQUEST, message);
     let Query(query) = query.map_err(|error| invalid(error.body_text()))?;
-    let precision = query.precision.as_deref().filter(|precision| !precision.is_empty()).unwrap_or("ns");
+    let precision = query.precision.as_deref().filter(|precision| !precision.is_empty()).unwrap_or(PRECISION);
     let unit = precision.parse::<TimeUnit>().ok().filter(|unit| *unit != TimeUnit::Auto);
     let unit = unit.ok_or_else(|| invalid(format!("precision {precision:?} is unknown: use ns, us, ms, s, m or h")))?;
     let is_packed = match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {

@@ -5,7 +5,7 @@
 //! decoded by one document, however often it is decoded again; and the version of the document is what files have
 //! as version of their decoder.
 
-mod v1;
+pub mod v1;
 
 use crate::{
     dedup::Dedup,
@@ -300,6 +300,12 @@ impl Binding {
     #[must_use]
     pub const fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// The declaration.
+    #[must_use]
+    pub const fn wire(&self) -> &v1::Binding {
+        &self.wire
     }
 
     /// The declaration, every member of it.

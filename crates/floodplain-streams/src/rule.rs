@@ -3,6 +3,7 @@
 use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc, time::Duration};
+use utoipa::ToSchema;
 
 /// Longest name: it is a level of a topic.
 const NAME_BYTES_MAX: usize = 64;
@@ -112,8 +113,10 @@ fn matches(pattern: &str, text: &str) -> bool {
 pub mod v1 {
     use super::*;
 
-    /// The kind of a rule.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    /// When an alert fires for a device: `silent`, no message for `minutes`; `above` or `below`, a newer value of `column` in
+    /// `table` is greater or less than `value`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+    #[schema(as = AlertKind)]
     #[serde(rename_all = "lowercase")]
     pub enum Kind {
         Silent,
@@ -121,25 +124,38 @@ pub mod v1 {
         Below,
     }
 
-    /// ALERT of `ui/api.md`. `Debug` is left out: a webhook may be a secret.
-    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    // `Debug` is left out: a webhook may be a secret.
+    /// What an alert watches for.
+    #[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+    #[schema(as = AlertRule)]
     #[serde(deny_unknown_fields)]
     pub struct Alert {
+        /// A level of the topic that says when it fires: `alerts/{name}/{device}`.
+        #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,63}$")]
         pub name: String,
         pub kind: Kind,
+        /// The table that is watched, of `above` and `below`.
         #[serde(default)]
         pub table: Option<String>,
+        /// The column of it, of `above` and `below`.
         #[serde(default)]
         pub column: Option<String>,
+        /// The limit, of `above` and `below`.
         #[serde(default)]
         pub value: Option<f64>,
+        /// How long without a message is too long, of `silent`.
         #[serde(default)]
+        #[schema(minimum = 0.01, maximum = 525_600)]
         pub minutes: Option<f64>,
+        /// Only these devices; `*` stands for any text. All of them if it is null.
         #[serde(default)]
         pub devices: Option<String>,
+        /// A URL of http or https that is told of changes.
         #[serde(default)]
         pub webhook: Option<String>,
+        /// Whether it fires at all.
         #[serde(default = "yes")]
+        #[schema(default = true)]
         pub enabled: bool,
     }
 

@@ -17,8 +17,9 @@ pub const KEY: &str = "alerts";
 /// There are no more rules.
 pub const RULES_MAX: usize = 256;
 
-/// Who made a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Who made a rule: somebody, while the server ran (`api`), or the configuration file (`config`), which alone changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = AlertOrigin)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Somebody, while the server ran.

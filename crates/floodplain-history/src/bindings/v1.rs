@@ -5,6 +5,13 @@ use floodplain_decode::Definition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, Type, schema::AdditionalProperties},
+};
+
+/// Formats of payloads, as `decoder` names them.
+const FORMATS: [&str; 7] = ["auto", "json", "number", "text", "cbor", "line_protocol", "struct"];
 
 /// All bindings of a tenant: the value of a record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,40 +35,74 @@ pub(super) struct StoredBinding {
     pub(super) binding: Binding,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Which messages become rows of which table, and who decodes them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = BindingDraft)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Binding {
-    pub(super) name: String,
-    pub(super) filter: String,
+pub struct Binding {
+    /// 1 to 128 letters, digits, `.`, `_` and `-`. The path of the request says it, too.
+    #[schema(required = false)]
+    pub name: String,
+    /// The topics that it is for: a filter of MQTT.
+    pub filter: String,
+    /// The stream that takes the messages: `telemetry`, or one that the configuration has declared under `[[streams]]`.
     #[serde(default = "telemetry")]
-    pub(super) stream: String,
+    #[schema(default = "telemetry", pattern = "^[a-z][a-z0-9_-]{0,63}$")]
+    pub stream: String,
+    /// Which level of the topic is the device, counted from 1; if it is null, the publisher is.
     #[serde(default)]
-    pub(super) device_level: Option<u16>,
-    pub(super) table: Table,
+    #[schema(minimum = 1)]
+    pub device_level: Option<u16>,
+    pub table: Table,
     #[serde(default = "auto")]
-    pub(super) decoder: Map<String, Value>,
+    #[schema(schema_with = decoder)]
+    pub decoder: Map<String, Value>,
+    /// The field of payloads that is the event time. Null leaves it to the decoder.
     #[serde(default)]
-    pub(super) time_field: Option<String>,
+    pub time_field: Option<String>,
+    /// Fields of payloads by which rows of one device and time differ.
     #[serde(default)]
-    pub(super) key_columns: Vec<String>,
+    pub key_columns: Vec<String>,
+    /// What an acknowledgement of QoS 1 and 2 promises at least: `all`, `leader` or `none`. Null leaves it to the server.
     #[serde(default)]
-    pub(super) class: Option<String>,
+    pub class: Option<String>,
+    /// How old rows may become, such as `30d` or `12h`. Null leaves it to the configuration.
     #[serde(default)]
-    pub(super) retention: Option<String>,
+    pub retention: Option<String>,
+    /// How messages that repeat earlier ones are known. Null: they are not looked for.
     #[serde(default)]
-    pub(super) dedup: Option<Dedup>,
+    pub dedup: Option<Dedup>,
 }
 
-/// Where the id of a message is, and how long it is looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+fn decoder() -> Object {
+    let format = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(FORMATS));
+    ObjectBuilder::new()
+        .description(Some(
+            "What payloads are, and what the decoder of that format is told beside: see the guide on bindings.",
+        ))
+        .property("format", format)
+        .required("format")
+        .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+        .default(Some(auto().into()))
+        .build()
+}
+
+/// Where the id is by which repeats are known, `property` or `field`, one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Dedup {
+pub struct Dedup {
+    /// A user property of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) property: Option<String>,
+    #[schema(nullable = false)]
+    pub property: Option<String>,
+    /// A field of each row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) field: Option<String>,
+    #[schema(nullable = false)]
+    pub field: Option<String>,
+    /// How long an id is known, from `1s` to `1h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) window: Option<String>,
+    #[schema(default = "10m", nullable = false)]
+    pub window: Option<String>,
 }
 
 impl Dedup {
@@ -84,10 +125,14 @@ impl Dedup {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The table of the rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = BindingTable)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Table {
+pub enum Table {
+    /// The level of the topic that names it, counted from 1.
     Level(u16),
+    /// One for all.
     Name(String),
 }
 
@@ -95,7 +140,7 @@ fn telemetry() -> String {
     "telemetry".to_owned()
 }
 
-pub(super) fn auto() -> Map<String, Value> {
+fn auto() -> Map<String, Value> {
     Map::from_iter([("format".to_owned(), json!("auto"))])
 }
 
@@ -140,4 +185,23 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     };
     let number: u64 = number.parse().ok()?;
     number.checked_mul(seconds).filter(|seconds| (1..=36_500 * 86_400).contains(seconds)).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_formats_of_the_schema_are_those_that_are_decoded() {
+        let definition = |format: &str| {
+            let declared =
+                json!({ "name": "b", "filter": "a", "table": { "level": 1 }, "decoder": { "format": format } });
+            definition(&serde_json::from_value(declared).unwrap())
+        };
+        let refused = definition("no_such").unwrap_err();
+        let (_, known) = refused.split_once("expected one of ").unwrap();
+        let known: Vec<String> = known.split('`').skip(1).step_by(2).map(|format| format.replace('-', "_")).collect();
+        assert!(FORMATS.iter().all(|format| known.iter().any(|known| known == format)), "{known:?}");
+        assert_eq!(known.len(), FORMATS.len(), "{known:?}");
+    }
 }
