@@ -64,18 +64,29 @@ export function mock({ claimed = false, empty = false } = {}) {
     return current(alert).filter((d) => (alert.kind === 'above' ? d.value > alert.value : d.value < alert.value));
   };
 
-  function test({ binding, topic, payload }) {
-    const used = binding ?? DEFAULT;
+  /** Text and JSON; of bytes that are no text it says so, as a decoder does. */
+  function test({ binding, topic, payload, payload_base64 }) {
+    const used = binding ?? bindings.find(({ filter }) => filterMatches(filter, topic)) ?? DEFAULT;
     const levels = topic.split('/');
+    const bytes = payload_base64 ? Buffer.from(payload_base64, 'base64') : Buffer.from(payload ?? '');
+    payload = bytes.toString();
     const device = levels[(used.device_level ?? 2) - 1] ?? 'unknown';
     const table = used.table.name ?? levels[used.table.level - 1] ?? 'messages';
     const answer = { binding: used.name, device, table, rows: [], failure: null };
+    if (!Buffer.from(payload).equals(bytes)) {
+      const byte_position = bytes.findIndex((byte) => byte > 0x7f);
+      return { ...answer, failure: { stage: used.decoder.format, reason: 'the payload is no text', byte_position, line: null } };
+    }
+    if (used.decoder.format === 'text') {
+      const fields = [{ name: used.decoder.column ?? 'value', role: 'value', type: 'Utf8', value: payload }];
+      return { ...answer, rows: [{ table, device, time: null, id: null, fields }] };
+    }
     try {
       const parsed = JSON.parse(payload);
       for (const item of Array.isArray(parsed) ? parsed : [parsed]) {
         const fields = typeof item === 'object' && item ? Object.entries(item) : [['value', item]];
         answer.rows.push({
-          table, device, time: item?.[used.time_field ?? 'ts'] ?? null,
+          table, device, time: item?.[used.time_field ?? 'ts'] ?? null, id: used.dedup?.field ? String(item?.[used.dedup.field]) : null,
           fields: fields.filter(([name]) => name !== (used.time_field ?? 'ts')).map(([name, v]) => ({
             name, role: used.key_columns.includes(name) ? 'key' : 'value', type: { number: 'Float64', boolean: 'Boolean' }[typeof v] ?? 'Utf8',
             value: typeof v === 'object' ? JSON.stringify(v) : v,

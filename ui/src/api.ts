@@ -190,7 +190,8 @@ export const api = {
   deleteBinding: (name: string) => call<void>('DELETE', `bindings/${segment(name)}`),
   testBinding: (binding: BindingDraft | null, topic: string, payload: string, contentType: string | null, signal?: AbortSignal) =>
     call<Tested>('POST', 'bindings/test', { binding, topic, payload, content_type: contentType }, { signal }),
-  replay: (binding: string | null, stream: string) => call<{ job: string }>('POST', 'replay', { binding, stream, from: null, to: null }),
+  /** From all streams: a binding that names one has topics whose earlier messages are in others. */
+  replay: (binding: string) => call<{ job: string }>('POST', 'replay', { binding, stream: null, from: null, to: null }),
   jobs: () => call<{ jobs: Job[] }>('GET', 'replay'),
   deadLetters: (reason: string, binding: string, after: string | null) =>
     call<Paged<'entries', DeadLetter> & { counts: { reason: string; count: number }[] }>('GET', `dlq${query({ reason, binding, after })}`),

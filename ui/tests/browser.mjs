@@ -32,6 +32,27 @@ export async function reader(browser, url, options = {}) {
   return { context, page, faults };
 }
 
+/** A page of a fresh reader who leaves after the test. */
+export async function open(t, browser, url, path) {
+  const { context, page, faults } = await reader(browser, url, { acceptDownloads: true });
+  t.after(() => context.close());
+  await page.goto(url + path);
+  return { page, faults };
+}
+
+/** Presses Tab until what has the focus is called `name`. */
+export async function tabTo(page, name) {
+  for (let n = 0; n < 60; n += 1) {
+    await page.keyboard.press('Tab');
+    const focused = await page.evaluate(() => {
+      const at = document.activeElement;
+      return at?.getAttribute('aria-label') ?? (at?.closest('label') ?? at)?.textContent?.trim() ?? '';
+    });
+    if (focused.includes(name)) return;
+  }
+  assert.fail(`Tab never comes to ${name}`);
+}
+
 /** No violation of axe's rules, which hold WCAG 2.2 AA and more. */
 export async function accessible(page, where) {
   const { violations } = await new AxeBuilder({ page }).setLegacyMode().analyze();

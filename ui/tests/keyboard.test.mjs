@@ -2,7 +2,7 @@
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { DIST, reader, start } from './browser.mjs';
+import { DIST, open, reader, start, tabTo } from './browser.mjs';
 import { serve } from '../dev/mock.mjs';
 
 let it;
@@ -12,25 +12,7 @@ before(async () => {
 });
 after(() => it.stop());
 
-async function visit(t, path, url = it.url) {
-  const { context, page, faults } = await reader(it.browser, url, { acceptDownloads: true });
-  t.after(() => context.close());
-  await page.goto(url + path);
-  return { page, faults };
-}
-
-/** Presses Tab until what has the focus is called `name`. */
-async function tabTo(page, name) {
-  for (let n = 0; n < 60; n += 1) {
-    await page.keyboard.press('Tab');
-    const focused = await page.evaluate(() => {
-      const at = document.activeElement;
-      return at?.getAttribute('aria-label') ?? (at?.closest('label') ?? at)?.textContent?.trim() ?? '';
-    });
-    if (focused.includes(name)) return;
-  }
-  assert.fail(`Tab never comes to ${name}`);
-}
+const visit = (t, path, url = it.url) => open(t, it.browser, url, path);
 
 test('the palette finds a device and opens it', async (t) => {
   const { page } = await visit(t, '#/overview');
@@ -170,29 +152,6 @@ test('SQL: the editor completes tables from the schema', async (t) => {
   await page.keyboard.press('Control+a');
   await page.keyboard.type('SELECT * FROM coo');
   await page.getByRole('option', { name: 'cooling' }).waitFor();
-});
-
-test('bindings: the test shows rows, then the failure at its byte', async (t) => {
-  const { page } = await visit(t, '#/bindings?edit=cooling-units');
-  const payload = page.getByRole('textbox', { name: 'Payload' });
-  await payload.fill('{"ts": "2026-11-26T11:05:07Z", "ü": -18.2}');
-  await page.getByText('1 row', { exact: true }).waitFor();
-  await page.getByRole('cell', { name: '-18.2' }).waitFor();
-  await payload.fill('{"cargo": }');
-  await page.getByText(/expected a value/).waitFor();
-  assert.equal(await page.locator('mark').textContent(), '}');
-});
-
-test('bindings: a new one is saved by keyboard', async (t) => {
-  const { page } = await visit(t, '#/bindings?edit=%2B');
-  await page.getByText('It needs a topic filter and a table.').waitFor();
-  await page.getByRole('textbox', { name: 'Name', exact: true }).focus();
-  await page.keyboard.type('pumps');
-  await page.keyboard.press('Tab');
-  await page.keyboard.type('pumps/+/+');
-  await page.keyboard.press('Enter');
-  await page.getByRole('button', { name: 'pumps' }).waitFor();
-  await page.getByRole('cell', { name: 'pumps/+/+' }).waitFor();
 });
 
 test('alerts: a new one is tested, then saved', async (t) => {
