@@ -51,6 +51,11 @@ export interface BindingDraft {
   dedup: { property?: string; field?: string; window?: string } | null;
 }
 export interface Binding extends BindingDraft { version: number; matched: number; failed: number; duplicates: number; builtin: boolean; source: 'builtin' | 'config' | 'api' }
+/** A message that is not sent, only decoded; one of the two payloads. */
+export interface Sample {
+  topic: string; device?: string; payload: string | null; payload_base64: string | null; content_type?: string | null;
+  user_properties?: [string, string][];
+}
 export interface Field { name: string; role: string; type: string; value: unknown }
 export interface Tested {
   binding: string; device: string; table: string | null;
@@ -188,8 +193,9 @@ export const api = {
   bindings: () => call<{ bindings: Binding[] }>('GET', 'bindings'),
   putBinding: (binding: BindingDraft) => call<Binding>('PUT', `bindings/${segment(binding.name)}`, binding),
   deleteBinding: (name: string) => call<void>('DELETE', `bindings/${segment(name)}`),
-  testBinding: (binding: BindingDraft | null, topic: string, payload: string, contentType: string | null, signal?: AbortSignal) =>
-    call<Tested>('POST', 'bindings/test', { binding, topic, payload, content_type: contentType }, { signal }),
+  /** Without a binding it goes by those of now. */
+  testBinding: (binding: BindingDraft | null, sample: Sample, signal?: AbortSignal) =>
+    call<Tested>('POST', 'bindings/test', { binding, ...sample }, { signal }),
   /** From all streams: a binding that names one has topics whose earlier messages are in others. */
   replay: (binding: string) => call<{ job: string }>('POST', 'replay', { binding, stream: null, from: null, to: null }),
   jobs: () => call<{ jobs: Job[] }>('GET', 'replay'),

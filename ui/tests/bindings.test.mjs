@@ -52,8 +52,11 @@ test('bindings: all that one says is sent', async (t) => {
   await form.getByLabel('Durability').selectOption('leader');
   await form.getByLabel('Keep rows for').fill('30d');
   await form.getByLabel('Repeats').selectOption('field');
+  await page.getByText('and what repeats are known by').waitFor();
   await form.getByLabel('Name of the field').fill('seq');
   await form.getByLabel('Ids are known for').fill('5m');
+  await page.getByRole('textbox', { name: 'Payload' }).fill('{"n": 1, "seq": 41}');
+  await page.getByText('Repeats of it are known by 41.').waitFor();
   const put = page.waitForRequest((request) => request.method() === 'PUT');
   await page.getByRole('button', { name: 'Save' }).press('Enter');
   const request = await put;
@@ -103,4 +106,30 @@ test('bindings: applied to the log means to all its streams', async (t) => {
   await page.getByRole('button', { name: 'Apply to the whole log' }).press('Enter');
   assert.deepEqual((await asked).postDataJSON(), { binding: 'cooling-units', stream: null, from: null, to: null });
   await page.getByText('Replay started.').waitFor();
+});
+
+test('bindings: the test takes text or bytes', async (t) => {
+  const { page, faults } = await visit(t, '#/bindings?edit=cooling-units');
+  const payload = page.getByRole('textbox', { name: 'Payload' });
+  await payload.fill('{"n": 7}');
+  await page.getByRole('button', { name: 'Hex', exact: true }).press('Enter');
+  assert.equal(await payload.inputValue(), '7b 22 6e 22 3a 20 37 7d');
+  const asked = page.waitForRequest((request) => request.url().endsWith('bindings/test') && request.postDataJSON().payload_base64 !== null);
+  await payload.fill('7B226E223A20 387d');
+  await page.getByRole('cell', { name: '8', exact: true }).waitFor();
+  assert.equal((await asked).postDataJSON().payload, null);
+  await payload.fill('7b ff');
+  await page.getByText('the payload is no text').waitFor();
+  assert.equal(await page.locator('mark').textContent(), 'ff');
+  await page.getByRole('button', { name: 'Text', exact: true }).press('Enter');
+  await page.getByText('These bytes are no text.').waitFor();
+  for (const wrong of ['7b f', '7g']) {
+    await payload.fill(wrong);
+    await page.getByText('It is not hex: two digits are a byte.').waitFor();
+  }
+  await payload.fill('7b 22 6e 22 3a 20 39 7d');
+  await page.getByRole('button', { name: 'Text', exact: true }).press('Enter');
+  assert.equal(await payload.inputValue(), '{"n": 9}');
+  await page.getByRole('cell', { name: '9', exact: true }).waitFor();
+  assert.deepEqual(faults, []);
 });

@@ -100,6 +100,44 @@ test('topics: the tree opens by arrows and follows by Enter; skipped messages ar
   await page.getByText('Live', { exact: true }).waitFor();
 });
 
+test('topics: an opened message shows the rows that it becomes', async (t) => {
+  const { page, faults } = await visit(t, '#/topics?follow=devices/truck-001/engine');
+  const list = page.getByRole('listbox', { name: /Messages of/ });
+  await list.getByRole('option').first().waitFor();
+  await page.getByRole('button', { name: 'Pause' }).press('Enter');
+  const asked = page.waitForRequest(/bindings\/test$/);
+  await list.focus();
+  await page.keyboard.press('Home');
+  await page.keyboard.press('Enter');
+  await page.getByText('1 row of device truck-001 into table engine').waitFor();
+  await page.getByRole('row', { name: /^rpm \d+.* Float64 value$/ }).waitFor();
+  await page.getByRole('link', { name: 'default', exact: true }).waitFor();
+  const sent = (await asked).postDataJSON();
+  assert.equal(sent.binding, null);
+  assert.deepEqual([sent.topic, sent.device], ['devices/truck-001/engine', 'truck-001']);
+  assert.deepEqual(faults, []);
+});
+
+/** Sends one message to whoever follows. */
+const sends = (page, message) =>
+  page.route('**/api/v1/topics/**', (route) => {
+    const data = JSON.stringify({
+      position: 'telemetry/3/0/182', topic: 'devices/box/frame', device: 'box', received: '2026-11-26T11:05:07Z', qos: 1, retain: false, content_type: null,
+      user_properties: [], payload: null, payload_base64: null, size: 0, ...message,
+    });
+    return route.fulfill({ contentType: 'text/event-stream', body: `retry: 600000\nevent: message\ndata: ${data}\n\n` });
+  });
+
+test('topics: bytes are hex in the line, and marked where the decoder stopped', async (t) => {
+  const { page } = await visit(t, '#/topics');
+  await sends(page, { payload_base64: 'ZVP/AA==', size: 4 });
+  await page.getByRole('textbox', { name: 'Topic filter' }).fill('devices/box/frame');
+  await page.keyboard.press('Enter');
+  await page.getByRole('option', { name: /4 bytes: 65 53 ff 00/ }).click();
+  await page.getByText('the payload is no text').waitFor();
+  assert.equal(await page.locator('mark').textContent(), 'ff');
+});
+
 test('topics: publish says where the message is', async (t) => {
   const { page } = await visit(t, '#/topics?topic=devices/truck-001/engine');
   const sent = page.waitForRequest((request) => request.method() === 'POST');

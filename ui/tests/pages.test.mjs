@@ -12,12 +12,17 @@ const PAGES = [
   ['topics', '#/topics?follow=devices/%23', 'role=listbox >> role=option >> nth=5', async (page) => {
     // What stands still is examined sooner.
     await page.getByRole('button', { name: 'Pause' }).click();
+    await page.getByRole('option').first().click();
+    await page.getByText(/\d+ rows? of device/).waitFor();
   }],
   ['sql', '#/sql?q=SELECT%20device,%20time,%20rpm,%20oil%20FROM%20engine%20WHERE%20device%20%3D%20%27truck-001%27%20ORDER%20BY%20time', '.cm-content', async (page) => {
     await page.getByRole('button', { name: 'Run' }).click();
     await page.getByRole('columnheader', { name: /rpm/ }).waitFor();
   }],
-  ['bindings', '#/bindings?edit=default', 'text=/\\d+ rows? of device/'],
+  ['bindings', '#/bindings?edit=default', 'text=/\\d+ rows? of device/', async (page) => {
+    await page.getByText('Stream, durability, retention, repeats').click();
+    await page.getByRole('button', { name: 'Hex', exact: true }).click();
+  }],
   ['alerts', '#/alerts?edit=oil-too-hot', 'role=heading[name="oil-too-hot"][level=2]'],
   ['dead-letters', '#/dead-letters', 'summary', async (page) => page.locator('summary').first().click()],
   ['users', '#/users', 'role=heading[name="API tokens"]'],
