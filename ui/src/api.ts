@@ -147,13 +147,13 @@ function query(values: Record<string, string | number | boolean | null | undefin
 /** Runs one SQL query. Rows come as objects by column name; here they become arrays in the order of the columns. */
 async function sql(text: string, signal?: AbortSignal): Promise<Answer> {
   type Wire = {
-    columns: Column[]; rows: (unknown[] | Record<string, unknown>)[]; warnings?: string[];
+    columns: Column[]; rows: Record<string, unknown>[]; warnings?: string[];
     stats?: Record<string, unknown>; error?: { code: string; detail: string };
   };
   const wire = await call<Wire>('POST', 'sql', { query: text, format: 'json' }, { signal });
   // An error that comes after rows were sent is at the end of the answer: the rows so far are not all.
   if (wire.error) throw new Problem(200, wire.error.code, wire.error.detail);
-  const rows = wire.rows.map((row) => (Array.isArray(row) ? row : wire.columns.map(({ name }) => row[name])));
+  const rows = wire.rows.map((row) => wire.columns.map(({ name }) => row[name]));
   return { columns: wire.columns, rows, warnings: wire.warnings ?? [], stats: wire.stats ?? {} };
 }
 

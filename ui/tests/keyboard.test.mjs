@@ -14,6 +14,17 @@ after(() => it.stop());
 
 const visit = (t, path, url = it.url) => open(t, it.browser, url, path);
 
+/** Waits for points of the first colour, #0b6478, one per column of pixels at least over most of the width. */
+const drawn = (page) =>
+  page.waitForFunction(() => {
+    const canvas = document.querySelector('canvas');
+    if (!canvas) return false;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const columns = new Set();
+    for (let n = 0; n < data.length; n += 4) if (data[n + 3] > 200 && data[n] < 40 && data[n + 1] > 80 && data[n + 2] > 100 && data[n + 1] < 130) columns.add((n / 4) % canvas.width);
+    return columns.size > canvas.width / 2;
+  });
+
 test('the palette finds a device and opens it', async (t) => {
   const { page } = await visit(t, '#/overview');
   await page.getByRole('heading', { name: 'Overview' }).waitFor();
@@ -174,6 +185,32 @@ test('SQL: Ctrl+Enter runs; the query is in the link and the history; CSV is wha
   assert.deepEqual(faults, []);
 });
 
+test('SQL: a link to another query is followed while the page is open', async (t) => {
+  const { page } = await visit(t, '#/sql?q=SELECT%201');
+  const editor = page.getByRole('textbox', { name: 'SQL query' });
+  await editor.getByText('SELECT 1').waitFor();
+  await page.goto(`${it.url}#/sql?q=SELECT%202`);
+  await editor.getByText('SELECT 2').waitFor();
+  // What is typed and not yet run stays when the link says something else anew.
+  await editor.focus();
+  await page.keyboard.press('Control+a');
+  await page.keyboard.type('SELECT 3');
+  await page.evaluate(() => { location.hash = `${location.hash}&view=chart`; });
+  await page.waitForURL(/view=chart/);
+  await editor.getByText('SELECT 3').waitFor();
+});
+
+test('SQL: a chart is drawn of times and numbers, and the link says so', async (t) => {
+  const { page, faults } = await visit(t, `#/sql?q=${encodeURIComponent("SELECT time, rpm FROM engine WHERE device = 'truck-001' ORDER BY time")}`);
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByRole('button', { name: 'Chart', exact: true }).press('Enter');
+  await page.waitForURL(/view=chart/);
+  await drawn(page);
+  await page.getByRole('button', { name: 'Table of Result' }).press('Enter');
+  await page.getByRole('region', { name: 'Result, as a table' }).getByRole('columnheader', { name: 'rpm' }).waitFor();
+  assert.deepEqual(faults, []);
+});
+
 test('SQL: an error is marked at its place', async (t) => {
   const { page } = await visit(t, '#/sql?q=SELECT%20rpm,%0A%20%20wrong%20FROM%20engine');
   await page.getByRole('textbox', { name: 'SQL query' }).focus();
@@ -305,14 +342,7 @@ test('what a device or a payload is called is text, never markup', async (t) => 
 test('device: the chart draws what the query gave', async (t) => {
   const { page } = await visit(t, '#/device/truck-001');
   await page.locator('canvas').waitFor();
-  // Points of the first colour, #0b6478, one per column of pixels at least over most of the width.
-  await page.waitForFunction(() => {
-    const canvas = document.querySelector('canvas');
-    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    const columns = new Set();
-    for (let n = 0; n < data.length; n += 4) if (data[n + 3] > 200 && data[n] < 40 && data[n + 1] > 80 && data[n + 2] > 100 && data[n + 1] < 130) columns.add((n / 4) % canvas.width);
-    return columns.size > canvas.width / 2;
-  });
+  await drawn(page);
 });
 
 test('a live view that the server refused comes back by itself', async (t) => {
