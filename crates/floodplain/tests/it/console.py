@@ -3,24 +3,36 @@
 Each page shows what it is for, has no violation of axe's rules, and asks nobody but the server.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import threading
-from urllib.parse import urlsplit
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+
+from browser import check, chromium, reader, screenshot
 
 url, mqtt_port = sys.argv[1:]
-PATIENCE_MS = 60_000
+
+
+# Whether a chart draws a line of the first colour.
+LINE = """() => {
+    const canvas = document.querySelector('canvas');
+    const colour = getComputedStyle(document.documentElement).getPropertyValue('--s1').trim();
+    const [red, green, blue] = colour.match(/[0-9a-f]{2}/g).map((two) => parseInt(two, 16));
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const near = (one, other) => Math.abs(one - other) < 12;
+    const columns = new Set();
+    for (let n = 0; n < data.length; n += 4)
+        if (data[n + 3] > 200 && near(data[n], red) && near(data[n + 1], green) && near(data[n + 2], blue)) columns.add((n / 4) % canvas.width);
+    return columns.size > canvas.width / 2;
+}"""
 
 
 def publish(topic, payload):
-    subprocess.run(
-        ["mosquitto_pub", "-h", "127.0.0.1", "-p", mqtt_port, "-q", "1", "-t", topic, "-m", payload], check=True
-    )
+    """A text, or bytes."""
+    payload = payload if isinstance(payload, bytes) else payload.encode()
+    command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", mqtt_port, "-q", "1", "-t", topic, "-s"]
+    subprocess.run(command, input=payload, check=True)
 
 
 class Traffic(threading.Thread):
@@ -35,20 +47,6 @@ class Traffic(threading.Thread):
         while not self.over.wait(0.05):
             n += 1
             publish(f"devices/truck-{n % 3}/engine", '{"rpm": %d, "oil": 92.5}' % n)
-
-
-def check(page, faults, where):
-    found = [f"{violation['id']}: {violation['help']}" for violation in Axe().run(page).response["violations"]]
-    assert not found, (where, found)
-    # What is not built yet is answered by 501, and by 404 if it is not even planned; the page says so, and so does the browser.
-    faults[:] = [fault for fault in faults if "status of 501" not in fault and "status of 404" not in fault]
-    assert not faults, (where, faults)
-
-
-def screenshot(page, name):
-    """For people to look at, where the variable names a folder."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
 def main(page, faults):
@@ -79,6 +77,23 @@ def main(page, faults):
     expect(tree.get_by_text("truck-0", exact=True)).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     check(page, faults, "topics")
+    # A message that is opened shows what it becomes.
+    lines = page.get_by_role("listbox")
+    lines.get_by_role("option").filter(has_text="devices/kitchen/light").first.click()
+    expect(page.get_by_text("1 row of device kitchen into table light")).to_be_visible()
+    expect(page.get_by_role("row", name="id from-mosquitto Utf8 value")).to_be_visible()
+    check(page, faults, "a message and its row")
+    screenshot(page, "message")
+
+    page.goto(url + "#/topics?follow=devices/kitchen/%23&topic=devices/kitchen/oven")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    form = page.get_by_role("region", name="Publish")
+    expect(form.get_by_label("Topic")).to_have_value("devices/kitchen/oven")
+    form.get_by_label("Payload").fill('{"celsius": 180}')
+    form.get_by_role("button", name="Publish").click()
+    expect(form.get_by_text("Committed at telemetry/")).to_be_visible()
+    expect(page.get_by_role("option").filter(has_text="devices/kitchen/oven")).to_be_visible()
+    check(page, faults, "what was published")
 
     page.goto(url + "#/sql?q=SELECT%20device,%20oil%20FROM%20engine%20WHERE%20device%20%3D%20'truck-0'%20LIMIT%201")
     page.get_by_role("button", name="Run").click()
@@ -88,6 +103,18 @@ def main(page, faults):
     tables_of_server.get_by_text("alerts", exact=True).first.click()
     expect(tables_of_server.get_by_text("cause_position", exact=True)).to_be_visible()
     check(page, faults, "sql")
+    page.goto(url + "#/sql?view=chart&q=SELECT%20time,%20rpm%20FROM%20engine%20WHERE%20device%20%3D%20'truck-0'%20ORDER%20BY%20time")
+    page.get_by_role("button", name="Run").click()
+    result = page.get_by_role("img", name="Result")
+    expect(result.locator("canvas")).to_be_visible()
+    # Its line goes over most of the width, in the first colour of the scheme.
+    page.wait_for_function(LINE)
+    page.get_by_role("button", name="Table of Result").click()
+    points = page.get_by_role("region", name="Result, as a table")
+    expect(points.get_by_role("columnheader", name="rpm")).to_be_visible()
+    assert points.get_by_role("row").count() > 2
+    check(page, faults, "a chart of a query")
+    screenshot(page, "sql-chart")
 
     page.goto(url + "#/devices")
     names = page.get_by_role("listbox", name="Devices")
@@ -145,8 +172,6 @@ def main(page, faults):
     expect(page.get_by_text("Deleted.")).to_be_visible()
     expect(page.get_by_text("No alert yet.")).to_be_visible()
 
-    bindings(page, faults)
-
 
 def bindings(page, faults):
     """A person makes a binding, sees what it would do, sees what it refuses, and has that decoded by another one."""
@@ -196,37 +221,121 @@ def bindings(page, faults):
     check(page, faults, "a letter that was decoded again")
 
 
+def a_binding_with_everything(page, faults):
+    """What the form says is what the server has: stream, class, retention, repeats, time, keys, options."""
+    number = len(list_of(page, "bindings")["bindings"])
+    # Names may have capitals and dots, as in the API.
+    name, table = f"Presses.v{number}", f"presses_{number}"
+    topic = f"presses-{number}/p1"
+    # Before the binding it goes to the stream of all.
+    publish(topic, '{"at": "2026-11-26T11:05:00Z", "n": 1, "seq": 40, "bar": 200.5}')
+    page.goto(f"{url}#/bindings?edit=%2B")
+    form = page.locator("form.form")
+    form.get_by_label("Name", exact=True).fill(name)
+    form.get_by_label("Topic filter").fill(f"presses-{number}/+")
+    form.get_by_label("Device: level of the topic").fill("2")
+    form.get_by_role("combobox", name="Table", exact=True).select_option("name")
+    form.get_by_label("Name of the table").fill(table)
+    form.get_by_role("combobox", name="Decoder", exact=True).select_option("json")
+    form.get_by_label("Time field").fill("at")
+    form.get_by_label("Key columns").fill("n")
+    form.get_by_label("Options of the decoder").fill('{"types": {"n": "int64", "seq": "int64"}}')
+    form.get_by_text("Stream, durability, retention, repeats").click()
+    form.get_by_label("Stream").fill("raw")
+    form.get_by_label("Durability").select_option("leader")
+    form.get_by_label("Keep rows for").fill("3650d")
+    form.get_by_label("Repeats").select_option("field")
+    form.get_by_label("Name of the field").fill("seq")
+    form.get_by_label("Ids are known for").fill("5m")
+    test = page.get_by_role("region", name="Test", exact=True)
+    test.get_by_label("Payload").fill('{"at": "2026-11-26T11:05:07Z", "n": 7, "seq": 41, "bar": 201}')
+    expect(test.get_by_role("row", name="n 7 Int64 key")).to_be_visible()
+    expect(test.get_by_text("Repeats of it are known by 41.")).to_be_visible()
+    check(page, faults, "a binding with all that there is")
+    screenshot(page, "binding")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved; new messages take it from now on.")).to_be_visible()
+    stored = next(binding for binding in list_of(page, "bindings")["bindings"] if binding["name"] == name)
+    said = {
+        "filter": f"presses-{number}/+", "stream": "raw", "device_level": 2, "table": {"name": table}, "time_field": "at",
+        "decoder": {"format": "json", "types": {"n": "int64", "seq": "int64"}}, "key_columns": ["n"], "class": "leader",
+        "retention": "3650d", "dedup": {"field": "seq", "window": "5m"}, "source": "api",
+    }
+    assert {member: stored[member] for member in said} == said, stored
+
+    for _ in range(2):
+        publish(topic, '{"at": "2026-11-26T11:05:07Z", "n": 7, "seq": 41, "bar": 201}')
+    assert rows(page, f"SELECT device, n, bar FROM {table}") == [{"device": "p1", "n": 7, "bar": 201}]
+    streams = rows(page, f"SELECT stream, count(*) AS n FROM records WHERE topic = '{topic}' GROUP BY stream ORDER BY stream")
+    assert streams == [{"stream": "raw", "n": 2}, {"stream": "telemetry", "n": 1}], streams
+    page.reload()
+    repeats = page.get_by_role("region", name="Bindings").get_by_role("row", name=name).get_by_role("cell").nth(6)
+    expect(repeats).to_have_text("1")
+    # What came before the binding is in another stream than what it takes now, and is decoded all the same.
+    page.get_by_role("button", name="Apply to the whole log").click()
+    expect(page.get_by_text("Replay started.")).to_be_visible()
+    jobs = page.get_by_role("region", name="Table of replays")
+    expect(jobs.locator("tbody tr").first.get_by_text("done")).to_be_visible()
+    found = rows(page, f"SELECT n, bar FROM {table} ORDER BY n")
+    assert found == [{"n": 1, "bar": 200.5}, {"n": 7, "bar": 201}], found
+    check(page, faults, "a binding that was applied")
+
+    # Bytes: tried as hex, then seen live.
+    page.goto(f"{url}#/bindings?edit=%2B")
+    form.get_by_label("Name", exact=True).fill(f"frames-{number}")
+    form.get_by_label("Topic filter").fill(f"frames-{number}/+")
+    form.get_by_role("combobox", name="Table", exact=True).select_option("name")
+    form.get_by_label("Name of the table").fill(f"frame_{number}")
+    form.get_by_role("combobox", name="Decoder", exact=True).select_option("struct")
+    layout = '{"endian": "big", "fields": [{"type": "i16", "name": "celsius", "scale": 0.1}, {"type": "u8", "name": "door"}]}'
+    form.get_by_label("Options of the decoder").fill(layout)
+    form.get_by_label("Options of the decoder").blur()
+    test.get_by_role("button", name="Hex").click()
+    test.get_by_label("Payload").fill("00 d7 01")
+    expect(test.get_by_role("row", name="celsius 21.5 Float64 value")).to_be_visible()
+    test.get_by_label("Payload").fill("00")
+    expect(test.locator("mark")).to_be_visible()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Saved; new messages take it from now on.")).to_be_visible()
+    check(page, faults, "a binding of bytes")
+    page.goto(f"{url}#/topics?follow=frames-{number}/%23")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    publish(f"frames-{number}/f1", b"\x00\xd7\x01")
+    publish(f"frames-{number}/f1", b"\xff")
+    page.get_by_role("option").filter(has_text="3 bytes: 00 d7 01").click()
+    expect(page.get_by_text(f"1 row of device f1 into table frame_{number}")).to_be_visible()
+    expect(page.get_by_role("row", name="celsius 21.5 Float64 value")).to_be_visible()
+    expect(page.get_by_role("link", name=f"frames-{number}")).to_be_visible()
+    page.get_by_role("option").filter(has_text="1 byte: ff").click()
+    expect(page.locator("p.bad")).to_be_visible()
+    check(page, faults, "bytes and their row")
+
+
+def rows(page, query):
+    answer = page.request.post(f"{url}api/v1/sql", data={"query": query, "format": "json"})
+    assert answer.ok, answer.text()
+    return answer.json()["rows"]
+
+
 def list_of(page, what):
     return page.request.get(f"{url}api/v1/{what}").json()
 
 
-with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+with chromium() as browser:
     for scheme in ["light", "dark"]:
-        context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
-        context.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
-        page = context.new_page()
-        faults = []
-        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "request",
-            lambda request: urlsplit(request.url).netloc not in ("", urlsplit(url).netloc)
-            and faults.append(f"request to {request.url}"),
-        )
         # A client with a session, as the page of a device shows it.
         client = ["mosquitto_sub", "-h", "127.0.0.1", "-p", mqtt_port, "-i", "gateway-7", "-c", "-q", "1"]
         subscriber = subprocess.Popen([*client, "-t", "devices/+/orders"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         traffic = Traffic()
         traffic.start()
         try:
-            main(page, faults)
+            with reader(browser, url, scheme) as (page, faults):
+                main(page, faults)
+                bindings(page, faults)
+                a_binding_with_everything(page, faults)
         finally:
             traffic.over.set()
             traffic.join()
             subscriber.terminate()
             subscriber.wait()
-        context.close()
-    browser.close()
 print("all pages are well")

@@ -1,6 +1,9 @@
 //! The console in a real browser, against a real server; and the files it is made of.
 
-use crate::process::{Server, python};
+use crate::{
+    access::setup_link,
+    process::{Server, python},
+};
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -66,8 +69,18 @@ fn every_built_file_is_served_as_it_is() {
 #[test]
 fn the_console_works_in_a_browser() {
     let folder = tempfile::tempdir().unwrap();
+    // A stream beside `telemetry`, which a binding of the console names.
+    std::fs::write(folder.path().join("floodplain.toml"), "[[streams]]\nname = \"raw\"\n").unwrap();
     let server = Server::start(folder.path());
     let (http, port) = (format!("http://{}/", server.http), server.mqtt.port().to_string());
     let printed = python("console.py", &[&http, &port]);
     assert!(printed.ends_with("all pages are well\n"), "{printed}");
+}
+
+#[test]
+fn the_console_takes_users_from_the_setup_link_to_their_roles() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let printed = python("console_access.py", &[&format!("http://{}/", server.http), &setup_link(&server)]);
+    assert!(printed.ends_with("everybody may what they may\n"), "{printed}");
 }
