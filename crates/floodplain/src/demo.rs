@@ -2,6 +2,7 @@
 //! and live counts in the terminal.
 
 use crate::{
+    browser,
     client::now,
     doctor,
     http::Http,
@@ -61,6 +62,9 @@ pub(crate) struct Args {
     /// Listener for HTTP; a free port if neither this nor FLOODPLAIN_HTTP__ADDRESS names one
     #[arg(long, value_name = "ADDRESS")]
     http_address: Option<String>,
+    /// Do not open the console in a browser, which is done on a desktop if the output is a terminal
+    #[arg(long)]
+    no_open: bool,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -105,6 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
     let addresses = server.addresses();
     let url = format!("http://{}", addresses.http);
+    let console = format!("{url}/");
     let fleet = Fleet {
         address: addresses.mqtt,
         devices: args.devices,
@@ -116,7 +121,10 @@ fn show(args: &Args, server: &Server, data_dir: &Path) -> Result<()> {
     }
     .start()?;
     let mut screen = Screen::new();
-    print_heading(&addresses, data_dir)?;
+    print_heading(&console, &addresses, data_dir)?;
+    if !args.no_open && screen.is_terminal && browser::is_wanted() {
+        browser::open(&console);
+    }
     let http = Http::new(&url);
     let mut firing = set_alert(&http).and_then(|()| firing_for(&http));
     let started = now();
@@ -170,14 +178,15 @@ fn firing_for(http: &Http) -> Result<u64> {
     alert.and_then(|alert| alert["firing_count"].as_u64()).context("the alert is gone")
 }
 
-fn print_heading(addresses: &Addresses, data_dir: &Path) -> io::Result<()> {
+fn print_heading(console: &str, addresses: &Addresses, data_dir: &Path) -> io::Result<()> {
     let mut out = output::stdout();
     let (mqtt, http) = (addresses.mqtt, addresses.http);
-    writeln!(out, "Floodplain demo: MQTT {mqtt}, HTTP {http}, data in {}", data_dir.display())?;
+    writeln!(out, "Floodplain demo: the console is at {console}")?;
+    writeln!(out, "MQTT {mqtt}, HTTP {http}, data in {}", data_dir.display())?;
     if doctor::is_memory(data_dir) {
         writeln!(out, "That is memory, where a sync costs nothing; --data-dir FOLDER takes a disk.")?;
     }
-    writeln!(out, "Watch it from another terminal:")?;
+    writeln!(out, "Watch it there, or from another terminal:")?;
     writeln!(out, "  mosquitto_sub -p {} -t '#' -v", mqtt.port())?;
     writeln!(out, "  mosquitto_sub -p {} -t 'alerts/#'", mqtt.port())?;
     writeln!(out, "  floodplain sql --url http://{http} \"SELECT device, topic, payload FROM records LIMIT 5\"")?;

@@ -7,6 +7,7 @@ mod alert;
 mod bench_ingest;
 mod bench_mqtt;
 mod bindings;
+mod browser;
 mod client;
 mod clock;
 mod demo;

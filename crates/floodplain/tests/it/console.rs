@@ -84,3 +84,9 @@ fn the_console_takes_users_from_the_setup_link_to_their_roles() {
     let printed = python("console_access.py", &[&format!("http://{}/", server.http), &setup_link(&server)]);
     assert!(printed.ends_with("everybody may what they may\n"), "{printed}");
 }
+
+#[test]
+fn the_demo_opens_its_console() {
+    let printed = python("demo.py", &[env!("CARGO_BIN_EXE_floodplain")]);
+    assert!(printed.ends_with("the console is one step away\n"), "{printed}");
+}
