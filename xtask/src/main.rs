@@ -1,6 +1,7 @@
 //! The chores of the project: the gate, the tests with what they need, fault campaigns, real input.
 
 mod ci;
+mod console;
 mod kafka;
 mod real_input;
 mod run;
@@ -18,6 +19,7 @@ cargo xtask COMMAND
   ci                      the whole gate: check, then test
   check                   fmt, tidy, deny, clippy, doc, fuzz targets
   test                    install what the tests need, then run all of them
+  console                 the console's own tests
   mutants                 build faults into the log; its crash tests must find each
   tools                   install what the tests need (nothing, if it is there)
   tidy                    small rules that no lint knows
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         "ci" => ci::ci(),
         "check" => ci::check(),
         "test" => tests::test(),
+        "console" => tests::console(),
         "mutants" => tests::mutants(),
         "tools" => tools::install().map(drop),
         "tidy" => tidy::tidy(),

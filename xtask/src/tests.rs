@@ -1,7 +1,7 @@
 //! All tests, and the tests of the tests.
 
 use crate::{
-    real_input,
+    console, real_input,
     run::{GROUPS, Steps, cargo, run, show, target},
     tools::{self, Tools},
 };
@@ -21,10 +21,17 @@ pub(crate) fn test() -> Result<()> {
 /// The steps of `cargo xtask test`.
 pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
     let tools = steps.step("tools", tools::install)?;
+    steps.step("console", || console::test(&tools))?;
     steps.step("build tests", || all(&tools, &["--no-run"]))?;
     steps.step("tests", || all(&tools, &[]))?;
     steps.step("real input", || real_input::made_up(&tools))?;
     each_mutant(&tools, steps)
+}
+
+/// The console's own tests alone.
+pub(crate) fn console() -> Result<()> {
+    let tools = tools::install()?;
+    Steps::all(|steps| steps.step("console", || console::test(&tools)))
 }
 
 /// The mutants alone.

@@ -3,8 +3,9 @@
 //! Everything is looked for first, so that a second run, or a run without a network, does nothing.
 
 mod classes;
+mod node;
 
-use crate::run::run;
+use crate::{console, run::run};
 use anyhow::{Context as _, Result, bail};
 use std::{
     env, fs,
@@ -13,7 +14,7 @@ use std::{
 };
 
 /// Program, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("gcc", "gcc"),
     ("curl", "curl"),
     ("chromium", "chromium"),
@@ -30,6 +31,7 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("python3", "python3"),
     ("psql", "postgresql-client"),
     ("pg_ctlcluster", "postgresql"),
+    ("npm", "npm"),
 ];
 
 /// What runs Kafka, what fetches it, and what stops it.
@@ -68,6 +70,8 @@ const JDBC: [(&str, &str, &str); 1] = [("org.postgresql", "postgresql", "42.7.7"
 #[derive(Debug)]
 pub(crate) struct Tools {
     folder: PathBuf,
+    /// The folder of a node of our own, if that of the system is too old.
+    node: Option<PathBuf>,
 }
 
 impl Tools {
@@ -75,15 +79,22 @@ impl Tools {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+
+    /// npm. What it runs finds a node that is new enough.
+    pub(crate) fn npm(&self) -> Command {
+        node::npm(self.node.as_deref())
+    }
 }
 
 /// Installs what is missing.
 pub(crate) fn install() -> Result<Tools> {
-    let tools = present()?;
+    let mut tools = present()?;
     debian_packages(&PROGRAMS, true)?;
     tools.python()?;
     tools.kafka()?;
     tools.jars("jdbc", &JDBC)?;
+    tools.node = node::own(&tools.folder)?;
+    console::install(&tools)?;
     println!("tools are in {}", tools.folder.display());
     Ok(tools)
 }
@@ -98,7 +109,7 @@ pub(crate) fn install_kafka() -> Result<Tools> {
 
 /// What is there.
 pub(crate) fn present() -> Result<Tools> {
-    Ok(Tools { folder: folder()? })
+    Ok(Tools { folder: folder()?, node: None })
 }
 
 fn folder() -> Result<PathBuf> {
