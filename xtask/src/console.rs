@@ -25,7 +25,7 @@ pub(crate) fn install(tools: &Tools) -> Result<()> {
     let mut npm = tools.npm();
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache"]).arg(tools.folder().join("npm"));
     npm.arg(if is_offline() { "--offline" } else { "--prefer-offline" });
-    run(npm.current_dir(folder()))?;
+    run(npm.current_dir(folder())).context("cannot install what the console is built of")?;
     fs::write(installed, wanted)?;
     Ok(())
 }
@@ -33,7 +33,7 @@ pub(crate) fn install(tools: &Tools) -> Result<()> {
 /// The tests, against the mock.
 pub(crate) fn test(tools: &Tools) -> Result<()> {
     for script in ["check", "test"] {
-        // Both would change what is tested.
+        // For people: another server than the mock, and pictures.
         run(tools.npm().args(["run", script]).current_dir(folder()).env_remove("FLOODPLAIN_URL").env_remove("SHOTS"))?;
     }
     Ok(())

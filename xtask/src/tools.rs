@@ -80,7 +80,7 @@ impl Tools {
         &self.folder
     }
 
-    /// npm. What it runs finds a node that is new enough.
+    /// npm, with a node that is new enough.
     pub(crate) fn npm(&self) -> Command {
         node::npm(self.node.as_deref())
     }

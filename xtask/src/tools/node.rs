@@ -1,6 +1,6 @@
 //! A node that is new enough for the console: Debian 12 has an older one.
 
-use super::{find, may_download};
+use super::may_download;
 use crate::run::run;
 use anyhow::{Result, bail, ensure};
 use std::{
@@ -41,14 +41,16 @@ pub(super) fn own(tools: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(folder))
 }
 
-/// npm. What it runs finds the node in `own`, if there is one.
+/// npm, by the node in `own` if there is one: it leaves out what is not for the node that runs it.
 pub(super) fn npm(own: Option<&Path>) -> Command {
-    let (Some(own), Some(npm), Some(node)) = (own, find("npm"), find("node")) else { return Command::new("npm") };
-    // npm itself by the node of the system: Debian's npm has its modules where Debian's node alone looks for them.
-    let mut command = Command::new(node);
-    let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([own.to_owned()].into_iter().chain(env::split_paths(&path)));
-    command.arg(npm).env("PATH", path.expect("the parts of a path can be joined"));
+    let mut command = Command::new("npm");
+    if let Some(own) = own {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths([own.to_owned()].into_iter().chain(env::split_paths(&path)));
+        command.env("PATH", path.expect("the parts of a path can be joined"));
+        // Debian's npm has its modules where Debian's node alone looks by itself.
+        command.env("NODE_PATH", "/usr/share/nodejs");
+    }
     command
 }
 
