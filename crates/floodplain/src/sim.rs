@@ -1,7 +1,7 @@
 //! A simulated fleet: seeded devices that publish JSON at QoS 1, and now and then misbehave.
 //!
-//! What a device publishes is a function of the seed, its number and the number of the reading;
-//! only the arrival at the server depends on the machine. Each device is a client of its own, so
+//! What a device publishes is a function of the seed, its number and the number of the reading, but for `time`, which is
+//! that of the machine; so is the arrival at the server. Each device is a client of its own, so
 //! that its identity is its own; a few threads drive all of them.
 
 mod device;

@@ -220,4 +220,29 @@ mod tests {
         }
         assert!(missing > 100 && bad > 20 && late > 100, "{missing} missing, {bad} bad, {late} with a wrong clock");
     }
+
+    /// Away from what the same device says without it, more and more.
+    #[test]
+    fn a_drift_grows() {
+        for index in 0..4 {
+            let mut healthy = Device::new(5, index, 0.0);
+            let mut drifting = Device { fault: Fault::Drift, ..healthy.clone() };
+            let mut off = || {
+                let mut values = [&mut healthy, &mut drifting].map(|device| {
+                    let mut payload = String::new();
+                    assert!(device.read(0, 1.0, &mut payload));
+                    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&payload).unwrap()
+                });
+                let [healthy, drifting] = &mut values;
+                let off = |name: &str| Some((drifting[name].as_f64()? - healthy[name].as_f64()?).abs());
+                healthy.keys().filter_map(|name| off(name)).fold(0.0, f64::max)
+            };
+            let all: Vec<f64> = (0..1_000).map(|_| off()).collect();
+            let (early, late) = (all[99], all[999]);
+            assert!(
+                early > 0.0 && late > 5.0 * early,
+                "device {index}: {early} after 100 readings, {late} after 1,000"
+            );
+        }
+    }
 }

@@ -3,10 +3,10 @@
 //! A block that starts with ```` ```sh ```` is run by bash, one server per file, in a folder of its
 //! own. Addresses are not edited: the clients take them from where their users would set them
 //! (variables, `mosquitto_pub`'s and curl's configuration files). A block of ```` ```text ```` behind
-//! it is what it prints. A block marked `sh not-run` starts servers or builds; those commands have
+//! it is what it prints. A block of ```` ```python ```` is run, too, and a configuration file is checked. A block marked `sh not-run` starts servers or builds; those commands have
 //! tests of their own, and here their arguments are checked.
 
-use crate::process::{Server, floodplain};
+use crate::process::{Server, floodplain, tools};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -97,6 +97,20 @@ fn every_command_in_the_readme_and_the_guides_works() {
                     printed = Some(output.unwrap_or_else(|error| panic!("{place}: {error}")));
                     count += 1;
                 }
+                "python" => {
+                    let script = folder.path().join("example.py");
+                    // Python has no file that says where an address leads.
+                    std::fs::write(&script, text.replace("127.0.0.1:8080", &server.http.to_string())).unwrap();
+                    let output = run_block(folder.path(), &server, "python3 example.py");
+                    output.unwrap_or_else(|error| panic!("{place}: {error}"));
+                    count += 1;
+                }
+                "toml" => {
+                    std::fs::write(folder.path().join("example.toml"), &text).unwrap();
+                    let output = run_block(folder.path(), &server, "floodplain config check --config example.toml");
+                    output.unwrap_or_else(|error| panic!("{place}: {error}"));
+                    count += 1;
+                }
                 "text" => assert_eq!(printed.take().as_deref(), Some(text.as_str()), "{place}"),
                 _ => {}
             }
@@ -118,6 +132,9 @@ fn run_block(folder: &Path, server: &Server, block: &str) -> Result<String, Stri
     let command = floodplain(folder);
     let programs = Path::new(command.get_program()).parent().unwrap();
     let mut path = OsString::from(programs);
+    // Python with the modules that the examples import.
+    path.push(":");
+    path.push(tools().join("venv/bin"));
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap());
     let output = Command::new("timeout")
