@@ -9,6 +9,7 @@ use floodplain_log::{FetchedRecord, Log, Partition, Read, ReadError, RecordRef};
 use floodplain_types::Position;
 use std::{
     collections::{HashSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -151,7 +152,7 @@ const FETCH_TRIES: usize = 3;
 const FETCH_AGAIN: Duration = Duration::from_millis(50);
 
 impl Job {
-    /// Does the work. Blocks.
+    /// Does the work. Blocks. The worker, which counts the jobs that run, gets its answer also where reading panics.
     pub fn run(self) {
         let result = match self.work {
             Work::Fetch { conn, index, partition, refs } => {
@@ -164,15 +165,16 @@ impl Job {
                 JobResult::Fetched { conn, partition: index, bytes, found }
             }
             Work::Read { reader, partition, from, max_bytes } => {
-                let read = self.log.read(partition, from, max_bytes);
+                let read = guarded(|| self.log.read(partition, from, max_bytes));
                 JobResult::Read { reader, partition, from, read }
             }
             Work::Backfill { index, partition, from } => {
-                let read = self.log.read(partition, from, BACKFILL_BYTES);
+                let read = guarded(|| self.log.read(partition, from, BACKFILL_BYTES));
                 JobResult::Backfilled { partition: index, read }
             }
             Work::Snapshot { snapshots, snapshot } => {
-                if let Err(error) = snapshots.write(&snapshot) {
+                let written = catch_unwind(AssertUnwindSafe(|| snapshots.write(&snapshot)));
+                if let Ok(Err(error)) = written {
                     tracing::warn!(%error, "snapshot was not written; the next start replays more");
                 }
                 JobResult::Snapshot
@@ -182,9 +184,17 @@ impl Job {
     }
 }
 
+/// What has panicked, which is a fault of ours, is as if the disk had failed.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        let source = std::io::Error::other("reading it has panicked");
+        Err(ReadError::Io { file: "the log".to_owned(), at: 0, source })
+    })
+}
+
 /// Fetches records; where the disk fails, one by one, so that each costs itself alone.
 fn fetch(log: &dyn Log, partition: Partition, refs: &[RecordRef]) -> Vec<Found> {
-    match log.fetch(partition, refs) {
+    match guarded(|| log.fetch(partition, refs)) {
         Ok(records) => {
             let mut records = records.into_iter().peekable();
             let start = log.start(partition);
@@ -206,7 +216,7 @@ fn fetch(log: &dyn Log, partition: Partition, refs: &[RecordRef]) -> Vec<Found> 
 fn fetch_again(log: &dyn Log, partition: Partition, reference: &RecordRef) -> Found {
     for _ in 1..FETCH_TRIES {
         std::thread::sleep(FETCH_AGAIN);
-        match log.fetch(partition, std::slice::from_ref(reference)) {
+        match guarded(|| log.fetch(partition, std::slice::from_ref(reference))) {
             Ok(records) => match records.into_iter().next() {
                 Some(record) => return Found::Record(record),
                 None => return Found::Damage(reference.position),
@@ -238,7 +248,7 @@ fn read_all_at(log: &dyn Log, partition: Partition, mut positions: Vec<Position>
 
 fn read_at(log: &dyn Log, partition: Partition, position: Position) -> (Option<Read>, Found) {
     for _ in 0..FETCH_TRIES {
-        match log.read(partition, position, 1) {
+        match guarded(|| log.read(partition, position, 1)) {
             Ok(read) => {
                 let found = find(&read, position).map_or(Found::Damage(position), Found::Record);
                 return (Some(read), found);

@@ -1,14 +1,11 @@
 //! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
 
-mod counts;
-
-use self::counts::Counts;
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
     Append, Completion, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
     RetentionSink, Stream, WatermarkSink,
 };
-use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog};
+use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
 use std::{
     collections::HashMap,
@@ -51,6 +48,8 @@ pub(crate) struct Faults {
     pub(crate) is_cold: AtomicBool,
     /// The disk does not give the record at this offset.
     pub(crate) unreadable: Mutex<Option<u64>>,
+    /// And reading it panics.
+    pub(crate) panics: AtomicBool,
     /// The record at this offset lies where the log is damaged.
     pub(crate) damaged: Mutex<Option<u64>>,
 }
@@ -111,6 +110,7 @@ impl Log for Counting {
     fn fetch(&self, partition: Partition, refs: &[RecordRef]) -> Result<Vec<FetchedRecord>, ReadError> {
         let unreadable = *self.faults.unreadable.lock().unwrap();
         if refs.iter().any(|reference| Some(reference.position.offset) == unreadable) {
+            assert!(!self.faults.panics.load(Ordering::Relaxed), "a test makes reading panic");
             let source = std::io::Error::other("the sector cannot be read");
             return Err(ReadError::Io { file: "segment".to_owned(), at: 0, source });
         }

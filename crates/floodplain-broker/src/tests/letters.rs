@@ -128,12 +128,23 @@ fn a_session_that_its_client_discards_is_told() {
 
 #[test]
 fn what_the_disk_does_not_give_costs_itself_alone() {
+    unreadable(false);
+}
+
+/// Nor one whose reading panics.
+#[test]
+fn what_the_disk_does_not_give_costs_itself_alone_whose_reading_panics() {
+    unreadable(true);
+}
+
+fn unreadable(panics: bool) {
     let mut rig = Rig::new(PERFECT, 1);
     let client = lasting(&mut rig, "sub", 0);
     rig.send(client, &packet(0x82, b"\x00\x01\x00\x01t\x01"));
     rig.expect(client, b"\x90\x03\x00\x01\x01");
     rig.hang_up(client);
     publish(&mut rig, 5);
+    rig.faults.panics.store(panics, Ordering::Relaxed);
     *rig.faults.unreadable.lock().unwrap() = Some(2);
     let client = lasting(&mut rig, "sub", 1);
     let mut got = Vec::new();
