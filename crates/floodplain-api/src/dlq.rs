@@ -21,14 +21,12 @@ use floodplain_log::{Log, Stream};
 use floodplain_sql::Format;
 use floodplain_types::Position;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema, openapi::Object};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Different reasons that are counted.
 const REASONS_MAX: u32 = 100;
-/// How long an answer waits for decoding.
-const DECODE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Bytes of payloads in one answer; the rest are left out.
 const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 
@@ -156,13 +154,6 @@ async fn list_dead_letters(
     let limit = asked.limit.unwrap_or(100);
     if !(1..=1000).contains(&limit) {
         return Err(Problem::of("limit_invalid", format!("limit is 1 to 1000, not {limit}")));
-    }
-    if let Some(tables) = &api.tables {
-        let log = api.messages.log();
-        let partitions = tables.inputs.iter().flat_map(|stream| (0..stream.partitions).map(|at| stream.partition(at)));
-        let wanted: Vec<_> = partitions.map(|partition| (partition, log.watermark(partition))).collect();
-        // Letters of what was acknowledged before; where decoding is far behind, SQL refuses.
-        drop(tables.handle.wait_decoded(&wanted, DECODE_TIME_MAX).await);
     }
     let mut conditions = vec!["true".to_owned()];
     for (column, wanted) in [("reason", &asked.reason), ("binding", &asked.binding)] {
