@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, BufRead as _, BufReader},
     os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -29,7 +30,8 @@ fn command(folder: &Path, program: &str) -> Command {
     if is_root {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     }
-    command.arg("--pdeathsig=KILL").arg(programs().join(program)).current_dir(folder);
+    // Its messages are read, so they are in one language.
+    command.arg("--pdeathsig=KILL").arg(programs().join(program)).current_dir(folder).env("LC_ALL", "C");
     command
 }
 
@@ -56,17 +58,18 @@ impl Postgres {
             .arg(path)
             .arg("-D")
             .arg(&data)
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let postgres = Self { folder, server };
-        let is_ready = || {
-            let asked = command(postgres.folder.path(), "pg_isready").arg("-qh").arg(postgres.folder.path()).status();
-            asked.unwrap().success()
-        };
-        while !is_ready() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        let mut postgres = Self { folder, server };
+        // It says on its standard error when it is ready, or why it ends.
+        let mut said = String::new();
+        let mut lines = BufReader::new(postgres.server.stderr.take().unwrap());
+        while !said.contains("database system is ready to accept connections") {
+            assert!(lines.read_line(&mut said).unwrap() > 0, "PostgreSQL has ended: {said}");
         }
+        // What it says later is nobody's to read, and must not make it wait.
+        std::thread::spawn(move || io::copy(&mut lines, &mut io::sink()));
         postgres
     }
 
