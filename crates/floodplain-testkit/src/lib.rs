@@ -4,11 +4,13 @@
 //! - [`History`]: what was published, how it ended, and what was read: loss, order, duplicates.
 //! - [`AdverseLog`]: a log that is as hard to use as its contract allows.
 //! - [`ModelLog`]: the contract of the log in memory, as the least code that keeps it.
+//! - [`Counts`]: what a test makes the program count.
 //! - [`conformance`]: what every engine behind the log must do.
 //! - [`kafka`]: a real Apache Kafka on this machine, to be killed, frozen and cut off.
 
 mod adverse;
 pub mod conformance;
+mod counts;
 mod fault_disk;
 mod history;
 pub mod kafka;
@@ -16,6 +18,7 @@ mod model;
 mod wait;
 
 pub use adverse::{AdverseLog, Adversity, Struck};
+pub use counts::{Counts, documented};
 pub use fault_disk::{Fault, FaultDisk, Gate, Op, Rule, Stats, file_kind};
 pub use history::{Copies, History, Report, Stamp, StampError, Violation};
 pub use model::{ModelLog, batch_of};

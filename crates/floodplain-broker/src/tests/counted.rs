@@ -11,26 +11,10 @@ use crate::{
     seams::Access,
 };
 use floodplain_log::{Outcome, Refusal};
-use floodplain_testkit::Adversity;
-use std::{collections::BTreeSet, time::Duration};
+use floodplain_testkit::{Adversity, documented};
+use std::time::Duration;
 
 const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
-
-/// The counters of the guide that are the broker's, each with every value of its label.
-fn documented() -> BTreeSet<String> {
-    let quoted = |cell: &'static str| cell.split('`').skip(1).step_by(2);
-    let rows = GUIDE.lines().filter(|line| line.starts_with("| `floodplain_broker_"));
-    let series = rows.flat_map(|line| {
-        let cells: Vec<&str> = line.split('|').collect();
-        let name = quoted(cells[1]).next().unwrap();
-        let mut reasons: Vec<String> = quoted(cells[2]).map(|reason| format!("{name} {reason}")).collect();
-        if reasons.is_empty() {
-            reasons.push(name.to_owned());
-        }
-        reasons
-    });
-    series.collect()
-}
 
 /// How often; [`SOME`] is any number above zero.
 type Counted = (&'static str, u64);
@@ -99,7 +83,7 @@ const SCENARIOS: &[Scenario] = &[
 
 #[test]
 fn what_is_refused_dropped_and_lost_is_counted() {
-    let documented = documented();
+    let documented = documented(GUIDE, "floodplain_broker_");
     let mut missing = documented.clone();
     for (scenario, expected) in SCENARIOS {
         let rig = scenario();

@@ -2,62 +2,21 @@
 
 use super::*;
 use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
-use floodplain_testkit::{FaultDisk, ModelLog};
+use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::SystemClock;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd};
 
-/// Counters of one thread, by name and value of the label.
-#[derive(Debug, Default)]
-struct Counts(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
-
-impl Counts {
-    /// Those that are not zero, of the ones that the guide lists, which are the gateway's.
-    fn documented(&self) -> Vec<(String, u64)> {
-        let counters = self.0.lock().unwrap();
-        let values = counters.iter().map(|(name, value)| (name.clone(), value.load(Ordering::Relaxed)));
-        values.filter(|(name, value)| *value > 0 && documented().contains(name)).collect()
-    }
-}
-
-impl Recorder for Counts {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let labels = key.labels().map(|label| format!(" {}", label.value()));
-        let name = std::iter::once(key.name().to_owned()).chain(labels).collect();
-        Counter::from_arc(self.0.lock().unwrap().entry(name).or_default().clone())
-    }
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
+const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
 
 /// The counters of the guide that are the gateway's.
-fn documented() -> Vec<String> {
-    let guide = include_str!("../../../../docs/guides/running.md");
-    let quoted = |cell: &'static str| cell.split('`').skip(1).step_by(2);
-    let rows = guide.lines().filter(|line| line.starts_with("| `floodplain_gateway_"));
-    let series = rows.flat_map(|line| {
-        let cells: Vec<&str> = line.split('|').collect();
-        let name = quoted(cells[1]).next().unwrap();
-        let mut reasons: Vec<String> = quoted(cells[2]).map(|reason| format!("{name} {reason}")).collect();
-        if reasons.is_empty() {
-            reasons.push(name.to_owned());
-        }
-        reasons
-    });
-    series.collect()
+fn documented() -> BTreeSet<String> {
+    floodplain_testkit::documented(GUIDE, "floodplain_gateway_")
+}
+
+/// Those of them that are not zero.
+fn counted(counts: &Counts) -> Vec<(String, u64)> {
+    let all = counts.of("floodplain_gateway_");
+    all.into_iter().filter(|(name, _)| documented().contains(name)).collect()
 }
 
 const HALF_OPEN_MAX: usize = 20;
@@ -116,7 +75,7 @@ const GARBAGE: &[u8] = &[0xc0, 0, 0xc0, 0, 0xc0, 0, 0xc0, 0];
 
 async fn half_open(world: &mut World) {
     (0..=HALF_OPEN_MAX).for_each(|_| world.client(b""));
-    world.until(|world| !world.counts.documented().is_empty()).await;
+    world.until(|world| !counted(&world.counts).is_empty()).await;
 }
 
 /// A socket that does not listen.
@@ -124,13 +83,13 @@ async fn failed_accepts(world: &mut World) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
     world.thread.listener = Some(TcpListener::from_std(socket.into()).unwrap());
-    world.until(|world| !world.counts.documented().is_empty()).await;
+    world.until(|world| !counted(&world.counts).is_empty()).await;
 }
 
 async fn linger_full(world: &mut World) {
     world.thread.lingering_max = 2;
     (0..3).for_each(|_| world.client(GARBAGE));
-    world.until(|world| !world.counts.documented().is_empty()).await;
+    world.until(|world| !counted(&world.counts).is_empty()).await;
     assert_eq!(world.thread.lingering.len(), 2);
 }
 
@@ -146,7 +105,7 @@ async fn unread_input(world: &mut World) {
     world.thread.farewell_bytes_max = 0;
     world.thread.scratch = vec![0; 2].into();
     world.client(GARBAGE);
-    world.until(|world| !world.counts.documented().is_empty()).await;
+    world.until(|world| !counted(&world.counts).is_empty()).await;
     assert_eq!(world.thread.lingering.len(), 0);
 }
 
@@ -160,13 +119,13 @@ async fn not_moved(world: &mut World) {
     let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
     let stream = StdStream::from(OwnedFd::from(file));
     world.thread.inbox.lock().unwrap().push(Moving { stream, handoff });
-    world.until(|world| !world.counts.documented().is_empty()).await;
+    world.until(|world| !counted(&world.counts).is_empty()).await;
 }
 
-async fn check(missing: &mut Vec<String>, scenario: impl AsyncFnOnce(&mut World), expected: &[(&str, u64)]) {
+async fn check(missing: &mut BTreeSet<String>, scenario: impl AsyncFnOnce(&mut World), expected: &[(&str, u64)]) {
     let mut world = World::new().await;
     scenario(&mut world).await;
-    let counted = world.counts.documented();
+    let counted = counted(&world.counts);
     missing.retain(|name| !counted.iter().any(|(counted, _)| counted == name));
     let expected = expected.iter().map(|(name, count)| (format!("floodplain_gateway_{name}"), *count));
     assert_eq!(counted, expected.collect::<Vec<_>>());

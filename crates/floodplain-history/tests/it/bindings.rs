@@ -1,7 +1,6 @@
 //! Bindings that change while messages come, letters of what was refused, and decoding again: with a crash at each step.
 
 use crate::{
-    counted::Counted,
     engine::{Row, World, cut_at_every_call, rows, run},
     hostile::{Hostile, ONCE},
 };
@@ -13,7 +12,7 @@ use floodplain_history::{
     table_rules::{Source, TableRule},
 };
 use floodplain_log::Log as _;
-use floodplain_testkit::{Adversity, Fault, Rule};
+use floodplain_testkit::{Adversity, Counts, Fault, Rule};
 use serde_json::{Value, json};
 use std::{
     future::Future,
@@ -387,7 +386,7 @@ fn what_a_replay_refuses_is_a_letter_once_for_each_version_of_the_decoder() {
     put(&mut engine, "plants", json_to("plant")).unwrap();
     assert_eq!(letters(&world).len(), 0, "when they came nothing had declared what they are");
     let count = || of_kind(&letters(&world), "decode").len();
-    let refused = Counted::new("floodplain_history_dead_letters_total");
+    let refused = Counts::default();
     for round in 0..3 {
         let ended = metrics::with_local_recorder(&refused, || replay(&mut engine, ALL).unwrap());
         let jobs = engine.handle().jobs();
@@ -398,7 +397,7 @@ fn what_a_replay_refuses_is_a_letter_once_for_each_version_of_the_decoder() {
             run(&mut engine);
         }
     }
-    assert_eq!(refused.count(), 2);
+    assert_eq!(refused.get("floodplain_history_dead_letters_total"), 2);
     let mut letter = letters(&world).swap_remove(0);
     assert_eq!(
         letter["decoder"].take(),

@@ -1,9 +1,6 @@
 //! The engine on a log in memory: what is published is seen, whatever is flushed, compacted or restarted.
 
-use crate::{
-    bindings::{letters, put},
-    counted::Counted,
-};
+use crate::bindings::{letters, put};
 use arrow::{
     array::{Array, AsArray},
     datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType},
@@ -15,7 +12,7 @@ use floodplain_history::{
     route::DefaultRoute,
 };
 use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, MessageRef, Partition, Stream};
-use floodplain_testkit::{FaultDisk, ModelLog, wait_until};
+use floodplain_testkit::{Counts, FaultDisk, ModelLog, wait_until};
 use floodplain_types::{Class, ManualClock, Position, StreamId, StreamName, TenantId, Timestamp};
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -217,7 +214,7 @@ fn what_has_no_table_is_kept_as_it_came() {
 fn tables_beyond_the_limit_are_counted_and_those_that_a_binding_names_are_made() {
     let mut world = World::new();
     world.config.tables_max = 2;
-    let refused = Counted::new("floodplain_history_table_refused_total");
+    let refused = Counts::default();
     metrics::with_local_recorder(&refused, || {
         let mut engine = world.engine().unwrap();
         let named = |table: &str| {
@@ -232,7 +229,10 @@ fn tables_beyond_the_limit_are_counted_and_those_that_a_binding_names_are_made()
         }
         run(&mut engine);
         assert_eq!(engine.handle().tables(), ["first", "messages", "one", "two"], "a named one takes no place");
-        assert_eq!((rows(&engine.handle(), "messages").len(), refused.count()), (2, 1));
+        assert_eq!(
+            (rows(&engine.handle(), "messages").len(), refused.get("floodplain_history_table_refused_total")),
+            (2, 1)
+        );
         put(&mut engine, "late", named("late")).unwrap();
         world.publish("late/a/x", br#"{"v": 2}"#);
         // A declared decoder says of these what they are, though there is no room for their table.
@@ -244,7 +244,10 @@ fn tables_beyond_the_limit_are_counted_and_those_that_a_binding_names_are_made()
         world.publish_lines("devices/a/lines", b"one v=5 1700000000000000000");
         run(&mut engine);
         assert_eq!(rows(&engine.handle(), "late").len(), 1, "there is always room for it");
-        assert_eq!((rows(&engine.handle(), "messages").len(), refused.count()), (3, 2));
+        assert_eq!(
+            (rows(&engine.handle(), "messages").len(), refused.get("floodplain_history_table_refused_total")),
+            (3, 2)
+        );
         assert_eq!(rows(&engine.handle(), "one").len(), 3);
         assert_eq!(letters(&world).len(), 1);
     });
@@ -417,13 +420,13 @@ fn a_stop_writes_all_rows_to_files_and_the_next_start_decodes_none_again() {
     runtime.block_on(handle.wait_decoded(&world.watermarks(), Duration::from_secs(30))).unwrap();
     assert_eq!(handle.summary("env").unwrap().files, 0);
     history.stop();
-    let placed = Counted::new("floodplain_history_rows_total");
+    let placed = Counts::default();
     metrics::with_local_recorder(&placed, || {
         let mut engine = world.engine().unwrap();
         let summary = engine.handle().summary("env").unwrap();
         assert_eq!((summary.rows, summary.files), (300, 100));
         run(&mut engine);
-        assert_eq!((rows(&engine.handle(), "env").len(), placed.count()), (300, 0));
+        assert_eq!((rows(&engine.handle(), "env").len(), placed.get("floodplain_history_rows_total")), (300, 0));
     });
 }
 

@@ -3,7 +3,6 @@
 
 mod bindings;
 mod buffers;
-mod counted;
 mod dedup;
 mod engine;
 mod engine_faults;

@@ -2,7 +2,6 @@
 
 use crate::{
     bindings::{ALL, declare, replay},
-    counted::Counted,
     engine::{World, run},
 };
 use floodplain_history::{engine::Engine, merge::BATCH_ROWS};
@@ -28,16 +27,16 @@ fn count(engine: &Engine) -> u64 {
 fn values_in_memory_count_and_go_on_counting_when_their_files_have_expired() {
     let mut world = World::new();
     world.config.retention.insert("t".to_owned(), Duration::from_secs(3600));
-    let counted = Counted::new(METRIC);
+    let counted = Counts::default();
     metrics::with_local_recorder(&counted, || {
         let mut engine = world.engine().unwrap();
         for v in [1, 2, 2, 3] {
             publish(&world, 0, v);
         }
         run(&mut engine);
-        assert_eq!((count(&engine), counted.count()), (2, 0), "in memory");
+        assert_eq!((count(&engine), counted.get(METRIC)), (2, 0), "in memory");
         engine.flush_all().unwrap();
-        assert_eq!((count(&engine), counted.count()), (2, 2), "in a file");
+        assert_eq!((count(&engine), counted.get(METRIC)), (2, 2), "in a file");
         publish(&world, 1, 1);
         publish(&world, 1, 5);
         run(&mut engine);
@@ -46,7 +45,7 @@ fn values_in_memory_count_and_go_on_counting_when_their_files_have_expired() {
         engine.flush_all().unwrap();
         run(&mut engine);
         let summary = engine.handle().summary("t").unwrap();
-        assert_eq!((summary.files, summary.overwritten_values, counted.count()), (0, 3, 3), "expired");
+        assert_eq!((summary.files, summary.overwritten_values, counted.get(METRIC)), (0, 3, 3), "expired");
     });
     let mut engine = world.engine().unwrap();
     assert_eq!(count(&engine), 3, "after a start");
@@ -79,7 +78,7 @@ fn a_value_that_came_long_before_in_memory_counts() {
 #[test]
 fn rows_of_one_key_in_two_files_count_when_they_become_one() {
     let world = World::new();
-    let counted = Counted::new(METRIC);
+    let counted = Counts::default();
     metrics::with_local_recorder(&counted, || {
         let mut engine = world.engine().unwrap();
         for (second, v) in [(0, 1), (0, 2), (1, 1), (2, 1)] {
@@ -88,9 +87,9 @@ fn rows_of_one_key_in_two_files_count_when_they_become_one() {
             engine.flush_all().unwrap();
         }
         let files = |engine: &Engine| engine.handle().summary("t").unwrap().files;
-        assert_eq!((files(&engine), count(&engine), counted.count()), (4, 0, 0), "nobody has seen both");
+        assert_eq!((files(&engine), count(&engine), counted.get(METRIC)), (4, 0, 0), "nobody has seen both");
         run(&mut engine);
-        assert_eq!((files(&engine), count(&engine), counted.count()), (1, 1, 1));
+        assert_eq!((files(&engine), count(&engine), counted.get(METRIC)), (1, 1, 1));
     });
 }
 

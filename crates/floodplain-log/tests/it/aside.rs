@@ -1,8 +1,7 @@
 //! What is set aside is counted by what it is: a write that a kill has cut off is no damage.
 
-use crate::counted::Counted;
 use floodplain_log::{Append, Embedded, EmbeddedConfig, Log, Outcome, RecoveryReport};
-use floodplain_testkit::{Fault, FaultDisk, Op, Rule, batch_of};
+use floodplain_testkit::{Counts, Fault, FaultDisk, Op, Rule, batch_of};
 use floodplain_types::{Class, Clock, ManualClock, StreamId, StreamName, TenantId};
 use std::{path::PathBuf, sync::Arc};
 
@@ -22,13 +21,10 @@ fn put(log: &dyn Log, len: usize) -> Outcome {
 
 /// Opens the disk as it is, and gives the report with damaged ranges, torn ranges and bytes that were not kept.
 fn counted(disk: &FaultDisk) -> (RecoveryReport, [u64; 3]) {
+    let counts = Counts::default();
+    let report = metrics::with_local_recorder(&counts, || open(&disk.duplicate(1))).1;
     let names = ["damaged_ranges", "torn_ranges", "not_kept_bytes"];
-    let mut report = RecoveryReport::default();
-    let counts = names.map(|name| {
-        let counted = Counted::new(format!("floodplain_log_{name}_total").leak());
-        report = metrics::with_local_recorder(&counted, || open(&disk.duplicate(1))).1;
-        counted.count()
-    });
+    let counts = names.map(|name| counts.get(&format!("floodplain_log_{name}_total")));
     (report, counts)
 }
 

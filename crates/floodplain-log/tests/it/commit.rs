@@ -1,10 +1,9 @@
 //! The commit thread: one sync for all that is queued; what goes on while it is slow, stuck or gone.
 
-use crate::counted::Counted;
 use floodplain_log::{
     Append, Completion, CompletionSink, Embedded, EmbeddedConfig, Log, Outcome, Refusal, Reply, Stream,
 };
-use floodplain_testkit::{Fault, FaultDisk, Op, Outcomes, Rule, batch_of, wait_until};
+use floodplain_testkit::{Counts, Fault, FaultDisk, Op, Outcomes, Rule, batch_of, wait_until};
 use floodplain_types::{Class, Clock, ManualClock, Position, StreamId, StreamName, TenantId};
 use std::sync::Arc;
 
@@ -13,25 +12,20 @@ struct Bed {
     log: Arc<Embedded>,
     stream: Stream,
     outcomes: Arc<Outcomes>,
-    groups: Counted,
+    counts: Counts,
 }
 
 impl Bed {
     fn new(partitions: u32, config: EmbeddedConfig) -> Self {
-        Self::counting("floodplain_log_groups_total", partitions, config)
-    }
-
-    /// What is counted instead of groups.
-    fn counting(name: &'static str, partitions: u32, config: EmbeddedConfig) -> Self {
         let disk = FaultDisk::new(3);
-        let groups = Counted::new(name);
+        let counts = Counts::default();
         let clock = Arc::new(ManualClock::default()) as Arc<dyn Clock>;
         let open = || Embedded::open(Arc::new(disk.clone()), clock, config).unwrap();
-        let (log, _) = metrics::with_local_recorder(&groups, open);
+        let (log, _) = metrics::with_local_recorder(&counts, open);
         let name = StreamName::new("s").unwrap();
         let id = StreamId { tenant: TenantId::default_tenant(), stream: name, generation: 0 };
         let stream = log.open_stream(&id, partitions).unwrap();
-        Self { disk, log, stream, outcomes: Outcomes::new(), groups }
+        Self { disk, log, stream, outcomes: Outcomes::new(), counts }
     }
 
     /// Submits one record of `len` bytes to each of the partitions, as one unit.
@@ -52,6 +46,16 @@ impl Bed {
     fn put(&self, len: usize) -> Outcome {
         self.submit(u64::MAX, 0..1, len);
         self.end(u64::MAX)
+    }
+
+    /// Commit groups so far.
+    fn groups(&self) -> u64 {
+        self.counts.get("floodplain_log_groups_total")
+    }
+
+    /// Bytes of all files with records.
+    fn size(&self) -> u64 {
+        self.counts.gauge("floodplain_log_size_bytes") as u64
     }
 
     /// Syncs of journals so far.
@@ -80,10 +84,10 @@ fn config() -> EmbeddedConfig {
 fn a_group_is_synced_once_however_many_partitions_and_units_it_has() {
     const PARTITIONS: u32 = 1_000;
     let bed = Bed::new(PARTITIONS, config());
-    let (syncs, groups) = (bed.syncs(), bed.groups.count());
+    let (syncs, groups) = (bed.syncs(), bed.groups());
     bed.submit(0, 0..PARTITIONS, 10);
     assert!(matches!(bed.end(0), Outcome::Committed(positions) if positions.len() == PARTITIONS as usize));
-    assert_eq!((bed.syncs() - syncs, bed.groups.count() - groups), (1, 1));
+    assert_eq!((bed.syncs() - syncs, bed.groups() - groups), (1, 1));
     // All that comes during a sync is the next group.
     let gate = bed.disk.close_gate(Op::Sync, "log/journal");
     bed.submit(1, 0..1, 10);
@@ -91,7 +95,7 @@ fn a_group_is_synced_once_however_many_partitions_and_units_it_has() {
     (2..500).for_each(|tag| bed.submit(tag, (0..PARTITIONS).skip(tag as usize).step_by(100), 10));
     drop(gate);
     (1..500).for_each(|tag| assert!(matches!(bed.end(tag), Outcome::Committed(_)), "{tag}"));
-    assert_eq!((bed.syncs() - syncs, bed.groups.count() - groups), (3, 3));
+    assert_eq!((bed.syncs() - syncs, bed.groups() - groups), (3, 3));
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn when_the_commit_thread_panics_the_log_is_poisoned_and_every_caller_is_told() 
 /// Also what no segment holds yet.
 #[test]
 fn the_size_of_the_log_is_told_as_it_grows() {
-    let bed = Bed::counting("floodplain_log_size_bytes", 1, config());
+    let bed = Bed::new(1, config());
     let journals = || -> u64 {
         let files = bed.disk.files().into_iter();
         files.filter(|(path, _)| path.to_string_lossy().contains("journal-")).map(|(_, len)| len).sum()
@@ -236,7 +240,7 @@ fn the_size_of_the_log_is_told_as_it_grows() {
     // The first round of house-keeping may come before a group, or after it.
     for _ in 0..3 {
         assert!(matches!(bed.put(10_000), Outcome::Committed(_)));
-        wait_until("the size", &|| (), || bed.groups.count() == journals());
+        wait_until("the size", &|| (), || bed.size() == journals());
     }
-    assert!(bed.groups.count() > 30_000, "{}", bed.groups.count());
+    assert!(bed.size() > 30_000, "{}", bed.size());
 }

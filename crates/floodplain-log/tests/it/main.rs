@@ -4,7 +4,6 @@
 mod aside;
 mod commit;
 mod conformance;
-mod counted;
 mod crash;
 mod fixture;
 mod kafka;

@@ -1,14 +1,12 @@
 //! Bits flip and bytes vanish on the disk: it is noticed, set aside, and the rest is served.
 
-use crate::counted::Counted;
-
 use super::{
     engine::{self, config},
     first_seed,
     world::{DIR, End, World},
 };
 use floodplain_log::{Append, Embedded, Log, Outcome, RecoveryReport, Reply};
-use floodplain_testkit::{FaultDisk, Outcomes, Stamp, batch_of};
+use floodplain_testkit::{Counts, FaultDisk, Outcomes, Stamp, batch_of};
 use floodplain_types::{Class, Position};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 use std::{
@@ -67,7 +65,7 @@ struct Found {
 /// Opens the damaged disk, compares, appends, opens again.
 fn look(disk: &FaultDisk, world: &World, whole: &Contents, context: &str) -> Found {
     let mut rng = SmallRng::seed_from_u64(7);
-    let reported = Counted::new("floodplain_log_damaged_ranges_total");
+    let reported = Counts::default();
     let open = |rng: &mut SmallRng| {
         metrics::with_local_recorder(&reported, || engine::open_with(disk, &world.clock, config(rng)))
             .unwrap_or_else(|error| panic!("{context}: does not open: {error}"))
@@ -90,7 +88,7 @@ fn look(disk: &FaultDisk, world: &World, whole: &Contents, context: &str) -> Fou
     assert_eq!(again, served, "{context}: the same is served after a restart");
     drop(log);
     let set_aside = disk.files().iter().filter(|(path, _)| path.starts_with(Path::new(DIR).join("set-aside"))).count();
-    Found { missing, reused, report, reported: reported.count(), set_aside }
+    Found { missing, reused, report, reported: reported.get("floodplain_log_damaged_ranges_total"), set_aside }
 }
 
 const NEW: &str = "new";
