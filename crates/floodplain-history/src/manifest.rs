@@ -125,8 +125,9 @@ impl ManifestFold {
             return false;
         }
         self.version += 1;
-        let counts: BTreeMap<String, u64> =
-            record.removes.iter().map(|(table, _)| (table.clone(), self.overwritten_values(table))).collect();
+        let tables: BTreeSet<&String> = record.removes.iter().map(|(table, _)| table).collect();
+        let counts: Vec<(String, u64)> =
+            tables.into_iter().map(|table| (table.clone(), self.overwritten_values(table))).collect();
         for (table, name) in &record.removes {
             if let Some(table) = self.tables.get_mut(table) {
                 table.files.remove(name);

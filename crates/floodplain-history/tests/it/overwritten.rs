@@ -5,6 +5,7 @@ use crate::{
     engine::{World, run},
 };
 use floodplain_history::{engine::Engine, merge::BATCH_ROWS};
+use floodplain_testkit::Counts;
 use serde_json::json;
 use std::{
     future::Future as _,
