@@ -35,6 +35,17 @@ test('bindings: a new one is saved by keyboard', async (t) => {
   await page.getByRole('cell', { name: 'pumps/+/+' }).waitFor();
 });
 
+test('bindings: what is being typed stays when the list is loaded again', async (t) => {
+  const { page } = await visit(t, '#/bindings?edit=cooling-units');
+  const field = page.locator('form.form').getByLabel('Time field');
+  await field.fill('seen');
+  const listed = page.waitForResponse((response) => response.request().method() === 'GET' && response.url().endsWith('/api/v1/bindings'));
+  await page.getByRole('button', { name: 'Apply to the whole log' }).click();
+  await listed;
+  await page.getByText('Replay started.').waitFor();
+  assert.equal(await field.inputValue(), 'seen');
+});
+
 test('bindings: all that one says is sent', async (t) => {
   const { page, faults } = await visit(t, '#/bindings?edit=%2B');
   const form = page.locator('form.form');

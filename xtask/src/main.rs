@@ -13,52 +13,56 @@ use anyhow::{Context as _, Result, ensure};
 use run::cargo;
 use std::process::ExitCode;
 
-const HELP: &str = "\
-cargo xtask COMMAND
+/// What a command is given behind its name.
+type Action = fn(&[String]) -> Result<()>;
 
-  ci                      the whole gate: check, then test
-  check                   fmt, tidy, deny, clippy, doc, fuzz targets
-  test                    install what the tests need, then run all of them
-  console                 the console's own tests
-  mutants                 build faults into the log; its crash tests must find each
-  tools                   install what the tests need (nothing, if it is there)
-  tidy                    small rules that no lint knows
-  faults [ARGS]           power cuts on real file systems (needs root) and long kill loops
-  real-input --data DIR   recorded series through mosquitto_pub and paho-mqtt, killed in the middle
-  fuzz TARGET [ARGS]      fuzz a codec (needs the nightly toolchain and cargo-fuzz)
-  bench [FILTER]          benches of all crates
-  kafka up|status|down    three brokers of Apache Kafka on this machine, which stay until `down`
+/// Each with its arguments, and what it is for.
+const COMMANDS: [(&str, &str, Action); 12] = [
+    ("ci", "the whole gate: check, then test", |_| ci::ci()),
+    ("check", "fmt, tidy, deny, clippy, doc, fuzz targets", |_| ci::check()),
+    ("test", "install what the tests need, then run all of them", |_| tests::test()),
+    ("console", "the console's own tests", |_| tests::console()),
+    ("mutants", "build faults into the log; its crash tests must find each", |_| tests::mutants()),
+    ("tools", "install what the tests need (nothing, if it is there)", |_| tools::install().map(drop)),
+    ("tidy", "small rules that no lint knows", |_| tidy::tidy()),
+    ("faults [ARGS]", "power cuts on real file systems (needs root) and long kill loops", faults),
+    (
+        "real-input --data DIR",
+        "recorded series through mosquitto_pub and paho-mqtt, killed in the middle",
+        real_input::run,
+    ),
+    ("fuzz TARGET [ARGS]", "fuzz a codec (needs the nightly toolchain and cargo-fuzz)", fuzz),
+    ("bench [FILTER]", "benches of all crates", bench),
+    ("kafka up|status|down", "three brokers of Apache Kafka on this machine, which stay until `down`", kafka::run),
+];
 
-Tools are kept in ${FLOODPLAIN_TEST_TOOLS:-$HOME/.cache/floodplain/tools}.
-Set FLOODPLAIN_TEST_OFFLINE=1 to fail rather than download.";
+/// What `name` does, without its arguments.
+fn command(name: &str) -> Option<Action> {
+    let mut found = COMMANDS.iter().filter(|(usage, ..)| usage.split(' ').next() == Some(name));
+    found.next().map(|&(.., action)| action)
+}
+
+fn help() -> String {
+    let mut text = "cargo xtask COMMAND\n\n".to_owned();
+    for (usage, what, _) in COMMANDS {
+        text.push_str(&format!("  {usage:<24}{what}\n"));
+    }
+    text + "\nTools are kept in ${FLOODPLAIN_TEST_TOOLS:-$HOME/.cache/floodplain/tools}.\n\
+            Set FLOODPLAIN_TEST_OFFLINE=1 to fail rather than download."
+}
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let command = args.next().unwrap_or_default();
-    let rest: Vec<String> = args.collect();
-    let result = match command.as_str() {
-        "ci" => ci::ci(),
-        "check" => ci::check(),
-        "test" => tests::test(),
-        "console" => tests::console(),
-        "mutants" => tests::mutants(),
-        "tools" => tools::install().map(drop),
-        "tidy" => tidy::tidy(),
-        "faults" => faults(&rest),
-        "real-input" => real_input::run(&rest),
-        "fuzz" => fuzz(&rest),
-        "bench" => bench(&rest),
-        "kafka" => kafka::run(&rest),
-        "help" | "--help" | "-h" => {
-            println!("{HELP}");
-            Ok(())
-        }
-        _ => {
-            eprintln!("{HELP}");
-            return ExitCode::from(2);
-        }
+    let name = args.next().unwrap_or_default();
+    if ["help", "--help", "-h"].contains(&name.as_str()) {
+        println!("{}", help());
+        return ExitCode::SUCCESS;
+    }
+    let Some(action) = command(&name) else {
+        eprintln!("{}", help());
+        return ExitCode::from(2);
     };
-    match result {
+    match action(&args.collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");

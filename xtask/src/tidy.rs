@@ -20,6 +20,7 @@ pub(crate) fn tidy() -> Result<()> {
         let name = path.strip_prefix(&root).unwrap_or(path).display();
         let Ok(text) = fs::read_to_string(path) else { continue };
         let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        let is_page = path.extension().is_some_and(|extension| extension == "md");
         if is_rust && text.lines().count() > LINES_MAX {
             faults.push(format!("{name}: {} lines; look for the second story", text.lines().count()));
         }
@@ -27,6 +28,12 @@ pub(crate) fn tidy() -> Result<()> {
             let mut fault = |what: &str| faults.push(format!("{name}:{}: {what}", number + 1));
             if line.ends_with([' ', '\t']) && is_rust {
                 fault("space at the end of the line");
+            }
+            for named in line.split("cargo xtask ").skip(1).filter(|_| is_page) {
+                let named: String = named.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+                if crate::command(&named).is_none() {
+                    fault(&format!("`cargo xtask {named}` is no command"));
+                }
             }
             // Split, so that this file does not find itself.
             for word in

@@ -246,6 +246,68 @@ fn bindings_of_the_file_are_taken_up_at_the_start() {
 }
 
 #[test]
+fn file_and_command_declare_every_member_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = r#"
+        [[streams]]
+        name = "fast"
+        [[bindings]]
+        name = "by-file"
+        filter = "file/+/+"
+        stream = "fast"
+        device_level = 2
+        table = { level = 3 }
+        decoder = { format = "json", types = { n = "int64" } }
+        time_field = "at"
+        key_columns = ["n", "axle"]
+        retention = "36500d"
+        class = "leader"
+        dedup = { field = "seq", window = "5m" }
+    "#;
+    std::fs::write(folder.path().join("floodplain.toml"), file).unwrap();
+    std::fs::write(folder.path().join("decoder.json"), r#"{"format": "json", "types": {"n": "int64"}}"#).unwrap();
+    let server = Server::start(folder.path());
+    let decoder = folder.path().join("decoder.json");
+    let args = "binding set by-command --filter command/+/+ --stream fast --device-level 2 --table-level 3 --time-field at \
+                --key-column n --key-column axle --retention 36500d --class leader --dedup-field seq --dedup-window 5m";
+    let args: Vec<&str> = args.split_whitespace().chain(["--decoder-file", decoder.to_str().unwrap()]).collect();
+    floodplain(folder.path(), &server, &args);
+    let list = json(folder.path(), &server, &["binding", "list"]);
+    let declared = |name: &str| {
+        let mut found = list.as_array().unwrap().iter().find(|binding| binding["name"] == name).unwrap().clone();
+        let members = found.as_object_mut().unwrap();
+        for own in ["name", "filter", "source", "version"] {
+            assert!(members.remove(own).is_some(), "{own} of {name}: {list}");
+        }
+        found
+    };
+    assert_eq!(declared("by-file"), declared("by-command"));
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    for way in ["file", "command"] {
+        for (n, axle, seq) in [(1, "a", 1), (1, "b", 2), (1, "b", 2), (1, "b", 3)] {
+            let row =
+                format!(r#"{{"at": "2015-09-01T11:30:00Z", "n": {n}, "axle": "{axle}", "v": {seq}, "seq": {seq}}}"#);
+            mqtt.publish(&format!("{way}/truck/{way}_axles"), &row);
+        }
+        // Seq 2 came twice and is known; 3 is of the row of 2 and is its newest value.
+        let query = format!("SELECT device, time, n, axle, v FROM {way}_axles ORDER BY axle");
+        let wanted = ["truck,2015-09-01T11:30:00Z,1,a,1.0", "truck,2015-09-01T11:30:00Z,1,b,3.0"];
+        assert_eq!(rows(folder.path(), &server, &query), wanted, "{way}");
+        let stream = format!("SELECT DISTINCT stream FROM records WHERE topic LIKE '{way}/%'");
+        assert_eq!(rows(folder.path(), &server, &stream), ["fast"]);
+        let kept = format!("SELECT retention FROM tables WHERE table_name = '{way}_axles'");
+        assert_eq!(rows(folder.path(), &server, &kept), ["36500d"]);
+    }
+    let (_, overview) = server.get("/api/v1/overview");
+    assert!(overview.contains("by-command (leader)") && overview.contains("by-file (leader)"), "{overview}");
+    let list = json(folder.path(), &server, &["binding", "list"]);
+    for name in ["by-file", "by-command"] {
+        let found = list.as_array().unwrap().iter().find(|binding| binding["name"] == name).unwrap();
+        assert_eq!((&found["matched"], &found["duplicates"], &found["failed"]), (&4.into(), &1.into(), &0.into()));
+    }
+}
+
+#[test]
 fn what_repeats_an_id_makes_no_row_and_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());
