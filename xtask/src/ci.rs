@@ -45,9 +45,10 @@ fn check_steps(steps: &mut Steps) -> Result<()> {
             .env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
     })?;
     steps.step("fuzz targets", || {
+        run(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
         // Compiled, not linked: libFuzzer itself is of no use here, and would have to be built.
         run(cargo()
-            .args(["check", "--locked", "--manifest-path", "fuzz/Cargo.toml"])
+            .args(["clippy", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--", "--deny", "warnings"])
             .env("CARGO_TARGET_DIR", target())
             .env("CUSTOM_LIBFUZZER_PATH", "not-linked/libfuzzer.a"))
     })

@@ -186,7 +186,13 @@ fn play(series: &[Series], folder: &Path, kills: usize, tools: &Path) -> Result<
     );
     let in_table = table::compare(&broker, series)?;
     let (merged, overwritten) = table::merge(&broker, &rows)?;
-    println!("rows of the table by psql        {in_table}, one for each line");
+    // The change of the binding has put all rows into files; this is what is read from them.
+    broker.stop()?;
+    broker.restart()?;
+    ensure!(table::compare(&broker, series)? == in_table, "another number of rows after a restart");
+    println!(
+        "rows of the table by psql        {in_table}, one for each line, from memory and from files after a restart"
+    );
     println!("without line numbers as keys     {merged} rows, {overwritten} values overwritten");
     println!("log, subscriber, table by psql and files are equal");
     broker.stop()?;

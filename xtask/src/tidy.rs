@@ -49,6 +49,7 @@ pub(crate) fn tidy() -> Result<()> {
         }
     }
     decisions_are_listed(&root, &mut faults)?;
+    arrows_point_down(&root, &mut faults)?;
     one_set_of_features(&mut faults)?;
     if !faults.is_empty() {
         bail!("{} faults\n{}", faults.len(), faults.join("\n"));
@@ -65,6 +66,32 @@ fn decisions_are_listed(root: &Path, faults: &mut Vec<String>) -> Result<()> {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name != "README.md" && !index.contains(&format!("({name})")) {
             faults.push(format!("docs/decisions/{name}: not in the index docs/decisions/README.md"));
+        }
+    }
+    Ok(())
+}
+
+/// A crate depends on crates below it in the table of `docs/ARCHITECTURE.md`, and only tests on the test kit.
+fn arrows_point_down(root: &Path, faults: &mut Vec<String>) -> Result<()> {
+    const KIT: &str = "floodplain-testkit";
+    let page = fs::read_to_string(root.join("docs/ARCHITECTURE.md")).context("cannot read docs/ARCHITECTURE.md")?;
+    let named = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let order: Vec<&str> = named.filter(|name| name.starts_with("floodplain")).collect();
+    let place = |name: &str| order.iter().position(|known| *known == name);
+    for entry in fs::read_dir(root.join("crates"))? {
+        let entry = entry?;
+        let (name, file) = (entry.file_name().to_string_lossy().into_owned(), entry.path().join("Cargo.toml"));
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let Some(own) = place(&name) else {
+            faults.push(format!("crates/{name}: not in the table of crates of docs/ARCHITECTURE.md"));
+            continue;
+        };
+        let dependencies = text.split("\n[").find_map(|section| section.strip_prefix("dependencies]"));
+        let used = dependencies.into_iter().flat_map(str::lines).filter_map(|line| line.split(['.', ' ']).next());
+        for used in used.filter(|used| used.starts_with("floodplain")) {
+            if used == KIT || (name != KIT && place(used).is_none_or(|at| at <= own)) {
+                faults.push(format!("crates/{name}: depends on {used}, against the arrows of docs/ARCHITECTURE.md"));
+            }
         }
     }
     Ok(())

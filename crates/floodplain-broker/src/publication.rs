@@ -58,6 +58,8 @@ impl Publication {
         ingest: Timestamp,
         publisher: Arc<str>,
     ) -> Self {
+        #[cfg(test)]
+        MADE.set(MADE.get() + 1);
         let mut body = Vec::with_capacity(2 + message.topic.len() + message.payload.len());
         put_text(&mut body, message.topic.as_bytes());
         let topic_end = body.len() as u32;
@@ -208,8 +210,16 @@ fn put_varint(out: &mut Vec<u8>, mut n: usize) {
 }
 
 #[cfg(test)]
+thread_local! {
+    /// How many were encoded on this thread.
+    pub(crate) static MADE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use floodplain_mqtt::{Decoder, Packet, QoS, Version};
+    use proptest::{collection::vec, option::of, prelude::*, sample::select};
 
     const PLAIN: Delivery<'_> = Delivery {
         v5: false,
@@ -260,5 +270,64 @@ mod tests {
         assert_eq!(p.expiry_left(start + Duration::from_millis(2_900)), Some(8));
         assert!(!p.is_expired(start + Duration::from_millis(9_999)));
         assert!(p.is_expired(start + Duration::from_secs(10)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What a client reads is what was published, and what this delivery adds.
+        #[test]
+        fn a_delivery_says_what_it_was_told(
+            (v5, qos, retain, dup, packet_id) in (any::<bool>(), 0..=2_u8, any::<bool>(), any::<bool>(), 1..=u16::MAX),
+            topic in "[a-zü/]{1,200}",
+            (published_expiry, waited) in (of(0..100_000_u32), 0..200_000_u32),
+            subscription_ids in vec(1..=268_435_455_u32, 0..4),
+            (payload_format, content_type, response) in (of(0..=1_u8), of("[a-z]{0,99}"), of("[a-z]{1,99}")),
+            correlation in of(vec(any::<u8>(), 1..60)),
+            users in vec(("[a-z]{0,9}", "[a-z]{0,90}"), 0..3),
+            payload in select(&[0, 1, 100, 127, 128, 16_383, 20_000][..]).prop_flat_map(|len| vec(any::<u8>(), len)),
+        ) {
+            let message = MessageRef {
+                topic: &topic, payload: &payload, qos, retain, payload_format, expiry_seconds: published_expiry,
+                content_type: content_type.as_deref(), response_topic: response.as_deref(),
+                correlation: correlation.as_deref().map(Correlation::Raw), ..MessageRef::default()
+            };
+            let users_of = || users.iter().map(|(name, value)| (&name[..], &value[..]));
+            let ingest = Timestamp::from_millis(1_000);
+            let publication = Publication::new(&message, users_of(), 0, ingest, "p".into());
+            prop_assert_eq!((publication.topic(), publication.payload()), (&topic[..], &payload[..]));
+            let expiry_seconds = publication.expiry_left(ingest + Duration::from_secs(u64::from(waited)));
+            prop_assert_eq!(expiry_seconds, published_expiry.map(|seconds| seconds.saturating_sub(waited)));
+            let how = Delivery { v5, qos, retain, dup: dup && qos > 0, packet_id, subscription_ids: &subscription_ids, expiry_seconds };
+            let mut out = b"before".to_vec();
+            publication.encode(&how, &mut out);
+            let bytes = &out[6..];
+            prop_assert_eq!(publication.encoded_len(&how), bytes.len());
+            let version = if v5 { Version::V5 } else { Version::V311 };
+            let found = match Decoder::client(version, u32::MAX).next(bytes) {
+                Ok(Some((Packet::Publish(publish), len))) if len == bytes.len() => publish,
+                other => panic!("{bytes:02x?}: {other:?}"),
+            };
+            prop_assert_eq!((found.qos as u8, found.retain, found.dup), (qos, retain, how.dup));
+            let id = (found.qos != QoS::AtMostOnce).then_some(packet_id);
+            prop_assert_eq!(found.packet_id.map(|id| id.get()), id);
+            prop_assert_eq!((found.topic, found.payload), (&topic[..], &payload[..]));
+            let p = found.properties;
+            if v5 {
+                prop_assert_eq!(p.message_expiry_secs(), expiry_seconds);
+                prop_assert!(p.subscription_ids().eq(subscription_ids.iter().copied()));
+                prop_assert_eq!(p.payload_is_utf8().map(u8::from), payload_format);
+                prop_assert_eq!((p.content_type(), p.response_topic()), (content_type.as_deref(), response.as_deref()));
+                prop_assert_eq!(p.correlation_data(), correlation.as_deref());
+                prop_assert!(p.user_properties().iter().eq(users_of()));
+            } else {
+                prop_assert!(p.is_empty());
+            }
+            // Into a buffer with room nothing but copies.
+            let mut room = Vec::with_capacity(bytes.len() + 5);
+            let at = room.as_ptr();
+            publication.encode(&how, &mut room);
+            prop_assert_eq!((&room[..], room.as_ptr()), (bytes, at));
+        }
     }
 }

@@ -89,6 +89,9 @@ pub(crate) struct Thread {
     accept_after: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Accepting has failed since the last connection, which was said once.
     accept_fails: bool,
+    /// Of sockets, successful or not.
+    #[cfg(test)]
+    writes: u64,
 }
 
 /// Whether accept(2) tells the end of the connection it would have returned: the next one may be well.
@@ -133,6 +136,8 @@ impl Thread {
             ticker: None,
             accept_after: None,
             accept_fails: false,
+            #[cfg(test)]
+            writes: 0,
         }
     }
 
@@ -338,6 +343,10 @@ impl Thread {
             if socket.is_broken {
                 self.worker.deafened(socket.conn);
                 return;
+            }
+            #[cfg(test)]
+            {
+                self.writes += 1;
             }
             match socket.stream.try_write(output) {
                 Ok(n) => self.worker.written(socket.conn, n),

@@ -7,8 +7,7 @@
 use std::{hint::black_box, time::Instant};
 
 use floodplain_mqtt::{
-    Decoder, Delivery, Encoder, MessageProperties, MessagePropertiesBuf, OutboundPublish, Packet, PacketId, Publish,
-    QoS, Version,
+    Decoder, Encoder, MessageProperties, MessagePropertiesBuf, Packet, PacketId, Publish, QoS, Version,
 };
 
 const TOPIC: &str = "ml/site3/dev17/m";
@@ -51,31 +50,11 @@ fn main() {
             });
 
             let mut out = Vec::with_capacity(64 << 10);
-            let mut room = move |write: &mut dyn FnMut(&mut Vec<u8>)| {
+            measure(&format!("encode {label}"), || {
                 if out.len() > 60 << 10 {
                     out.clear();
                 }
-                write(&mut out);
-                black_box(&out);
-            };
-            let delivery = Delivery { packet_id, ..Delivery::default() };
-            let shared = OutboundPublish::new(version, qos, false, TOPIC, &properties, &payload).encode().unwrap();
-            measure(&format!("encode once, one of many {label}"), || {
-                room(&mut |out| shared.write_to(black_box(&delivery), u32::MAX, out).unwrap());
-            });
-            let numbered = Delivery { subscription_ids: &[300], ..delivery };
-            measure(&format!("encode once, subscription identifier {label}"), || {
-                room(&mut |out| shared.write_to(black_box(&numbered), u32::MAX, out).unwrap());
-            });
-            measure(&format!("encode for one receiver {label}"), || {
-                room(&mut |out| {
-                    let message = OutboundPublish::new(version, qos, false, TOPIC, &properties, black_box(&payload));
-                    message.write_to(&delivery, u32::MAX, out).unwrap();
-                });
-            });
-            measure(&format!("make the template {label}"), || {
-                let message = OutboundPublish::new(version, qos, false, TOPIC, &properties, black_box(&payload));
-                black_box(message.encode().unwrap());
+                Encoder::new(version).encode(black_box(&Packet::Publish(publish)), &mut out).unwrap();
             });
         }
     }

@@ -7,8 +7,6 @@ use crate::{
 };
 
 /// Writes packets for one receiver, behind what its output buffer already holds.
-///
-/// Deliveries of a server go a cheaper way: [`crate::OutboundPublish`] and [`crate::EncodedPublish`].
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder {
     /// Of the connection. A CONNECT is written in its own version.

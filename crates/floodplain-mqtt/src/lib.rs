@@ -18,23 +18,15 @@
 //! # Ok::<(), floodplain_mqtt::DecodeError>(())
 //! ```
 //!
-//! **Writing.** An [`Encoder`] appends any packet to an output buffer. What a server delivers goes through
-//! [`OutboundPublish`] (one receiver) or [`EncodedPublish`] (many receivers, encoded once):
+//! **Writing.** An [`Encoder`] appends any packet to an output buffer:
 //!
 //! ```
-//! use floodplain_mqtt::{Ack, Delivery, Encoder, MessageProperties, OutboundPublish, Packet, PacketId, QoS, Version};
+//! use floodplain_mqtt::{Ack, Encoder, Packet, PacketId, Version};
 //!
 //! let mut out = Vec::new();
 //! let id = PacketId::new(7).expect("not 0");
 //! Encoder::new(Version::V5).encode(&Packet::Puback(Ack::new(id)), &mut out)?;
 //! assert_eq!(out, [0x40, 2, 0, 7]);
-//!
-//! let message = OutboundPublish::new(Version::V5, QoS::AtLeastOnce, false, "a/b", &MessageProperties::default(), b"hi");
-//! let shared = message.encode()?;
-//! for (id, subscription) in [(1, 5), (2, 6)] {
-//!     let delivery = Delivery { packet_id: PacketId::new(id), subscription_ids: &[subscription], ..Default::default() };
-//!     shared.write_to(&delivery, u32::MAX, &mut out)?;
-//! }
 //! # Ok::<(), floodplain_mqtt::EncodeError>(())
 //! ```
 //!
@@ -45,7 +37,6 @@
 mod decoder;
 mod encoder;
 mod error;
-mod outbound;
 mod packet;
 mod property;
 mod reason;
@@ -54,7 +45,6 @@ mod wire;
 pub use decoder::{Decoder, Frame};
 pub use encoder::Encoder;
 pub use error::{DecodeError, EncodeError};
-pub use outbound::{Delivery, EncodedPublish, OutboundPublish, TopicAlias};
 pub use packet::{
     Ack, Auth, Connack, ConnackProperties, Connect, ConnectProperties, Disconnect, Filters, MessageProperties,
     MessagePropertiesBuf, Packet, PacketId, PacketType, Publish, QoS, RetainHandling, Role, Suback, SubackCodes,

@@ -404,9 +404,7 @@ fn stream(entry: &Entry<'_>) -> Result<StreamName, ConfigError> {
     if entry.name.is_empty() {
         return Err(entry.bad("it needs a name"));
     }
-    if let Some(other) = entry.value.as_table().and_then(|table| table.keys().find(|key| *key != "name")) {
-        return Err(entry.bad(format!("unknown key {other:?}: a stream has a name, and nothing else yet")));
-    }
+    entry.has_only(&["name"])?;
     let name = StreamName::new(entry.name).map_err(|error| entry.bad(error))?;
     DataStreams::check_name(&name).map_err(|reason| entry.bad(reason))?;
     Ok(name)
@@ -428,10 +426,7 @@ fn binding(entry: &Entry<'_>) -> Result<Arc<Binding>, ConfigError> {
 
 /// One of `[[tables]]`: its name, and how old its rows may become.
 fn table(entry: &Entry<'_>) -> Result<(String, Duration), ConfigError> {
-    let mut members = entry.value.as_table().into_iter().flatten();
-    if let Some((other, _)) = members.find(|(member, _)| !["name", "retention"].contains(&member.as_str())) {
-        return Err(entry.bad(format!("unknown field `{other}`, expected `name` and `retention`")));
-    }
+    entry.has_only(&["name", "retention"])?;
     if entry.name.is_empty() {
         return Err(entry.bad("it needs a name"));
     }
@@ -576,7 +571,7 @@ mod tests {
             ("bindings = 1\n".to_owned(), "unknown key \"bindings\""),
             (format!("{engine}{engine}"), "another one has this name"),
             (engine.replace("30d", "ever"), "table \"engine\" of"),
-            (engine.replace("retention", "kept"), "unknown field `kept`"),
+            (engine.replace("retention", "retentoin"), "unknown key \"retentoin\"; the nearest is \"retention\""),
             ("tables = 1\n".to_owned(), "unknown key"),
         ] {
             let error = load(&text).unwrap_err().to_string();
@@ -601,7 +596,7 @@ mod tests {
             (format!("{two}{two}"), "stream \"fast\" of"),
             (two.replace("fast", "dlq"), "one of the server's own"),
             (two.replace("fast", "Fast"), "no name for a stream"),
-            (format!("{two}retention = \"1d\"\n"), "unknown key \"retention\""),
+            (format!("{two}retention = \"1d\"\n"), "unknown key \"retention\"; the nearest is \"name\""),
             ("[[streams]]\n".to_owned(), "stream number 1 of"),
             (many, "there may be 15 of them"),
             ("streams = 1\n".to_owned(), "unknown key \"streams\""),

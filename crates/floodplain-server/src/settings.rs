@@ -218,6 +218,14 @@ impl Entry<'_> {
         };
         ConfigError::BadEntry { path: self.path.to_owned(), kind: self.kind, entry, reason: reason.to_string() }
     }
+
+    /// Refuses whatever is none of `members`.
+    pub(crate) fn has_only(&self, members: &[&str]) -> Result<(), ConfigError> {
+        let mut found = self.value.as_table().into_iter().flat_map(toml::Table::keys);
+        let Some(other) = found.find(|member| !members.contains(&member.as_str())) else { return Ok(()) };
+        let nearest = nearest(other, members.iter().map(|&member| member.to_owned()));
+        Err(self.bad(format!("unknown key {other:?}; the nearest is {nearest:?}")))
+    }
 }
 
 impl Settings {
@@ -301,7 +309,12 @@ impl Settings {
         match keys.iter().find(|key| key.name == name) {
             Some(key) => self.set(key, value, origin),
             None => {
-                let nearest = nearest(name, keys.iter().map(|key| key.name.to_owned()));
+                let arrays = TABLES.iter().map(|(array, _)| *array);
+                let mut nearest =
+                    nearest(name, keys.iter().map(|key| key.name).chain(arrays.clone()).map(str::to_owned));
+                if arrays.clone().any(|array| array == nearest) {
+                    nearest = format!("[[{nearest}]]");
+                }
                 Err(ConfigError::UnknownKey { name: name.to_owned(), origin, nearest })
             }
         }
@@ -478,6 +491,11 @@ mod tests {
             let (_dir, file) = file(text);
             let error = Settings::load(&KEYS, &Sources { file, ..Sources::default() }).unwrap_err().to_string();
             assert!(error.contains("mqtt.address"), "{text}: {error}");
+        }
+        for text in ["[[binding]]\nname = \"b\"\n", "bindings = 1\n", "[bindings]\nname = \"b\"\n"] {
+            let (_dir, file) = file(text);
+            let error = Settings::load(&KEYS, &Sources { file, ..Sources::default() }).unwrap_err().to_string();
+            assert!(error.ends_with("the nearest is \"[[bindings]]\""), "{text}: {error}");
         }
     }
 

@@ -64,6 +64,8 @@ pub(crate) enum ConfigCommand {
     /// Check file, environment and flags, and say what is wrong
     Check {
         #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
         config: ConfigArgs,
     },
     /// Print every key with its value
@@ -80,12 +82,13 @@ pub(crate) enum ConfigCommand {
 
 pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
     match command {
-        ConfigCommand::Check { config } => {
+        ConfigCommand::Check { output, config } => {
             let config = config.load()?;
             let mut out = output::stdout();
-            match config.file() {
-                Some(path) => writeln!(out, "the configuration is valid ({})", path.display())?,
-                None => writeln!(out, "the configuration is valid (no file)")?,
+            match (output.output, config.file()) {
+                (Output::Json, file) => writeln!(out, "{}", serde_json::json!({ "valid": true, "file": file }))?,
+                (Output::Table, Some(path)) => writeln!(out, "the configuration is valid ({})", path.display())?,
+                (Output::Table, None) => writeln!(out, "the configuration is valid (no file)")?,
             }
         }
         ConfigCommand::Show { origin, output, config } => show(&config.load()?, *origin, output.output)?,

@@ -62,7 +62,7 @@ impl Broker {
     }
 
     /// SIGTERM; it must end by itself, with success.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(super) fn stop(&mut self) -> Result<()> {
         run::run(Command::new("kill").arg("-TERM").arg(self.child.id().to_string()))?;
         let deadline = now() + Duration::from_secs(30);
         loop {
@@ -282,7 +282,7 @@ impl Subscriber {
         }
     }
 
-    pub(super) fn stop(mut self) -> Result<Vec<Delivery>> {
+    pub(super) fn stop(&mut self) -> Result<Vec<Delivery>> {
         self.child.kill()?;
         self.child.wait()?;
         self.reader.take().map_or(Ok(()), |reader| reader.join().expect("the reader does not panic"))?;

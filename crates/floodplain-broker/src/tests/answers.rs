@@ -2,7 +2,8 @@
 
 use super::{PERFECT, clean, lasting, values};
 use crate::{
-    rig::{Rig, connect, packet},
+    publication::MADE,
+    rig::{ClientId, Rig, connect, packet},
     seams::{Access, Bindings, Bound},
 };
 use floodplain_testkit::Adversity;
@@ -65,11 +66,15 @@ fn a_message_has_the_class_of_its_binding_unless_more_is_asked_for() {
     let mut rig = Rig::new(PERFECT, 1);
     rig.access = || Access { bindings: Box::new(Quick), ..Access::open_loopback() };
     rig.crash(PERFECT, 2);
-    let client = rig.client();
-    rig.send(client, &connect(5, 2, &[], "c"));
-    rig.turn_until(|rig| rig.has_output(client));
-    rig.take(client);
-    let mut class = |topic: &[u8], properties: &[u8], qos: u8| {
+    let asks = b"\x26\x00\x0efloodplain-ack\x00\x03all";
+    let [plain, asking] = [&b""[..], asks].map(|properties| {
+        let client = rig.client();
+        rig.send(client, &connect(5, 2, properties, &format!("c{}", properties.len())));
+        rig.turn_until(|rig| rig.has_output(client));
+        rig.take(client);
+        client
+    });
+    let mut class_of = |client: ClientId, topic: &[u8], properties: &[u8], qos: u8| {
         rig.classes.lock().unwrap().clear();
         let (header, id) = (0x30 | qos << 1, if qos > 0 { &[0, 1][..] } else { &[] });
         let len = [properties.len() as u8];
@@ -82,11 +87,41 @@ fn a_message_has_the_class_of_its_binding_unless_more_is_asked_for() {
         let classes = rig.classes.lock().unwrap();
         *classes.first().unwrap()
     };
+    let mut class = |topic: &[u8], properties: &[u8], qos: u8| class_of(plain, topic, properties, qos);
     assert_eq!(class(b"slow/t", b"", 1), Class::All);
     assert_eq!(class(b"quick/t", b"", 1), Class::Leader);
     assert_eq!(class(b"quick/t", b"", 0), Class::None);
-    let asks = b"\x26\x00\x0efloodplain-ack\x00\x03all";
     assert_eq!(class(b"quick/t", asks, 1), Class::All);
+    // Said once, at CONNECT, for all that this client sends.
+    assert_eq!(class_of(asking, b"quick/t", b"", 1), Class::All);
+}
+
+/// However many get it, by whatever version and QoS.
+#[test]
+fn a_message_is_encoded_once() {
+    const EACH: usize = 20;
+    let mut rig = Rig::new(PERFECT, 1);
+    let mut subscribers = Vec::new();
+    for (level, qos) in [(4, 0), (4, 1), (4, 2), (5, 0), (5, 1), (5, 2)] {
+        for n in 0..EACH {
+            let client = rig.client();
+            rig.send(client, &connect(level, 2, &[], &format!("{level}-{qos}-{n}")));
+            rig.turn_until(|rig| rig.has_output(client));
+            let properties = if level == 5 { &b"\0"[..] } else { &b""[..] };
+            rig.send(client, &packet(0x82, &[b"\x00\x01", properties, b"\x00\x01t", &[qos]].concat()));
+            rig.turn_until(|rig| rig.take(client).ends_with(&[qos]));
+            subscribers.push(client);
+        }
+    }
+    let publisher = clean(&mut rig, "p");
+    MADE.set(0);
+    rig.send(publisher, b"\x34\x06\x00\x01t\x00\x01x");
+    rig.expect(publisher, b"\x50\x02\x00\x01");
+    rig.turn_until(|rig| subscribers.iter().all(|client| rig.has_output(*client)));
+    for client in subscribers {
+        assert!(rig.take(client).ends_with(b"x"));
+    }
+    assert_eq!(MADE.get(), 1);
 }
 
 /// The log says where a batch begins. An engine may leave out offsets behind that, so where a session's `Open` lies, by which

@@ -4,7 +4,12 @@ use super::*;
 use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
 use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::SystemClock;
-use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    os::fd::OwnedFd,
+};
 
 const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
 
@@ -146,6 +151,36 @@ fn connections_that_are_refused_and_dropped_are_counted() {
         check(missing, not_moved, &[("dropped_connections_total not_moved", 1)]).await;
     });
     assert!(missing.is_empty(), "{missing:?} were never seen above 0");
+}
+
+/// What a turn has to say to a client is one write, however many packets it is.
+#[test]
+fn the_answers_of_a_turn_are_written_at_once() {
+    const PINGS: usize = 100;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new().await;
+        // One after another, until one belongs to this thread.
+        for id in b'a'..=b'h' {
+            world.client(&[&b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01"[..], &[id]].concat());
+            let moved = |world: &World| world.thread.peers[1].0.lock().unwrap().len();
+            let before = moved(&world);
+            world.until(|world| world.thread.writes > 0 || moved(world) > before).await;
+            if world.thread.writes > 0 {
+                break;
+            }
+        }
+        let mut client = world.clients.pop().unwrap();
+        let mut connack = [0; 4];
+        client.read_exact(&mut connack).unwrap();
+        assert_eq!((connack, world.thread.writes), ([0x20, 2, 0, 0], 1));
+        client.write_all(&[0xc0, 0].repeat(PINGS)).unwrap();
+        world.until(|world| world.thread.writes > 1).await;
+        let mut answers = vec![0; 3 * PINGS];
+        assert_eq!(client.read(&mut answers).unwrap(), 2 * PINGS);
+        assert_eq!(answers[..2 * PINGS], [0xd0, 0].repeat(PINGS));
+        assert_eq!(world.thread.writes, 2);
+    });
 }
 
 /// 10,000 clients that are gone before they are accepted must not cost 100 ms each; a full table of files must.

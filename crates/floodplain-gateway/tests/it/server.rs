@@ -9,7 +9,10 @@ use floodplain_types::SystemClock;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
@@ -44,7 +47,10 @@ impl Server {
         let (log, _) = Embedded::open(disk.clone(), clock.clone(), config).unwrap();
         let config = GatewayConfig { mqtt_address: ([127, 0, 0, 1], 0).into(), threads, broker };
         // Offsets that no record has, and everything late, each in its own time.
-        let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, 1);
+        static SERVERS: AtomicU64 = AtomicU64::new(1);
+        let seed = SERVERS.fetch_add(1, Ordering::Relaxed);
+        println!("this server's log has the seed {seed}");
+        let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, seed);
         let gateway = Gateway::start(&config, access, shared, disk, dir.path().to_owned(), clock).unwrap();
         Self { address: gateway.mqtt_address(), log, gateway, dir }
     }

@@ -13,6 +13,5 @@ mod packets;
 
 mod differential;
 mod hostile;
-mod outbound;
 mod round_trip;
 mod seeds;

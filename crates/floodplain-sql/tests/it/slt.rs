@@ -3,13 +3,17 @@
 
 use crate::fleet::{Fleet, ask, embedded};
 use floodplain_sql::{Format, Sql};
-use std::fmt::Write as _;
+use floodplain_testkit::{AdverseLog, Adversity, ModelLog};
+use std::{fmt::Write as _, sync::Arc};
 
 /// Runs all cases of `text` and compares what comes out with what is written there.
 fn check(file: &str, text: &str) {
     let dir = tempfile::tempdir().unwrap();
     run("model", &Fleet::sample().sql(), file, text);
     run("embedded", &Fleet::on(|clock| embedded(dir.path(), clock)).filled().sql(), file, text);
+    // What a query says must not depend on where records are.
+    let adverse = Fleet::on(|clock| AdverseLog::start(Arc::new(ModelLog::new(clock)), Adversity::MILD, 1));
+    run("adverse", &adverse.filled().sql(), file, text);
 }
 
 fn run(log: &str, sql: &Sql, file: &str, text: &str) {

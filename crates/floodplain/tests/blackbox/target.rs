@@ -34,6 +34,10 @@ impl Target {
 /// Runs `test` on every address of `FLOODPLAIN_TEST_MQTT` (comma separated), or on a fresh
 /// server of our own if that is not set.
 pub(crate) fn each(test: impl Fn(&Target) -> Result<()>) {
+    each_of(std::env::var("FLOODPLAIN_TEST_MQTT").ok().as_deref(), test);
+}
+
+fn each_of(addresses: Option<&str>, test: impl Fn(&Target) -> Result<()>) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let prefix = || format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let run = |target: &Target| {
@@ -41,18 +45,30 @@ pub(crate) fn each(test: impl Fn(&Target) -> Result<()>) {
             panic!("on {}: {e:#}", target.mqtt);
         }
     };
-    match std::env::var("FLOODPLAIN_TEST_MQTT") {
-        Ok(list) => {
+    match addresses {
+        Some(list) => {
             for address in list.split(',') {
                 let mqtt = address.trim().parse().unwrap_or_else(|e| panic!("FLOODPLAIN_TEST_MQTT: {address:?}: {e}"));
                 run(&Target { mqtt, prefix: prefix(), _server: None });
             }
         }
-        Err(_) => {
+        None => {
             let server = Server::fresh().expect("start our own server");
             run(&Target { mqtt: server.mqtt, prefix: prefix(), _server: Some(server) });
         }
     }
+}
+
+#[test]
+fn a_list_of_addresses_is_tried_one_by_one() {
+    let servers = [Server::fresh().unwrap(), Server::fresh().unwrap()];
+    let list = servers.each_ref().map(|server| server.mqtt.to_string()).join(", ");
+    let tried = std::cell::RefCell::new(Vec::new());
+    each_of(Some(&list), |target| {
+        tried.borrow_mut().push(target.mqtt);
+        crate::wire::BOTH.iter().try_for_each(|version| crate::publish::delivered_qos(target, *version))
+    });
+    assert_eq!(tried.into_inner(), servers.each_ref().map(|server| server.mqtt));
 }
 
 /// Like [`each`], with both protocol versions.

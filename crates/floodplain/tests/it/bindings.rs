@@ -308,6 +308,32 @@ fn file_and_command_declare_every_member_alike() {
 }
 
 #[test]
+fn a_range_of_time_is_decoded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    let received = |n: u32| {
+        let query = format!("SELECT received FROM records WHERE json_get_int(payload, 'n') = {n}");
+        rows(folder.path(), &server, &query).remove(0)
+    };
+    // Each in a millisecond of its own.
+    for n in 1..=3 {
+        mqtt.publish("roads/a7", &reading(n));
+        let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        let at = now();
+        poll("the next millisecond", || (now() > at).then_some(()));
+    }
+    floodplain(folder.path(), &server, &ROADS);
+    // From the second on, and before the third.
+    let range = ["replay", "--from", &received(2), "--to", &received(3)];
+    let job = json(folder.path(), &server, &range);
+    assert_eq!((&job["state"], &job["rows"]), (&"done".into(), &1.into()), "{job}");
+    assert_eq!(rows(folder.path(), &server, "SELECT n FROM traffic"), ["2.0"]);
+    floodplain(folder.path(), &server, &["replay", "--binding", "roads", "--to", &received(2)]);
+    assert_eq!(rows(folder.path(), &server, "SELECT n FROM traffic ORDER BY n"), ["1.0", "2.0"]);
+}
+
+#[test]
 fn what_repeats_an_id_makes_no_row_and_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());

@@ -159,6 +159,18 @@ fn line_protocol_becomes_tables() {
 }
 
 #[test]
+fn telegraf_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let printed = python("telegraf.py", &[&server.http.to_string()]);
+    assert!(printed.contains("all good"), "{printed}");
+    let query = "SELECT cpu.device, cpu.usage_idle, mem.total, disk.device AS disk FROM cpu, mem, disk";
+    let wanted =
+        serde_json::json!([{ "device": "edge-1", "usage_idle": 97.25, "total": 25_282_244_608_i64, "disk": "vda1" }]);
+    assert_eq!(rows(&server, query), wanted);
+}
+
+#[test]
 fn the_client_of_influxdb_writes() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
