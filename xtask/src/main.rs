@@ -9,7 +9,7 @@ mod tests;
 mod tidy;
 mod tools;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use run::cargo;
 use std::process::ExitCode;
 
@@ -75,27 +75,27 @@ fn main() -> ExitCode {
 fn faults(args: &[String]) -> Result<()> {
     let tools = tools::install()?;
     run::Steps::all(|steps| {
-        steps.step("power cuts", || {
-            let mut command = cargo();
-            command
-                .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
-                .args(args)
-                .env("FLOODPLAIN_TEST_TOOLS", tools.folder());
-            println!("$ {}", run::show(&command));
-            let status = command.status().context("cannot start cargo")?;
-            // It has said what it needs (root, usually); the rest of the campaign needs less, and runs.
-            ensure!(status.success(), "powercut ended with {status}");
-            Ok(())
-        })?;
-        steps.step("kill loops", || {
-            // The same tests as in `cargo xtask test`, with ten times the cycles.
-            run::run(
-                cargo()
-                    .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
-                    .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
-                    .env("FLOODPLAIN_TEST_KILLS", "1000"),
-            )
-        })
+        steps.each(&[
+            ("power cuts", &|| {
+                run::run(
+                    cargo()
+                        .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
+                        .args(args)
+                        .env("FLOODPLAIN_TEST_TOOLS", tools.folder()),
+                )
+                // It has said what it needs (root, usually); the rest of the campaign needs less, and runs.
+                .context("the power was not cut, or something was lost")
+            }),
+            ("kill loops", &|| {
+                // The same tests as in `cargo xtask test`, with ten times the cycles.
+                run::run(
+                    cargo()
+                        .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
+                        .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
+                        .env("FLOODPLAIN_TEST_KILLS", "1000"),
+                )
+            }),
+        ])
     })
 }
 

@@ -86,6 +86,12 @@ impl Steps {
         result.with_context(|| format!("step \"{name}\" failed"))
     }
 
+    /// Runs all of these steps, whatever becomes of those before, and fails with the first error.
+    pub(crate) fn each(&mut self, steps: &[(&str, &dyn Fn() -> Result<()>)]) -> Result<()> {
+        let results: Vec<Result<()>> = steps.iter().map(|(name, action)| self.step(name, action)).collect();
+        results.into_iter().collect()
+    }
+
     fn print(&self) {
         println!("\n{:<40} {:>8}  result", "step", "min:s");
         for (name, took, passed) in &self.done {
@@ -99,4 +105,23 @@ impl Steps {
 fn clock(took: Duration) -> String {
     let seconds = took.as_secs();
     format!("{}:{:02}.{}", seconds / 60, seconds % 60, took.subsec_millis() / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_holds_up_none_of_the_others() {
+        let mut steps = Steps::default();
+        let result = steps.each(&[
+            ("one", &|| Ok(())),
+            ("two", &|| bail!("it needs root")),
+            ("three", &|| bail!("it needs a disk")),
+            ("four", &|| Ok(())),
+        ]);
+        assert_eq!(format!("{:#}", result.unwrap_err()), "step \"two\" failed: it needs root");
+        let done: Vec<_> = steps.done.iter().map(|(name, _, passed)| (name.as_str(), *passed)).collect();
+        assert_eq!(done, [("one", true), ("two", false), ("three", false), ("four", true)]);
+    }
 }

@@ -33,7 +33,7 @@ pub enum Role {
     Value,
     /// Belongs to the row key, with device and time.
     Key,
-    /// Describes the device rather than the row.
+    /// A tag that describes the device: stored like a value, and no part of the row key.
     Attribute,
 }
 

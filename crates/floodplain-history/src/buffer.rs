@@ -37,7 +37,7 @@ pub struct RowHead<'a> {
     /// The record that the row is from, and the index of the row within it.
     pub position: Position,
     pub row: u32,
-    /// Time of ingest in µs since 1970.
+    /// Time of ingest in µs since 1970; `time_us` if the row is never merged with others, and only then.
     pub received_us: i64,
 }
 

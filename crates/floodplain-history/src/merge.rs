@@ -54,7 +54,8 @@ pub fn sort(columns: &Columns, batches: &[RecordBatch]) -> Result<Merged> {
 /// Sorts rows by key and makes one of those that share it: in each column the newest value by
 /// `_seq` that is not null, `_seq` and `_received` of the newest row, the fields of `_rest` one by one.
 ///
-/// Rows without a time of their own (`time` equals `_received`) share nothing: each `_seq` is a row.
+/// Rows without a time of their own (`time` equals `_received`) share nothing: each `_seq` is a row. One that has the `_seq`
+/// of another row of its key, which has a time of its own, is that row, decoded again.
 /// Memory: about twice that of the batches.
 ///
 /// # Errors

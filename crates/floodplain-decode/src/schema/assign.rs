@@ -29,7 +29,6 @@ enum Place {
         cast: Cast,
     },
     Overflow,
-    Attribute,
     /// A change decides.
     Open,
 }
@@ -66,13 +65,8 @@ impl Assignment {
     pub fn columns<'r>(&self, row: &Row<'r>) -> impl Iterator<Item = (usize, Value<'r>)> {
         self.places.iter().zip(row.fields()).filter_map(|(place, field)| match place {
             Place::Column { idx, cast } => Some((*idx as usize, cast.apply(field.value))),
-            Place::Overflow | Place::Attribute | Place::Open => None,
+            Place::Overflow | Place::Open => None,
         })
-    }
-
-    /// The fields that describe the device. They have no columns.
-    pub fn attributes<'r>(&self, row: &Row<'r>) -> impl Iterator<Item = Field<'r>> {
-        row.fields().filter(|field| field.role == Role::Attribute)
     }
 
     /// The fields that go to overflow, for counters and the catalogue.
@@ -120,11 +114,9 @@ impl TableSchema {
         rest.clear();
         (*overflow_count, *must_append) = (0, false);
         let mut room = MAX_COLUMNS.saturating_sub(self.columns.len());
+        let mut has_tag_in_rest = false;
         for (idx, field) in row.fields().enumerate() {
-            if field.role == Role::Attribute {
-                places.push(Place::Attribute);
-                continue;
-            }
+            let is_tag = field.role != Role::Value;
             let guess = guesses.get(idx).copied().unwrap_or(u32::MAX);
             let found = match self.columns.get(guess as usize) {
                 Some(column) if column.field == field.name => Some(guess as usize),
@@ -154,15 +146,16 @@ impl TableSchema {
                     *overflow_count += 1;
                     // A line may have a tag and a field of one name; both in overflow are one member.
                     let twin = |other: &Field<'_>| other.name == field.name && other.role != field.role;
-                    let is_second = *must_append
+                    let is_second = has_tag_in_rest
                         && row
                             .fields()
                             .zip(places.iter())
                             .any(|(other, place)| *place == Place::Overflow && twin(&other));
                     if !is_second {
-                        let second = if field.role == Role::Key { row.fields().skip(idx + 1).find(twin) } else { None };
+                        let second = if is_tag { row.fields().skip(idx + 1).find(twin) } else { None };
                         overflow(&field, second.as_ref(), rest);
                     }
+                    has_tag_in_rest |= is_tag;
                     *must_append |= field.role == Role::Key;
                     Place::Overflow
                 }

@@ -211,6 +211,57 @@ fn columns_are_known_before_the_first_payload() {
     );
 }
 
+/// Who reads the guide can declare all that there is.
+#[test]
+fn the_guide_names_all_that_a_layout_takes() {
+    let guide = include_str!("../../../../docs/guides/bindings.md");
+    let (_, section) = guide.split_once("\n## Layouts\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows: String = section.lines().filter(|line| line.starts_with('|')).collect();
+    let check = |name: &str| {
+        let forms = [format!("`{name}`"), format!("`\"{name}\"`"), format!("\"{name}\": ")];
+        assert!(forms.iter().any(|form| rows.contains(form)), "{name} is not in the guide");
+    };
+    let parse = |definition: &str| serde_json::from_str::<Definition>(definition);
+    let checksum = |members: &str| format!(r#"{{"decoder":"struct","checksum":{{{members}}},"fields":[]}}"#);
+    // Errors name all members that there are.
+    for (definition, count) in [
+        (r#"{"decoder":"struct","?":1,"fields":[]}"#.to_owned(), 5),
+        (with(r#"{"?":1}"#), 11),
+        (with(r#"{"type":"bits","bits":[{"?":1}]}"#), 8),
+        (checksum(r#""?":1"#), 5),
+    ] {
+        let error = parse(&definition).unwrap_err().to_string();
+        let (_, members) = error.split_once("expected one of ").unwrap();
+        let members: Vec<_> = members.split('`').skip(1).step_by(2).collect();
+        assert_eq!(members.len(), count, "{error}");
+        // Keys are those of the binding.
+        members.into_iter().filter(|member| *member != "keys").for_each(check);
+    }
+    let error = parse(&checksum(r#""type":"?""#)).unwrap_err().to_string();
+    let (_, algorithms) = error.split_once("use one of ").unwrap();
+    let algorithms: Vec<_> = algorithms.split(", ").map(|name| name.split(' ').next().unwrap()).collect();
+    assert_eq!(algorithms.len(), 8, "{error}");
+    algorithms.into_iter().for_each(check);
+    for (field, words) in [
+        (r#"{"name":"a","type":"?"}"#, "u8 u16 u24 u32 u64 i8 i16 i24 i32 i64 f32 f64 bool"),
+        (r#"{"name":"a","type":"?","length":1}"#, "text bytes"),
+        (r#"{"type":"?","length":1,"bits":[{"name":"a","at":0}]}"#, "bits"),
+        (r#"{"type":"?","length":1}"#, "skip"),
+        (r#"{"type":"?","count":1,"fields":[{"name":"a","type":"u8"}]}"#, "group"),
+        (r#"{"name":"a","type":"text","length":"?"}"#, "u8 u16 rest zero"),
+        (r#"{"type":"group","count":"?","fields":[{"name":"a","type":"u8"}]}"#, "u8 u16 u32 end"),
+        (r#"{"type":"bits","length":1,"bits":[{"name":"a","at":0,"type":"?"}]}"#, "unsigned signed bool"),
+        (r#"{"name":"a","type":"u16","endian":"?"}"#, "big little"),
+    ] {
+        for word in words.split(' ') {
+            let definition = with(&field.replace('?', word));
+            assert!(parse(&definition).is_ok(), "{definition}");
+            check(word);
+        }
+    }
+}
+
 #[test]
 fn layouts_that_cannot_be() {
     for (fields, reason) in [

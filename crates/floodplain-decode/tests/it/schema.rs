@@ -64,7 +64,7 @@ fn the_first_value_types_the_column() {
         r#"a=1.0 b=true c="x" d=9007199254740993i l=[1.0]"#
     );
     assert_eq!(types(&schema), "a float64, b bool, c text, d int64 wide, l list<float64>");
-    assert_eq!(lines(&mut schema, "m,k=v,fleet=north a=2i,n=3i"), r#"k="v" a=2.0 n=3i"#);
+    assert_eq!(lines(&mut schema, "m,k=v a=2i,n=3i"), r#"k="v" a=2.0 n=3i"#);
     assert_eq!(types(&schema), "a float64, b bool, c text, d int64 wide, l list<float64>, k text key, n int64");
     let ids: Vec<_> = schema.columns().iter().map(|column| column.field_id.0).collect();
     assert_eq!(ids, (FIRST_FIELD_ID..FIRST_FIELD_ID + 7).collect::<Vec<_>>());
@@ -177,6 +177,27 @@ fn keys_are_told_and_never_lost() {
     assert_eq!(types(&schema), "host float64, x float64, text text key");
     assert_eq!(lines(&mut schema, "m,host=a host=5,x=t"), r#"_rest={"host":["a",5.0],"x":true} append"#);
     assert_eq!(lines(&mut schema, "m,text=b text=5"), r#"text="b" _rest={"text":5.0}"#);
+}
+
+#[test]
+fn attributes_are_columns_and_no_keys() {
+    let mut schema = TableSchema::new();
+    assert_eq!(lines(&mut schema, "m,k=v,fleet=north n=1"), r#"k="v" fleet="north" n=1.0"#);
+    assert_eq!(types(&schema), "k text key, fleet text, n float64");
+    assert_eq!(lines(&mut schema, "m,fleet=north fleet=5"), r#"fleet="north" _rest={"fleet":5.0}"#);
+    // What has no column is no part of the key that is missing.
+    let mut schema = TableSchema::new();
+    assert_eq!(lines(&mut schema, "m fleet=1"), "fleet=1.0");
+    assert_eq!(lines(&mut schema, "m,fleet=north n=1"), r#"n=1.0 _rest={"fleet":"north"}"#);
+    assert_eq!(lines(&mut schema, "m,fleet=north fleet=5"), r#"_rest={"fleet":["north",5.0]}"#);
+    // A key stays one, whatever a later decoder makes of it.
+    let mut schema = TableSchema::new();
+    assert_eq!(
+        store(&mut schema, r#"{"decoder":"line-protocol"}"#, "m,fleet=north n=1").concat(),
+        r#"fleet="north" n=1.0"#
+    );
+    assert_eq!(lines(&mut schema, "m,fleet=south n=2"), r#"fleet="south" n=2.0"#);
+    assert_eq!(types(&schema), "fleet text key, n float64");
 }
 
 #[test]
@@ -297,8 +318,9 @@ proptest! {
     fn no_interleaving_loses_a_value(
         partitions in [vec(row(), 1..6), vec(row(), 1..6)],
         turns in vec((0_usize..2, any::<bool>()), 40),
+        attributes in select(&["", r#""a""#, r#""a","k""#][..]),
     ) {
-        let decoder = decoder(r#"{"decoder":"line-protocol"}"#);
+        let decoder = decoder(&format!(r#"{{"decoder":"line-protocol","attributes":[{attributes}]}}"#));
         let mut order: Vec<Change> = Vec::new();
         let mut seen = [TableSchema::new(), TableSchema::new()];
         let mut applied = [0, 0];

@@ -409,8 +409,12 @@ impl Engine {
         if self.is_in_file(found, ready.table, time) {
             return false;
         }
-        // Rows that must not be merged are marked by equal times.
-        let received_us = if ready.is_alone || ready.time.is_none() { time_us } else { received_us };
+        // Rows that must not be merged are marked by equal times; so one that may be has another than its own.
+        let received_us = match ready.time {
+            None => time_us,
+            Some(_) if ready.is_alone => time_us,
+            Some(_) => received_us + i64::from(received_us == time_us),
+        };
         let (position, row, device) = (found.position, ready.row, ready.device);
         let stream = source.stream;
         let head = RowHead { device, time_us, time_ns, stream, position, row, received_us };

@@ -97,8 +97,15 @@ impl Group {
         }
         self.alone.clear();
         self.shared.clear();
-        for &row in rows {
-            if heads.is_append(row as usize) { self.alone.push(row) } else { self.shared.push(row) }
+        for rows in rows.chunk_by(same_seq) {
+            let is_append = |row: &&u32| heads.is_append(**row as usize);
+            if rows.iter().all(|row| is_append(&row)) {
+                self.alone.extend(rows);
+            } else {
+                // A record that was decoded again is one row, and has a key if one of the two says so: that is the newest.
+                self.shared.extend(rows.iter().filter(is_append));
+                self.shared.extend(rows.iter().filter(|row| !is_append(row)));
+            }
         }
         let alone = self.alone.chunk_by(same_seq);
         plan.stats.merged_rows += alone.clone().count() as u64 + u64::from(!self.shared.is_empty());

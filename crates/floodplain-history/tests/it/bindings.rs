@@ -134,6 +134,32 @@ fn declared_keys_and_times_make_rows_of_their_own() {
 }
 
 #[test]
+fn attributes_of_lines_are_columns_and_no_keys() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    let decoder = json!({ "format": "line_protocol", "attributes": ["site"] });
+    let lines = json!({ "filter": "lines/+", "device_level": 2, "table": { "name": "lines" }, "decoder": decoder });
+    put(&mut engine, "lines", lines).unwrap();
+    world.publish("lines/a", b"m,core=0,site=north v=1 1700000000000000000");
+    world.publish("lines/a", b"m,core=0,site=south w=2 1700000000000000000");
+    run(&mut engine);
+    let check = |engine: &Engine, what: &str| {
+        let handle = engine.handle();
+        assert_eq!(rows(&handle, "m").len(), 1, "{what}");
+        for (column, value) in [("core", "0"), ("site", "south"), ("v", "1"), ("w", "2")] {
+            assert_eq!(values(&handle, "m", column), [value], "{what}: {column}");
+        }
+        let roles = handle.summary("m").unwrap().columns.into_iter().map(|column| (column.name, column.role));
+        let keys: Vec<_> = roles.filter(|(_, role)| *role == "key").map(|(name, _)| name).collect();
+        assert_eq!(keys, ["device", "time", "core"], "{what}");
+    };
+    check(&engine, "from buffers");
+    engine.flush_all().unwrap();
+    check(&engine, "from files");
+    check(&world.engine().unwrap(), "after a start");
+}
+
+#[test]
 fn what_a_declared_decoder_refuses_is_a_letter_and_no_message() {
     let world = World::new();
     let mut engine = world.engine().unwrap();

@@ -185,6 +185,32 @@ fn payloads_become_rows_of_typed_columns() {
     );
 }
 
+/// A device with a good clock on the same machine: its message is received in the millisecond that it names.
+#[test]
+fn a_row_whose_time_is_that_of_its_receipt_is_merged_like_others() {
+    let world = World::new();
+    // Each message is received a millisecond after the one before.
+    let time = 1_700_000_000_002_i64;
+    world.publish("devices/b/env", br#"{"temp": 1}"#);
+    for _ in 0..2 {
+        world.publish("devices/a/env", format!(r#"{{"time": {time}, "temp": 20}}"#).as_bytes());
+    }
+    world.publish("devices/a/env", format!(r#"{{"time": {time}, "hum": 7}}"#).as_bytes());
+    let a = row(&[("device", "a"), ("time", "1700000000002000"), ("temp", "20"), ("hum", "7")]);
+    let b = row(&[("device", "b"), ("time", "1700000000001000"), ("temp", "1")]);
+    check(&world, "env", &[a.clone(), b.clone()]);
+    // One of them in a file, and it comes again.
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    world.publish("devices/b/env", br#"{"temp": 1}"#);
+    world.publish("devices/a/env", format!(r#"{{"time": {time}, "temp": 20}}"#).as_bytes());
+    run(&mut engine);
+    engine.flush_all().unwrap();
+    world.publish("devices/a/env", format!(r#"{{"time": {time}, "temp": 20}}"#).as_bytes());
+    world.publish("devices/a/env", format!(r#"{{"time": {time}, "hum": 7}}"#).as_bytes());
+    check(&world, "env", &[a, b]);
+}
+
 #[test]
 fn what_has_no_table_is_kept_as_it_came() {
     let world = World { config: EngineConfig { tables_max: 0, ..World::new().config }, ..World::new() };

@@ -83,6 +83,28 @@ fn rows_without_a_time_of_their_own_are_all_there() {
     assert_eq!(merged.stats.overwritten_values, 0);
 }
 
+/// What a program has stored that took a time of event, which was that of receipt, for none.
+#[test]
+fn a_record_that_has_a_time_of_its_own_when_it_is_decoded_again_is_one_row() {
+    let columns = columns();
+    let alone = |offset| Row { received: 7, count: Some(offset), ..row("d", 7, offset) };
+    let again = |offset| Row { received: 8, level: Some(0.5), ..row("d", 7, offset) };
+    for (first, second) in [(again(1), alone(1)), (alone(1), again(1))] {
+        let batches = [vec![alone(2), first], vec![second]].map(|rows| batch(&columns, &rows));
+        let both = Row { count: Some(1), ..again(1) };
+        for run in [sort, sort_merge] {
+            let merged = run(&columns, &batches).unwrap();
+            assert_eq!(rows(&merged.batches), [both.clone(), alone(2)]);
+            assert_eq!((merged.stats.duplicates, merged.stats.merged_rows), (1, 2));
+        }
+        // And then it is a version like others.
+        let all = [batches.to_vec(), vec![batch(&columns, &[again(3)])]].concat();
+        let merged = sort_merge(&columns, &all).unwrap();
+        let newest = Row { count: Some(1), ..again(3) };
+        assert_eq!(rows(&merged.batches), [alone(2), newest]);
+    }
+}
+
 #[test]
 fn many_rows_leave_in_small_batches() {
     let columns = columns();
