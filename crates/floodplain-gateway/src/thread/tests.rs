@@ -4,12 +4,7 @@ use super::*;
 use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
 use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::SystemClock;
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-    net::SocketAddr,
-    os::fd::OwnedFd,
-};
+use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd};
 
 const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
 
