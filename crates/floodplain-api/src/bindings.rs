@@ -16,19 +16,24 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chrono::DateTime;
-use floodplain_decode::{ColumnType, Field, Input, Outcome, Role, Row, Rows};
+use floodplain_decode::{
+    ColumnType, Field, Input, Outcome, Role, Row, Rows,
+    schema::{Assignment, TableSchema},
+};
 use floodplain_history::{
-    Handle,
+    Handle, Raw,
     bindings::{self, BUILTIN, BindingError, Origin, v1},
     dedup::{Dedup, Id},
     jobs::{self, JobState, Replay},
+    letters,
     route::{DefaultRoute, MESSAGES, Route as _},
 };
 use floodplain_log::{MessageRef, TELEMETRY};
-use floodplain_types::{Timestamp, validate_topic};
+use floodplain_types::{Position, Timestamp, validate_topic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{
+    collections::BTreeMap,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -226,6 +231,9 @@ struct TestedRow {
     #[schema(required)]
     id: Option<String>,
     fields: Vec<TestedField>,
+    /// What has no column, as `_rest` would have it. Null: there is nothing.
+    #[schema(required)]
+    rest: Option<Value>,
 }
 
 /// A value of a row.
@@ -233,7 +241,10 @@ struct TestedRow {
 struct TestedField {
     name: String,
     role: FieldRole,
-    /// `Boolean`, `Int64`, `Float64`, `Utf8`, `Binary`, `List`, or `Rest` for what has no column.
+    /// The column of the table that takes it, which may have another name. Null: it goes to `_rest`.
+    #[schema(required)]
+    column: Option<String>,
+    /// `Boolean`, `Int64`, `Float64`, `Utf8`, `Binary`, `List`; that of the column, if there is one. `Rest` is what no column can hold.
     #[serde(rename = "type")]
     data_type: &'static str,
     value: Value,
@@ -241,7 +252,8 @@ struct TestedField {
 
 impl TestedField {
     fn text(name: &str, value: &str) -> Self {
-        Self { name: name.to_owned(), role: FieldRole::Value, data_type: "Utf8", value: value.into() }
+        let column = Some(name.to_owned());
+        Self { name: name.to_owned(), role: FieldRole::Value, column, data_type: "Utf8", value: value.into() }
     }
 }
 
@@ -314,11 +326,13 @@ async fn test_binding(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bod
         let (binding, device, table) = (name.to_owned(), device.to_owned(), Some(table.to_owned()));
         Ok(Json(Tested { binding, device, table, rows, failure }))
     };
-    let raw = |failure| {
-        let payload = String::from_utf8_lossy(&payload);
-        let fields = vec![TestedField::text("topic", topic), TestedField::text("payload", &payload)];
+    let raw = |failure: Option<Failure>| {
+        let refused = failure.as_ref().filter(|failure| failure.stage != TABLE);
+        let raw = Raw::of(&message, refused.map(|failure| failure.reason.as_str()));
+        let fields = vec![TestedField::text("topic", topic), TestedField::text(raw.column, &raw.payload)];
         let (table, owner) = (MESSAGES.to_owned(), device.to_owned());
-        tested(device, MESSAGES, vec![TestedRow { table, device: owner, time: None, id: None, fields }], failure)
+        let rest = raw.rest.map(|rest| serde_json::from_str(&rest).unwrap_or(Value::Null));
+        tested(device, MESSAGES, vec![TestedRow { table, device: owner, time: None, id: None, fields, rest }], failure)
     };
     let Some(target) = bound.map(|(_, target)| target).or_else(|| DEFAULT.target(&message)) else {
         return raw(None);
@@ -335,15 +349,66 @@ async fn test_binding(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bod
     if failure.is_some() && !is_declared && decoded.rows().len() == 0 {
         return raw(failure);
     }
-    let dedup = bound.and_then(|(binding, _)| binding.dedup());
-    let row = |row: Row<'_>| TestedRow {
-        table: row.table().to_owned(),
-        device: row.device().to_owned(),
-        time: row.time().map(Time),
-        id: dedup.and_then(|dedup| id_of(dedup, &test.user_properties, &row)),
-        fields: row.fields().map(|field| TestedField::from(&field)).collect(),
+    let (handle, now) = (history(&api)?, api.messages.clock().now());
+    let may_have = |table: &str| {
+        declared.as_ref().is_some_and(|binding| binding.table() == Some(table)) || handle.may_have_table(table)
     };
-    tested(target.device, target.table, decoded.rows().take(ROWS_MAX).map(row).collect(), failure)
+    if let Some(row) = decoded.rows().find(|row| !may_have(row.table())) {
+        let reason =
+            format!("table {:?} may not be made: its name is the server's, or there are too many", row.table());
+        return raw(Some(Failure { stage: TABLE, reason, byte_position: None, line: None }));
+    }
+    let is_too_old = |row: &Row<'_>| {
+        let age = row.time().map(|time| now.since(time));
+        age.zip(handle.retention(row.table())).is_some_and(|(age, keep)| age > keep)
+    };
+    let too_old = || {
+        let reason = format!("a row is older than its table keeps rows: {}", letters::OLDER_THAN_RETENTION);
+        Failure { stage: "retention", reason, byte_position: None, line: None }
+    };
+    let failure = failure.or_else(|| decoded.rows().any(|row| is_too_old(&row)).then(too_old));
+    let rows = || decoded.rows().filter(|row| !is_too_old(row)).take(ROWS_MAX);
+    let schemas = schemas(handle, rows);
+    let dedup = bound.and_then(|(binding, _)| binding.dedup());
+    let mut assignment = Assignment::new();
+    let row = |row: Row<'_>| {
+        let schema = &schemas[row.table()];
+        schema.assign(&row, NOWHERE, &mut assignment);
+        TestedRow {
+            table: row.table().to_owned(),
+            device: row.device().to_owned(),
+            time: row.time().map(Time),
+            id: dedup.and_then(|dedup| id_of(dedup, &test.user_properties, &row)),
+            fields: assignment.fields(&row).map(|(field, placed)| TestedField::new(&field, placed, schema)).collect(),
+            rest: assignment.rest().and_then(|rest| serde_json::from_str(rest).ok()),
+        }
+    };
+    tested(target.device, target.table, rows().map(row).collect(), failure)
+}
+
+/// The stage of what has no table of its own.
+const TABLE: &str = "table";
+/// Where a message is that is in no log.
+const NOWHERE: Position = Position::new(0, 0);
+
+/// The schemas of all tables of these rows, with the columns that they would add.
+fn schemas<'r, I: Iterator<Item = Row<'r>>>(history: &Handle, rows: impl Fn() -> I) -> BTreeMap<String, TableSchema> {
+    let (mut schemas, mut assignment) = (BTreeMap::<String, TableSchema>::new(), Assignment::new());
+    // A change may call for another one: an integer column becomes one of floats.
+    loop {
+        let mut is_changed = false;
+        for row in rows() {
+            let schema = || (*history.schema(row.table())).clone();
+            let schema = schemas.entry(row.table().to_owned()).or_insert_with(schema);
+            schema.assign(&row, NOWHERE, &mut assignment);
+            for change in assignment.changes() {
+                is_changed |= schema.apply(change);
+            }
+        }
+        if !is_changed {
+            return schemas;
+        }
+    }
 }
 
 /// What a repeat of a row is known by.
@@ -355,14 +420,17 @@ fn id_of(dedup: &Dedup, properties: &[(String, String)], row: &Row<'_>) -> Optio
     dedup.of_row(row, &mut text).then_some(text)
 }
 
-impl From<&Field<'_>> for TestedField {
-    fn from(field: &Field<'_>) -> Self {
+impl TestedField {
+    /// `placed` is its column in the schema, and the value there.
+    fn new(field: &Field<'_>, placed: Option<(usize, floodplain_decode::Value<'_>)>, schema: &TableSchema) -> Self {
         let role = match field.role {
             Role::Value => FieldRole::Value,
             Role::Key => FieldRole::Key,
             Role::Attribute => FieldRole::Attribute,
         };
-        let data_type = match field.value.column_type() {
+        let column = placed.map(|(at, _)| &schema.columns()[at]);
+        let value = placed.map_or(field.value, |(_, value)| value);
+        let data_type = match column.map(|column| column.column_type).or_else(|| value.column_type()) {
             Some(ColumnType::Bool) => "Boolean",
             Some(ColumnType::Int64) => "Int64",
             Some(ColumnType::Float64) => "Float64",
@@ -372,9 +440,10 @@ impl From<&Field<'_>> for TestedField {
             None => "Rest",
         };
         let mut text = String::new();
-        field.value.write_json(&mut text);
+        value.write_json(&mut text);
         let value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Self { name: field.name.to_owned(), role, data_type, value }
+        let column = column.map(|column| column.name.clone());
+        Self { name: field.name.to_owned(), role, column, data_type, value }
     }
 }
 

@@ -10,7 +10,7 @@ pub mod v1;
 use crate::{
     dedup::Dedup,
     documents::Document,
-    route::{RESERVED, TABLE_BYTES_MAX, Target},
+    route::{MESSAGES, RESERVED, TABLE_BYTES_MAX, Target},
 };
 use floodplain_decode::{Decoder, Definition};
 use floodplain_log::{DataStreams, MessageRef, TELEMETRY};
@@ -420,6 +420,22 @@ impl Bindings {
     /// Whether a binding names this table.
     pub(crate) fn names_table(&self, table: &str) -> bool {
         self.tables.contains(table)
+    }
+
+    /// Whether a table may be made, or is there, of `count` that there are. Those that bindings name are as many as there are
+    /// bindings, and take no place of the `max` that make themselves.
+    pub(crate) fn may_have_table(
+        &self,
+        table: &str,
+        max: usize,
+        is_known: impl Fn(&str) -> bool,
+        count: usize,
+    ) -> bool {
+        if !may_be_table(table) {
+            return false;
+        }
+        let named = || self.tables().chain([MESSAGES]).filter(|name| is_known(name)).count();
+        is_known(table) || self.names_table(table) || count.saturating_sub(named()) < max
     }
 
     /// How long ids of messages must be known; `None` if no binding looks for them.

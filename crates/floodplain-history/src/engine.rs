@@ -24,7 +24,6 @@ use crate::{
     manifest::ManifestFold,
     observe::Observer,
     route::Route,
-    schema::columns_of,
     table_rules::{TableRules, TableSettings},
     tables::{Shared, Table, folder},
 };
@@ -212,7 +211,7 @@ impl Engine {
         let letters = Letters::new(stream.clone(), marks.collect::<Result<_>>()?);
         let wake = Arc::new(Wake::default());
         let mut engine = Self {
-            shared: Arc::new(Shared::new(wake.clone())),
+            shared: Arc::new(Shared::new(wake.clone(), config.tables_max)),
             wake,
             catalogs,
             manifest,
@@ -287,7 +286,7 @@ impl Engine {
                 path: dir.clone(),
                 source,
             })?;
-            tables.insert(name.to_owned(), Table::new(Arc::new(columns_of(name, schema)?), dir));
+            tables.insert(name.to_owned(), Table::new(name, schema, dir)?);
         }
         let manifest = self.manifest.fold();
         for name in manifest.tables() {

@@ -10,6 +10,7 @@ use crate::{
     summary::TableSummary,
     tables::{Command, Shared},
 };
+use floodplain_decode::schema::TableSchema;
 use floodplain_log::{Disk, Log, Partition};
 use floodplain_types::{Clock, Position};
 use std::{
@@ -175,6 +176,25 @@ impl Handle {
     pub fn summary(&self, table: &str) -> Option<TableSummary> {
         let rules = self.shared.rules.borrow().clone();
         self.shared.tables().get_mut(table).map(|table| TableSummary::of(table, &rules))
+    }
+
+    /// Which columns a table has, and which fields go to them; without any, if there is none of this name yet.
+    #[must_use]
+    pub fn schema(&self, table: &str) -> Arc<TableSchema> {
+        self.shared.tables().get(table).map(|table| table.schema.clone()).unwrap_or_default()
+    }
+
+    /// Whether a table may be made, or is there: its name is none of the server's, and there are not too many.
+    #[must_use]
+    pub fn may_have_table(&self, table: &str) -> bool {
+        let (bindings, tables) = (self.bindings(), self.shared.tables());
+        bindings.may_have_table(table, self.shared.tables_max, |name| tables.contains_key(name), tables.len())
+    }
+
+    /// How old rows of a table may become.
+    #[must_use]
+    pub fn retention(&self, table: &str) -> Option<Duration> {
+        self.shared.rules.borrow().retention(table)
     }
 
     /// Bytes of all files.

@@ -37,10 +37,12 @@ pub mod engine;
 mod history;
 pub mod latest;
 pub mod observe;
+mod raw;
 mod summary;
 pub mod table_rules;
 mod tables;
 
 pub use error::{Error, Lag, Result};
 pub use history::{Handle, History};
+pub use raw::Raw;
 pub use summary::{ColumnSummary, TableSummary};

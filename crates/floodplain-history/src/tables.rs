@@ -11,10 +11,12 @@ use crate::{
     latest,
     latest::indexer::Indexer,
     run::Run,
+    schema::columns_of,
     snapshot::{FileHandle, TableSnapshot},
     table_rules::TableRules,
     window::Window,
 };
+use floodplain_decode::schema::TableSchema;
 use floodplain_log::Partition;
 use floodplain_types::{Position, Timestamp};
 use std::{
@@ -35,6 +37,8 @@ const COMMANDS_MAX: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Shared {
     tables: Mutex<BTreeMap<String, Table>>,
+    /// More do not make themselves.
+    pub(crate) tables_max: usize,
     /// Before which position all records of a partition are decoded.
     pub(crate) decoded: watch::Sender<BTreeMap<Partition, Position>>,
     /// Before which position all rows of a partition are in files.
@@ -67,6 +71,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, BindingError>>;
 
 #[derive(Debug)]
 pub(crate) struct Table {
+    /// What [`Self::columns`] were made of.
+    pub(crate) schema: Arc<TableSchema>,
     pub(crate) columns: Arc<Columns>,
     pub(crate) buffers: BTreeMap<Window, Buffer>,
     /// Rows of buffers whose files are not in the manifest yet.
@@ -87,9 +93,10 @@ pub(crate) struct Buffer {
 }
 
 impl Shared {
-    pub(crate) fn new(wake: Arc<Wake>) -> Self {
+    pub(crate) fn new(wake: Arc<Wake>, tables_max: usize) -> Self {
         Self {
             tables: Mutex::default(),
+            tables_max,
             decoded: watch::Sender::default(),
             replay_from: watch::Sender::default(),
             indexer: Indexer::default(),
@@ -141,25 +148,27 @@ impl Shared {
 }
 
 impl Table {
-    pub(crate) fn new(columns: Arc<Columns>, dir: PathBuf) -> Self {
-        Self {
-            columns,
+    pub(crate) fn new(name: &str, schema: &Arc<TableSchema>, dir: PathBuf) -> Result<Self> {
+        Ok(Self {
+            schema: schema.clone(),
+            columns: Arc::new(columns_of(name, schema)?),
             buffers: BTreeMap::new(),
             flushing: Vec::new(),
             files: BTreeMap::new(),
             overwritten_values: 0,
             dir,
             latest: latest::State::default(),
-        }
+        })
     }
 
     /// Goes over to a later schema.
-    pub(crate) fn set_columns(&mut self, columns: &Arc<Columns>) -> Result<()> {
+    pub(crate) fn set_schema(&mut self, name: &str, schema: &Arc<TableSchema>) -> Result<()> {
+        let columns = Arc::new(columns_of(name, schema)?);
         for buffer in self.buffers.values_mut() {
             buffer.rows.set_columns(columns.clone())?;
         }
-        self.latest.columns_changed(&self.columns, columns);
-        self.columns = columns.clone();
+        self.latest.columns_changed(&self.columns, &columns);
+        (self.schema, self.columns) = (schema.clone(), columns);
         Ok(())
     }
 

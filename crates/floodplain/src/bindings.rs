@@ -362,7 +362,14 @@ fn show(output: Output, answer: &Value) -> Result<()> {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|field| ["name", "role", "type", "value"].map(|name| cell(&field[name])).to_vec())
+                .map(|field| {
+                    let name = match &field["column"] {
+                        Value::Null => format!("{} (in _rest)", cell(&field["name"])),
+                        column if *column == field["name"] => cell(column),
+                        column => format!("{} (as {})", cell(&field["name"]), cell(column)),
+                    };
+                    [name].into_iter().chain(["role", "type", "value"].map(|name| cell(&field[name]))).collect()
+                })
                 .collect();
             write_table(&mut out, &["field", "role", "type", "value"].map(str::to_owned), &fields)?;
         }

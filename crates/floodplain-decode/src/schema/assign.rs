@@ -63,9 +63,15 @@ impl Assignment {
     /// The fields that go to columns, as places in [`TableSchema::columns`] with values of the columns' types. `row` is
     /// the row that was assigned.
     pub fn columns<'r>(&self, row: &Row<'r>) -> impl Iterator<Item = (usize, Value<'r>)> {
-        self.places.iter().zip(row.fields()).filter_map(|(place, field)| match place {
-            Place::Column { idx, cast } => Some((*idx as usize, cast.apply(field.value))),
-            Place::Overflow | Place::Open => None,
+        self.fields(row).filter_map(|(_, column)| column)
+    }
+
+    /// All fields in their order, each with what [`Self::columns`] says of it; those without a column go to overflow, or wait
+    /// for a change.
+    pub fn fields<'r>(&self, row: &Row<'r>) -> impl Iterator<Item = (Field<'r>, Option<(usize, Value<'r>)>)> {
+        self.places.iter().zip(row.fields()).map(|(place, field)| match place {
+            Place::Column { idx, cast } => (field, Some((*idx as usize, cast.apply(field.value)))),
+            Place::Overflow | Place::Open => (field, None),
         })
     }
 

@@ -3,14 +3,15 @@
 use super::{Engine, commit};
 use crate::{
     Result,
-    bindings::{BUILTIN, Binding, Bindings, may_be_table},
+    bindings::{BUILTIN, Binding, Bindings},
     buffer::{Cell, RowHead, WindowBuffer},
     catalog::CatalogFold,
     dedup::Dedup,
     letters::{self, Letter},
     observe::Observed,
+    raw::{PAYLOAD, PAYLOAD_BASE64, Raw, TOPIC},
     route::{MESSAGES, is_line_protocol},
-    schema::{cell, columns_of},
+    schema::cell,
     tables::{Buffer, Table, folder},
     window::Window,
 };
@@ -26,11 +27,6 @@ use std::{
     time::Duration,
 };
 use tracing::warn;
-
-/// Columns of the table of messages. A payload that is no UTF-8 is in the last one, as base64.
-const TOPIC: &str = "topic";
-const PAYLOAD: &str = "payload";
-const PAYLOAD_BASE64: &str = "payload_base64";
 
 /// Space for the work on one record.
 #[derive(Debug, Default)]
@@ -268,18 +264,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a table may be made, or is there. Those that a binding names are as many as there are bindings, and take
-    /// no place of those that make themselves.
     fn may_have_table(&self, table: &str, bindings: &Bindings) -> bool {
-        if !may_be_table(table) {
-            return false;
-        }
-        if self.known(table).is_some() || bindings.names_table(table) {
-            return true;
-        }
-        let count: usize = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
-        let named = bindings.tables().chain([MESSAGES]).filter(|name| self.known(name).is_some()).count();
-        count.saturating_sub(named) < self.config.tables_max
+        let count = self.catalogs.iter().map(|catalog| catalog.fold().len()).sum();
+        bindings.may_have_table(table, self.config.tables_max, |name| self.known(name).is_some(), count)
     }
 
     fn known(&self, table: &str) -> Option<&Arc<TableSchema>> {
@@ -364,22 +351,13 @@ impl Engine {
             placing.changes.insert(MESSAGES.to_owned(), changes);
             self.propose(&mut placing.changes)?;
         };
-        placing.text.clear();
-        let payload = std::str::from_utf8(message.payload);
-        if payload.is_err() {
-            cell(Value::Bytes(message.payload), &mut placing.text);
-        }
-        let (name, payload) = payload.map_or((PAYLOAD_BASE64, placing.text.as_str()), |text| (PAYLOAD, text));
-        let cells = [(TOPIC, message.topic), (name, payload)];
+        let raw = Raw::of(message, refused);
+        let cells = [(TOPIC, message.topic), (raw.column, &*raw.payload)];
         let cells = cells.into_iter().filter_map(|(name, text)| Some((schema.column_of(name)?, Cell::Text(text))));
-        let is_object =
-            payload.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(payload).is_ok();
-        let reason = refused.map(|reason| serde_json::json!({ "_refused": reason }).to_string());
-        let rest = reason.as_deref().or((is_object && name == PAYLOAD).then_some(payload));
         let device = String::from_utf8_lossy(message.key);
         let time = message.event_time_ns.map(Timestamp);
         let ready = Ready { table: MESSAGES, device: &device, time, is_alone: true, row };
-        let is_placed = self.buffer(found, &ready, &schema, &cells.collect::<Vec<_>>(), rest);
+        let is_placed = self.buffer(found, &ready, &schema, &cells.collect::<Vec<_>>(), raw.rest.as_deref());
         placing.rows += u64::from(is_placed);
         Ok(())
     }
@@ -397,7 +375,7 @@ impl Engine {
         &self,
         found: Found<'_>,
         ready: &Ready<'_>,
-        schema: &TableSchema,
+        schema: &Arc<TableSchema>,
         cells: &[(usize, Cell<'_>)],
         rest: Option<&str>,
     ) -> bool {
@@ -443,15 +421,14 @@ impl Engine {
     }
 
     /// The table with at least the columns of `schema`.
-    fn table(&self, name: &str, schema: &TableSchema, then: impl FnOnce(&mut Table) -> Result<()>) -> Result<()> {
+    fn table(&self, name: &str, schema: &Arc<TableSchema>, then: impl FnOnce(&mut Table) -> Result<()>) -> Result<()> {
         let mut tables = self.shared.tables();
         if !tables.contains_key(name) {
-            let table = Table::new(Arc::new(columns_of(name, schema)?), self.config.dir.join(folder(name)));
-            tables.insert(name.to_owned(), table);
+            tables.insert(name.to_owned(), Table::new(name, schema, self.config.dir.join(folder(name)))?);
         }
         let Some(table) = tables.get_mut(name) else { return Ok(()) };
         if u64::from(table.columns.version()) < schema.version() {
-            table.set_columns(&Arc::new(columns_of(name, schema)?))?;
+            table.set_schema(name, schema)?;
         }
         then(table)
     }

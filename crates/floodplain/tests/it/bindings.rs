@@ -186,7 +186,33 @@ fn a_test_shows_what_would_become_of_a_message() {
     assert_eq!((&shown["table"], &shown["rows"][0]["fields"][0]["value"]), (&"t".into(), &1.5.into()));
     let shown = json(folder.path(), &server, &["binding", "test", "x", "-m", "1"]);
     assert_eq!((&shown["binding"], &shown["table"]), (&"default".into(), &"messages".into()));
+    let shown = json(folder.path(), &server, &["binding", "test", "x", "-m", r#"{"a": 1}"#]);
+    assert_eq!(
+        (&shown["rows"][0]["fields"][1]["column"], &shown["rows"][0]["rest"]["a"]),
+        (&"payload".into(), &1.into())
+    );
     assert_eq!(rows(folder.path(), &server, "SELECT count(*) FROM records WHERE stream = 'telemetry'"), ["0"]);
+    // By the columns that the table has, and no column is made.
+    let engine = "devices/truck-7/engine";
+    Mqtt::connect(server.mqtt, "gateway").publish(engine, r#"{"rpm": 1.5, "gear": 1}"#);
+    let message = r#"{"rpm": 2, "gear": "high", "_load": 3}"#;
+    let shown = json(folder.path(), &server, &["binding", "test", engine, "-m", message]);
+    let fields = shown["rows"][0]["fields"].as_array().unwrap();
+    let field = |name: &str| {
+        let field = fields.iter().find(|field| field["name"] == name).unwrap();
+        [&field["column"], &field["type"], &field["value"]]
+    };
+    assert_eq!(field("rpm"), [&Value::from("rpm"), &"Float64".into(), &2.0.into()]);
+    assert_eq!(field("gear"), [&Value::Null, &"Utf8".into(), &"high".into()]);
+    assert_eq!(field("_load"), [&Value::from("load_field"), &"Float64".into(), &3.0.into()]);
+    assert_eq!(shown["rows"][0]["rest"], serde_json::json!({ "gear": "high" }));
+    let text = floodplain(folder.path(), &server, &["binding", "test", engine, "-m", message]);
+    assert!(text.contains("gear (in _rest)") && text.contains("_load (as load_field)"), "{text}");
+    floodplain(folder.path(), &server, &["table", "set", "engine", "--retention", "1d"]);
+    let old = ["binding", "test", engine, "-m", r#"{"time": "2015-09-01T11:30:00Z", "rpm": 1}"#];
+    let text = refused(folder.path(), &server, &old);
+    assert!(text.contains("refused in stage retention: a row is older"), "{text}");
+    assert_eq!(rows(folder.path(), &server, "SELECT rpm, gear FROM engine"), ["1.5,1.0"]);
 }
 
 #[test]
