@@ -127,8 +127,8 @@ QUERIES = {
 # What its newer interface of schemas asks, with parameters, as the driver in Go sends them; answers come in binary.
 WITH_PARAMETERS = {
     "schemas": (
-        "SELECT schema_name FROM information_schema.schemata WHERE schema_name <> ALL (%s) ORDER BY schema_name",
-        (["information_schema", "pg_catalog"],),
+        "SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN (%s, %s) ORDER BY schema_name",
+        ("information_schema", "pg_catalog"),
         [("public",)],
     ),
     "tables": (

@@ -27,7 +27,7 @@ def chunks(lines):
 
 
 # outputs.influxdb begins with its database.
-status, version, text = post("/query", {"Content-Type": "application/x-www-form-urlencoded"}, 'q=CREATE+DATABASE+"telegraf"')
+status, version, text = post("/query", {"Content-Type": "application/x-www-form-urlencoded"}, "q=CREATE+DATABASE+%22telegraf%22")
 assert status == 200, (status, text)
 status, version, text = post("/write?db=telegraf", TEXT, chunks(LINES))
 assert status == 204, (status, text)
