@@ -76,5 +76,12 @@ export function download(name: string, type: string, text: string) {
   URL.revokeObjectURL(url);
 }
 
+/** Whether a name comes after another where the server sorts them: by code points, not by units of UTF-16. */
+export function isAfter(one: string, other: string): boolean {
+  let n = 0;
+  while (n < one.length && one[n] === other[n]) n += 1;
+  return (one.codePointAt(n) ?? -1) > (other.codePointAt(n) ?? -1);
+}
+
 export const quote = (name: string) => `"${name.replaceAll('"', '""')}"`;
 export const text = (value: string) => `'${value.replaceAll("'", "''")}'`;

@@ -49,9 +49,19 @@ class Traffic(threading.Thread):
             publish(f"devices/truck-{n % 3}/engine", '{"rpm": %d, "oil": 92.5}' % n)
 
 
-def main(page, faults):
+def the_first_message(page, faults):
+    """The page of an empty server is open when it comes; nobody reloads it."""
+    page.goto(url + "#/devices")
+    expect(page.get_by_text("No device has been seen yet.")).to_be_visible()
+    check(page, faults, "no devices")
     publish("devices/truck-0/engine", '{"rpm": 1, "oil": 92.5}')
+    messages = page.get_by_role("option", name="truck-0").locator(".num")
+    expect(messages).to_have_text("1")
+    publish("devices/truck-0/engine", '{"rpm": 2, "oil": 92.5}')
+    expect(messages).to_have_text("2")
 
+
+def main(page, faults):
     page.goto(url)
     expect(page.get_by_text("What an acknowledgement means here:")).to_be_visible()
     expect(page.get_by_text("the message survives a power cut")).to_be_visible()
@@ -322,6 +332,8 @@ def list_of(page, what):
 
 
 with chromium() as browser:
+    with reader(browser, url) as (page, faults):
+        the_first_message(page, faults)
     for scheme in ["light", "dark"]:
         # A client with a session, as the page of a device shows it.
         client = ["mosquitto_sub", "-h", "127.0.0.1", "-p", mqtt_port, "-i", "gateway-7", "-c", "-q", "1"]
