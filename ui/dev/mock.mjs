@@ -36,8 +36,8 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
     };
   });
   // As the server lists them: by name.
-  const byName = (one, other) => (one.device < other.device ? -1 : 1);
-  const fleet = empty ? [] : devices.map((d) => ({ ...d })).sort(byName);
+  const by = (name) => (one, other) => (one[name] < other[name] ? -1 : 1);
+  const fleet = empty ? [] : devices.map((d) => ({ ...d })).sort(by('device'));
   const seen = (d) => ({
     device: d.device, connected: d.connected, last_seen: at(d.last ?? Date.now() - (d.connected ? 400 : 5_400_000)), first_seen: d.first ? at(d.first) : hour(700), address: d.address,
     protocol: d.connected ? d.protocol : null, messages: d.messages,
@@ -66,7 +66,7 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
     found.messages += 1;
     found.last = Date.now();
     if (!found.tables.includes(table)) found.tables.push(table);
-    fleet.sort(byName);
+    fleet.sort(by('device'));
   }
   for (let n = 0; n < pumps; n += 1) publish(`devices/pump-${String(n).padStart(4, '0')}/engine`);
   const matches = (pattern, device) => !pattern || new RegExp(`^${pattern.replaceAll('*', '.*')}$`).test(device);
@@ -117,7 +117,7 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
   }
 
   function topics(prefix, search) {
-    const all = fleet.flatMap((d) => d.tables.map((table) => ({ topic: `devices/${d.device}/${table}`, d })));
+    const all = fleet.flatMap((d) => d.tables.map((table) => ({ topic: `devices/${d.device}/${table}`, d }))).sort(by('topic'));
     const entry = (topic, name, list, children) => ({
       name, topic, messages: list.reduce((sum, { d }) => sum + Math.floor(d.messages / 2), 0), children, retained: children === 0 && list[0].d.n % 5 === 0,
       last_received: seen(list[0].d).last_seen, last_device: list[0].d.device, bytes: list.reduce((sum, { d }) => sum + d.messages * 74, 0),
@@ -165,10 +165,15 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
     };
     const fail = (status, code, detail, more) => send(status, { type: `urn:floodplain:problem:${code}`, title: code, status, detail, code, ...more });
     const done = () => { response.writeHead(204); response.end(); };
+    const limit = Number(ask('limit') || 100);
     const page = (name, list, more) => {
       const from = Number(ask('after') || 0);
-      const limit = Number(ask('limit') || 100);
       send(200, { [name]: list.slice(from, from + limit), next: from + limit < list.length ? String(from + limit) : null, ...more });
+    };
+    /** What is listed by name goes on behind a name. */
+    const pageByName = (name, list, key, more) => {
+      const rest = list.filter((item) => !ask('after') || item[key] > ask('after'));
+      send(200, { [name]: rest.slice(0, limit), next: rest.length > limit ? rest[limit - 1][key] : null, ...more });
     };
     const [one, two, three] = path;
     const route = `${request.method} ${one}${two === undefined ? '' : '/'}`;
@@ -208,10 +213,7 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
         return events(response, 1000, () => response.write(`data: ${JSON.stringify(overview())}\n\n`));
       case 'GET devices': {
         const list = fleet.filter((d) => d.device.includes(ask('search')) && (!ask('connected') || String(d.connected) === ask('connected')));
-        const limit = Number(ask('limit') || 100);
-        const rest = list.filter(({ device }) => !ask('after') || device > ask('after'));
-        const total = ask('after') ? null : list.length;
-        return send(200, { devices: rest.slice(0, limit).map(seen), next: rest.length > limit ? rest[limit - 1].device : null, total });
+        return pageByName('devices', list.map(seen), 'device', { total: ask('after') ? null : list.length });
       }
       case 'GET devices/': {
         const d = fleet.find(({ device }) => device === two);
@@ -228,7 +230,7 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
           session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }] },
         });
       }
-      case 'GET topics': return page('topics', topics(ask('prefix'), ask('search')), { complete: true, unlisted_messages: 0 });
+      case 'GET topics': return pageByName('topics', topics(ask('prefix'), ask('search')), 'name', { complete: true, unlisted_messages: 0 });
       case 'GET topics/': {
         const filter = path.slice(1).join('/');
         let n = 0;

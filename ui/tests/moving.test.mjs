@@ -104,8 +104,116 @@ test('devices: a search that finds nothing for many pages goes on', async (t) =>
   assert.ok(asked >= 4);
 });
 
+test('topics: the first topic appears, and is followed when it is chosen', async (t) => {
+  const { page, faults, publish } = await visit(t, '#/topics', { empty: true });
+  await page.getByText('No messages yet.').waitFor();
+  await publish('devices/truck-1/engine');
+  await page.getByRole('treeitem', { name: 'engine' }).click();
+  await page.waitForURL(/follow=devices%2Ftruck-1%2Fengine/);
+  assert.deepEqual(faults, []);
+});
+
+test('topics: open levels move, and what is open, chosen and in focus stays', async (t) => {
+  const { page, publish } = await visit(t, '#/topics');
+  const truck = page.getByRole('treeitem', { name: /^truck-001/ });
+  await truck.focus();
+  await page.keyboard.press('ArrowRight');
+  const engine = page.getByRole('treeitem', { name: 'engine' });
+  await engine.waitFor();
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.waitForURL(/follow=devices%2Ftruck-001%2Fengine/);
+  const y = (await engine.boundingBox()).y;
+  await publish('devices/a-first-one/engine');
+  await publish('devices/truck-001/tyres');
+  await page.getByRole('treeitem', { name: 'a-first-one' }).waitFor();
+  await page.getByRole('treeitem', { name: 'tyres' }).waitFor();
+  assert.equal(await engine.getAttribute('aria-selected'), 'true');
+  assert.equal(await engine.getAttribute('tabindex'), '0');
+  assert.ok(await engine.evaluate((row) => row === document.activeElement));
+  assert.equal((await engine.boundingBox()).y, y);
+  // What is closed stays so.
+  await page.keyboard.press('ArrowUp');
+  await page.keyboard.press('ArrowLeft');
+  await engine.waitFor({ state: 'detached' });
+  await publish('devices/another/engine');
+  await page.getByRole('treeitem', { name: 'another' }).waitFor();
+  assert.equal(await engine.count(), 0);
+});
+
+/** Pages of topics are shorter than they are asked for. */
+const short = (page, limit) =>
+  page.route('**/api/v1/topics?*', (route) => route.continue({ url: route.request().url().replace('limit=500', `limit=${limit}`) }));
+
+test('topics: what is found is shown page by page, all of it, and moves', async (t) => {
+  const { page, faults, publish } = await visit(t, '#/topics');
+  await short(page, 100);
+  await page.getByRole('searchbox', { name: 'Search topics' }).fill('/track');
+  const items = page.getByRole('treeitem');
+  const more = page.getByRole('treeitem', { name: 'Show more' });
+  await page.getByRole('treeitem', { name: 'devices/trailer-006/track' }).waitFor();
+  assert.equal(await items.count(), 101);
+  await more.focus();
+  await page.keyboard.press('Enter');
+  await items.nth(200).waitFor();
+  assert.equal(await items.count(), 201);
+  // The first that has come has the focus.
+  await items.nth(100).and(page.locator(':focus')).waitFor();
+  await more.click();
+  await more.waitFor({ state: 'detached' });
+  assert.equal(await items.count(), 240);
+  await publish('devices/a-first-one/track');
+  await page.getByRole('treeitem', { name: 'devices/a-first-one/track' }).waitFor();
+  assert.equal(await items.count(), 241);
+  await page.getByRole('searchbox', { name: 'Search topics' }).fill('no such topic');
+  await page.getByText('No topic matches.').waitFor();
+  await page.getByRole('searchbox', { name: 'Search topics' }).fill('');
+  await page.getByRole('treeitem', { name: 'a-first-one', exact: false }).waitFor();
+  assert.deepEqual(faults, []);
+});
+
+test('topics: a level is shown page by page', async (t) => {
+  const { page } = await visit(t, '#/nowhere');
+  await short(page, 100);
+  await page.goto(`${page.url().split('#')[0]}#/topics`);
+  for (const name of ['truck-100', 'truck-239']) {
+    const more = page.getByRole('treeitem', { name: 'Show more' });
+    await more.waitFor();
+    assert.equal(await page.getByRole('treeitem', { name }).count(), 0);
+    await more.press('Enter');
+    await page.getByRole('treeitem', { name }).waitFor();
+  }
+  await page.getByRole('treeitem', { name: 'Show more' }).waitFor({ state: 'detached' });
+  // The one above and all below it.
+  assert.equal(await page.getByRole('treeitem').count(), 241);
+});
+
+test('topics: what is found while the log is still being read is not all', async (t) => {
+  const { page, faults } = await visit(t, '#/nowhere');
+  let asked = 0;
+  await page.route('**/api/v1/topics?*', (route) =>
+    asked++ < 3 ? route.fulfill({ json: { topics: [], next: null, complete: false, unlisted_messages: 0 } }) : route.continue());
+  await page.goto(`${page.url().split('#')[0]}#/topics?search=truck-017`);
+  await page.getByText('The log is still being read').waitFor();
+  assert.equal(await page.getByText('No topic matches.').count(), 0);
+  await page.getByRole('treeitem', { name: 'devices/truck-017/engine' }).waitFor();
+  await page.getByText('The log is still being read').waitFor({ state: 'detached' });
+  assert.deepEqual(faults, []);
+});
+
+test('topics: what has no place in the list is said', async (t) => {
+  const { page } = await visit(t, '#/nowhere');
+  await page.route('**/api/v1/topics?*', async (route) => {
+    const answer = await route.fetch();
+    return route.fulfill({ json: { ...(await answer.json()), unlisted_messages: 1234 } });
+  });
+  await page.goto(`${page.url().split('#')[0]}#/topics`);
+  await page.getByText('1,234 messages are on topics that have no place in this list.').waitFor();
+});
+
 for (const [path, request, shown] of [
   ['#/devices', '/api/v1/devices?', 'listbox'],
+  ['#/topics', '/api/v1/topics?', 'tree'],
 ]) {
   test(`${path}: nobody is asked while the page is not seen, or an answer is not there`, async (t) => {
     const { page } = await visit(t, '#/nowhere');

@@ -50,15 +50,22 @@ class Traffic(threading.Thread):
 
 
 def the_first_message(page, faults):
-    """The page of an empty server is open when it comes; nobody reloads it."""
+    """The pages of an empty server are open when it comes; nobody reloads them."""
     page.goto(url + "#/devices")
     expect(page.get_by_text("No device has been seen yet.")).to_be_visible()
     check(page, faults, "no devices")
+    topics = page.context.new_page()
+    topics.goto(url + "#/topics")
+    expect(topics.get_by_text("No messages yet.")).to_be_visible()
     publish("devices/truck-0/engine", '{"rpm": 1, "oil": 92.5}')
     messages = page.get_by_role("option", name="truck-0").locator(".num")
     expect(messages).to_have_text("1")
+    engine = topics.get_by_role("treeitem", name="engine")
+    expect(engine).to_contain_text("1 messages")
     publish("devices/truck-0/engine", '{"rpm": 2, "oil": 92.5}')
     expect(messages).to_have_text("2")
+    expect(engine).to_contain_text("2 messages")
+    topics.close()
 
 
 def main(page, faults):
@@ -104,6 +111,25 @@ def main(page, faults):
     expect(form.get_by_text("Committed at telemetry/")).to_be_visible()
     expect(page.get_by_role("option").filter(has_text="devices/kitchen/oven")).to_be_visible()
     check(page, faults, "what was published")
+
+    # A search is one list, page by page; a page has one topic here.
+    short = "**/api/v1/topics?*"
+    page.route(short, lambda route: route.continue_(url=route.request.url.replace("limit=500", "limit=1")))
+    page.goto(url + "#/topics?search=kitchen/")
+    found = tree.get_by_role("treeitem")
+    expect(found.filter(has_text="devices/kitchen/light")).to_be_visible()
+    expect(found.filter(has_text="devices/kitchen/oven")).to_have_count(0)
+    found.filter(has_text="Show more").click()
+    expect(found.filter(has_text="devices/kitchen/oven")).to_be_visible()
+    expect(found.filter(has_text="Show more")).to_have_count(0)
+    page.unroute(short)
+    check(page, faults, "a search of topics")
+    publish("devices/kitchen/oven", '{"celsius": 190}')
+    expect(found.filter(has_text="devices/kitchen/oven")).not_to_contain_text("1 messages")
+    page.get_by_role("searchbox", name="Search topics").fill("no such topic")
+    expect(page.get_by_text("No topic matches.")).to_be_visible()
+    page.get_by_role("searchbox", name="Search topics").fill("")
+    expect(tree.get_by_role("treeitem").filter(has_text="devices").first).to_be_visible()
 
     page.goto(url + "#/sql?q=SELECT%20device,%20oil%20FROM%20engine%20WHERE%20device%20%3D%20'truck-0'%20LIMIT%201")
     page.get_by_role("button", name="Run").click()
