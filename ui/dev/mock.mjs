@@ -48,7 +48,7 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
     const live = empty ? 0 : 1;
     const messages = live * (812 + 140 * Math.sin(t / 9000) + 60 * Math.sin(t / 1700));
     return {
-      time: at(t), uptime_seconds: Math.round((t - started) / 1000) + 262_000, version: '0.1.0', workers: 2,
+      time: at(t), uptime_seconds: Math.round((t - started) / 1000) + 262_000, version: '0.1.0', workers: 2, mqtt_address: '127.0.0.1:18830',
       ack: { class: 'all', says: 'A PUBACK is sent after fdatasync: the message survives a power cut.' },
       connections: fleet.filter((d) => d.connected).length, sessions: fleet.length, devices: fleet.length, topics: fleet.length * 2, subscriptions: live * 33,
       in: { messages_per_second: messages, bytes_per_second: messages * 148 },

@@ -7,7 +7,7 @@ export interface Token { id: string; name: string; role: Role; created: string; 
 
 interface Rate { messages_per_second: number; bytes_per_second: number }
 export interface Overview {
-  time: string; uptime_seconds: number; version: string; workers: number;
+  time: string; uptime_seconds: number; version: string; workers: number; mqtt_address: string;
   ack: { class: 'all' | 'leader' | 'none'; says: string };
   connections: number; sessions: number | null; devices: number | null; topics: number | null; subscriptions: number | null;
   in: Rate; out: Rate; rows_per_second: number;

@@ -259,13 +259,32 @@ test('times and theme: what the reader chose is there after a reload', async (t)
   assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), 'dark');
 });
 
-test('an empty server says what to paste', async (t) => {
+test('an empty server says what to paste, with the addresses that it has', async (t) => {
   const server = await serve(DIST, { empty: true });
   t.after(() => server.close());
   const { page, faults } = await visit(t, '#/overview', server.url);
-  await page.getByText('mosquitto_pub -h 127.0.0.1').waitFor();
-  await page.getByText(`${server.url}api/v1/topics/devices/truck-1/engine?qos=1`).waitFor();
+  for (const place of ['Overview', 'Devices']) {
+    await page.getByRole('link', { name: place, exact: true }).click();
+    await page.getByRole('heading', { name: place, level: 1 }).waitFor();
+    await page.getByText('mosquitto_pub -h 127.0.0.1 -p 18830 ').waitFor();
+    await page.getByText('floodplain sim --address 127.0.0.1:18830').waitFor();
+    const curl = await page.getByRole('region', { name: 'Publish by HTTP' }).textContent();
+    assert.ok(curl.startsWith(`curl -s '${server.url}api/v1/topics/devices/truck-1/engine?qos=1' -H 'Content-Type`), curl);
+  }
   assert.deepEqual(faults, []);
+});
+
+test('an empty server that asks who it is says that HTTP wants a token', async (t) => {
+  const server = await serve(DIST, { empty: true, claimed: true });
+  t.after(() => server.close());
+  const { page } = await visit(t, '#/overview', server.url);
+  await page.getByRole('textbox', { name: 'User' }).fill('anna');
+  await page.getByRole('textbox', { name: 'Password' }).fill('correct horse battery');
+  await page.keyboard.press('Enter');
+  const curl = page.getByRole('region', { name: 'Publish by HTTP' });
+  await curl.getByText('-H "Authorization: Bearer $FLOODPLAIN_TOKEN"').waitFor();
+  await page.getByRole('link', { name: 'create one' }).press('Enter');
+  await page.getByRole('heading', { name: 'API tokens' }).waitFor();
 });
 
 test('setup by the one-time link under a sub-path, log out, log in, back to where one was', async (t) => {
