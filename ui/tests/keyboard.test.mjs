@@ -129,14 +129,15 @@ test('topics: an opened message shows the rows that it becomes', async (t) => {
   assert.deepEqual(faults, []);
 });
 
-/** Sends one message to whoever follows. */
-const sends = (page, message) =>
+const MESSAGE = {
+  position: 'telemetry/3/0/182', topic: 'devices/box/frame', device: 'box', received: '2026-11-26T11:05:07Z', qos: 1, retain: false, content_type: null,
+  user_properties: [], payload: null, payload_base64: null, size: 0,
+};
+/** Sends these messages to whoever follows. */
+const sends = (page, ...messages) =>
   page.route('**/api/v1/topics/**', (route) => {
-    const data = JSON.stringify({
-      position: 'telemetry/3/0/182', topic: 'devices/box/frame', device: 'box', received: '2026-11-26T11:05:07Z', qos: 1, retain: false, content_type: null,
-      user_properties: [], payload: null, payload_base64: null, size: 0, ...message,
-    });
-    return route.fulfill({ contentType: 'text/event-stream', body: `retry: 600000\nevent: message\ndata: ${data}\n\n` });
+    const events = messages.map((message) => `event: message\ndata: ${JSON.stringify({ ...MESSAGE, ...message })}\n\n`);
+    return route.fulfill({ contentType: 'text/event-stream', body: `retry: 600000\n${events.join('')}` });
   });
 
 test('topics: bytes are hex in the line, and marked where the decoder stopped', async (t) => {
@@ -147,6 +148,50 @@ test('topics: bytes are hex in the line, and marked where the decoder stopped', 
   await page.getByRole('option', { name: /4 bytes: 65 53 ff 00/ }).click();
   await page.getByText('the payload is no text').waitFor();
   assert.equal(await page.locator('mark').textContent(), 'ff');
+});
+
+test('topics: what is retained is marked, as the server sends it', async (t) => {
+  const { page } = await visit(t, '#/topics');
+  await sends(page, { topic: 'devices/box/a', retain: true }, { topic: 'devices/box/b' });
+  await page.getByRole('textbox', { name: 'Topic filter' }).fill('devices/box/#');
+  await page.keyboard.press('Enter');
+  await page.getByRole('option', { name: 'devices/box/a' }).getByText('retained', { exact: true }).waitFor();
+  await page.getByRole('option', { name: 'devices/box/b' }).waitFor();
+  assert.equal(await page.getByRole('option').getByText('retained').count(), 1);
+});
+
+for (const [device, topics, follow] of [
+  ['truck-001', ['devices/truck-001/engine', 'devices/truck-001/track'], 'devices/truck-001/#'],
+  // A binding may take a device from any level, or from the sender.
+  ['truck-002', ['roads/truck-002'], 'roads/truck-002/#'],
+  ['truck-003', ['plants/ulm/truck-003/pump', 'plants/bonn/truck-003'], 'plants/+/truck-003/#'],
+  ['truck-004', ['home/kitchen', 'home/bath'], 'home/+'],
+  ['truck-005', ['home/kitchen', 'home/bath/light'], 'home/+/#'],
+]) {
+  test(`device: live messages of ${topics.join(' and ')} follow ${follow}`, async (t) => {
+    const { page, faults } = await visit(t, '#/overview');
+    await page.route('**/messages?limit=50', (route) => route.fulfill({ json: { messages: topics.map((topic, n) => ({ ...MESSAGE, position: `telemetry/3/0/${n}`, topic, device })) } }));
+    await sends(page, { topic: topics[0], device }, { topic: topics[0], device: 'another', payload: 'of another', size: 10 });
+    await page.goto(`${it.url}#/device/${device}`);
+    const asked = page.waitForRequest(/topics\/.*follow$/);
+    await page.getByRole('link', { name: 'Live messages' }).press('Enter');
+    assert.ok((await asked).url().endsWith(`topics/${follow.split('/').map(encodeURIComponent).join('/')}?follow`));
+    await page.getByRole('option', { name: topics[0] }).waitFor();
+    await page.getByText('1 received').waitFor();
+    assert.equal(await page.getByText('of another').count(), 0);
+    // Another choice is one of all devices.
+    await page.getByRole('textbox', { name: 'Topic filter' }).press('Enter');
+    await page.getByRole('option').getByText('of another').waitFor();
+    assert.deepEqual(faults, []);
+  });
+}
+
+test('device: of one that sent nothing there is nothing to follow', async (t) => {
+  const { page } = await visit(t, '#/overview');
+  await page.route('**/messages?limit=50', (route) => route.fulfill({ json: { messages: [] } }));
+  await page.goto(`${it.url}#/device/truck-001`);
+  await page.getByRole('link', { name: 'Query' }).waitFor();
+  assert.equal(await page.getByRole('link', { name: 'Live messages' }).count(), 0);
 });
 
 test('topics: publish says where the message is', async (t) => {
