@@ -46,7 +46,7 @@ export const at = (t) => new Date(t).toISOString().replace('Z', '000Z');
 
 let offset = 182_000;
 export function message(device, table, t = Date.now()) {
-  const fields = Object.keys(TABLES[table]).map((column) => [column, value(device.n, column, t)]);
+  const fields = Object.keys(TABLES[table] ?? {}).map((column) => [column, value(device.n, column, t)]);
   const payload = JSON.stringify({ ts: at(t), ...Object.fromEntries(fields) });
   offset += 1;
   return {

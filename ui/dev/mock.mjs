@@ -10,7 +10,7 @@ const DEFAULT = {
   key_columns: [], class: null, retention: null, dedup: null, version: 1, matched: 184_233, failed: 3, duplicates: 0, builtin: true, source: 'builtin',
 };
 
-export function mock({ claimed = false, empty = false } = {}) {
+export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
   const open = new Set();
   const hour = (n) => at(Date.now() - n * 3_600_000);
   const users = claimed ? [{ user: 'anna', password: 'correct horse battery', role: 'admin', created: hour(400), last_login: hour(2) }] : [];
@@ -35,9 +35,11 @@ export function mock({ claimed = false, empty = false } = {}) {
       payload_base64: payload ? null : 'AQIDBAUGBwg=', replayed: null,
     };
   });
-  const fleet = empty ? [] : devices;
+  // As the server lists them: by name.
+  const by = (name) => (one, other) => (one[name] < other[name] ? -1 : 1);
+  const fleet = empty ? [] : devices.map((d) => ({ ...d })).sort(by('device'));
   const seen = (d) => ({
-    device: d.device, connected: d.connected, last_seen: at(Date.now() - (d.connected ? 400 : 5_400_000)), first_seen: hour(700), address: d.address,
+    device: d.device, connected: d.connected, last_seen: at(d.last ?? Date.now() - (d.connected ? 400 : 5_400_000)), first_seen: d.first ? at(d.first) : hour(700), address: d.address,
     protocol: d.connected ? d.protocol : null, messages: d.messages,
   });
   const started = Date.now();
@@ -46,7 +48,7 @@ export function mock({ claimed = false, empty = false } = {}) {
     const live = empty ? 0 : 1;
     const messages = live * (812 + 140 * Math.sin(t / 9000) + 60 * Math.sin(t / 1700));
     return {
-      time: at(t), uptime_seconds: Math.round((t - started) / 1000) + 262_000, version: '0.1.0', workers: 2,
+      time: at(t), uptime_seconds: Math.round((t - started) / 1000) + 262_000, version: '0.1.0', workers: 2, mqtt_address: '127.0.0.1:18830',
       ack: { class: 'all', says: 'A PUBACK is sent after fdatasync: the message survives a power cut.' },
       connections: fleet.filter((d) => d.connected).length, sessions: fleet.length, devices: fleet.length, topics: fleet.length * 2, subscriptions: live * 33,
       in: { messages_per_second: messages, bytes_per_second: messages * 148 },
@@ -56,6 +58,17 @@ export function mock({ claimed = false, empty = false } = {}) {
       log: { poisoned: null }, alerts_firing: firing(alerts[0] ?? {}).length,
     };
   };
+  /** A message makes its device known, as in the server. */
+  function publish(topic) {
+    const [, device = 'http', table = 'messages'] = topic.split('/');
+    let found = fleet.find((d) => d.device === device);
+    if (!found) fleet.push(found = { device, connected: false, address: null, protocol: null, messages: 0, tables: [], n: fleet.length, first: Date.now() });
+    found.messages += 1;
+    found.last = Date.now();
+    if (!found.tables.includes(table)) found.tables.push(table);
+    fleet.sort(by('device'));
+  }
+  for (let n = 0; n < pumps; n += 1) publish(`devices/pump-${String(n).padStart(4, '0')}/engine`);
   const matches = (pattern, device) => !pattern || new RegExp(`^${pattern.replaceAll('*', '.*')}$`).test(device);
   const current = (alert) => fleet.filter((d) => matches(alert.devices, d.device) && d.tables.includes(alert.table))
     .map((d) => ({ device: d.device, value: value(d.n, alert.column, Date.now()), time: at(Date.now()) }));
@@ -104,7 +117,7 @@ export function mock({ claimed = false, empty = false } = {}) {
   }
 
   function topics(prefix, search) {
-    const all = fleet.flatMap((d) => d.tables.map((table) => ({ topic: `devices/${d.device}/${table}`, d })));
+    const all = fleet.flatMap((d) => d.tables.map((table) => ({ topic: `devices/${d.device}/${table}`, d }))).sort(by('topic'));
     const entry = (topic, name, list, children) => ({
       name, topic, messages: list.reduce((sum, { d }) => sum + Math.floor(d.messages / 2), 0), children, retained: children === 0 && list[0].d.n % 5 === 0,
       last_received: seen(list[0].d).last_seen, last_device: list[0].d.device, bytes: list.reduce((sum, { d }) => sum + d.messages * 74, 0),
@@ -152,10 +165,15 @@ export function mock({ claimed = false, empty = false } = {}) {
     };
     const fail = (status, code, detail, more) => send(status, { type: `urn:floodplain:problem:${code}`, title: code, status, detail, code, ...more });
     const done = () => { response.writeHead(204); response.end(); };
+    const limit = Number(ask('limit') || 100);
     const page = (name, list, more) => {
       const from = Number(ask('after') || 0);
-      const limit = Number(ask('limit') || 100);
       send(200, { [name]: list.slice(from, from + limit), next: from + limit < list.length ? String(from + limit) : null, ...more });
+    };
+    /** What is listed by name goes on behind a name. */
+    const pageByName = (name, list, key, more) => {
+      const rest = list.filter((item) => !ask('after') || item[key] > ask('after'));
+      send(200, { [name]: rest.slice(0, limit), next: rest.length > limit ? rest[limit - 1][key] : null, ...more });
     };
     const [one, two, three] = path;
     const route = `${request.method} ${one}${two === undefined ? '' : '/'}`;
@@ -195,7 +213,7 @@ export function mock({ claimed = false, empty = false } = {}) {
         return events(response, 1000, () => response.write(`data: ${JSON.stringify(overview())}\n\n`));
       case 'GET devices': {
         const list = fleet.filter((d) => d.device.includes(ask('search')) && (!ask('connected') || String(d.connected) === ask('connected')));
-        return page('devices', list.map(seen), { total: list.length });
+        return pageByName('devices', list.map(seen), 'device', { total: ask('after') ? null : list.length });
       }
       case 'GET devices/': {
         const d = fleet.find(({ device }) => device === two);
@@ -208,16 +226,16 @@ export function mock({ claimed = false, empty = false } = {}) {
         }
         return send(200, {
           ...seen(d),
-          tables: d.tables, latest: d.tables.map((table) => ({ table, columns: Object.entries(TABLES[table]).map(([name, type]) => ({ name, type, time: at(now - 500), value: value(d.n, name, now) })) })),
+          tables: d.tables, latest: d.tables.map((table) => ({ table, columns: Object.entries(TABLES[table] ?? {}).map(([name, type]) => ({ name, type, time: at(now - 500), value: value(d.n, name, now) })) })),
           session: { client_id: d.device, lasting: true, expiry_seconds: 3600, subscriptions: [{ filter: `commands/${d.device}/#`, qos: 1 }] },
         });
       }
-      case 'GET topics': return page('topics', topics(ask('prefix'), ask('search')), { complete: true, unlisted_messages: 0 });
+      case 'GET topics': return pageByName('topics', topics(ask('prefix'), ask('search')), 'name', { complete: true, unlisted_messages: 0 });
       case 'GET topics/': {
         const filter = path.slice(1).join('/');
         let n = 0;
         return events(response, 250, () => {
-          const d = fleet[(n * 7) % fleet.length];
+          const d = fleet.find((one) => one.n === (n * 7) % fleet.length);
           for (const table of d?.tables ?? []) {
             const item = message(d, table);
             if (filterMatches(filter, item.topic)) response.write(`event: message\ndata: ${JSON.stringify(item)}\n\n`);
@@ -226,7 +244,7 @@ export function mock({ claimed = false, empty = false } = {}) {
           if (n === 9) response.write('event: skipped\ndata: {"count": 17}\n\n');
         });
       }
-      case 'POST topics/': return send(200, { position: 'telemetry/3/0/182' });
+      case 'POST topics/': publish(path.slice(1).join('/')); return send(200, { position: 'telemetry/3/0/182' });
       case 'POST sql': {
         const result = query(body().query);
         if (result.problem) return fail(400, result.problem.code, result.problem.detail, { position: result.problem.position });

@@ -7,7 +7,7 @@ export interface Token { id: string; name: string; role: Role; created: string; 
 
 interface Rate { messages_per_second: number; bytes_per_second: number }
 export interface Overview {
-  time: string; uptime_seconds: number; version: string; workers: number;
+  time: string; uptime_seconds: number; version: string; workers: number; mqtt_address: string;
   ack: { class: 'all' | 'leader' | 'none'; says: string };
   connections: number; sessions: number | null; devices: number | null; topics: number | null; subscriptions: number | null;
   in: Rate; out: Rate; rows_per_second: number;
@@ -174,14 +174,16 @@ export const api = {
   overview: () => call<Overview>('GET', 'overview'),
   devices: (search: string, connected: string, after: string | null, signal?: AbortSignal) =>
     call<Paged<'devices', DeviceRow>>('GET', `devices${query({ search, connected, after, limit: 500 })}`, undefined, { signal }),
-  device: (device: string) => call<Device>('GET', `devices/${segment(device)}`),
-  deviceMessages: (device: string) => call<{ messages: Message[] }>('GET', `devices/${segment(device)}/messages?limit=50`),
-  deviceEvents: (device: string) => call<{ events: DeviceEvent[] }>('GET', `devices/${segment(device)}/events?limit=100`),
+  device: (device: string, signal?: AbortSignal) => call<Device>('GET', `devices/${segment(device)}`, undefined, { signal }),
+  deviceMessages: (device: string, signal?: AbortSignal) =>
+    call<{ messages: Message[] }>('GET', `devices/${segment(device)}/messages?limit=50`, undefined, { signal }),
+  deviceEvents: (device: string, signal?: AbortSignal) =>
+    call<{ events: DeviceEvent[] }>('GET', `devices/${segment(device)}/events?limit=100`, undefined, { signal }),
 
   /** Below `prefix`, which may be the empty topic; without one, the first level. */
-  topics: (prefix: string | null, search: string, after: string | null = null) =>
-    call<Paged<'topics', Topic> & { complete: boolean }>(
-      'GET', `topics${query({ search, after, limit: 500 })}${prefix === null ? '' : `&prefix=${encodeURIComponent(prefix)}`}`,
+  topics: (prefix: string | null, search: string, after: string | null = null, signal?: AbortSignal) =>
+    call<Paged<'topics', Topic> & { complete: boolean; unlisted_messages: number }>(
+      'GET', `topics${query({ search, after, limit: 500 })}${prefix === null ? '' : `&prefix=${encodeURIComponent(prefix)}`}`, undefined, { signal },
     ),
   publish: (topic: string, payload: string, contentType: string, qos: number, retain: boolean) =>
     call<{ position: string }>('POST', `topics/${topicPath(topic)}?qos=${qos}&retain=${retain}`, payload, {

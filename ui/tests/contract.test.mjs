@@ -8,6 +8,11 @@ const shape = (path) => path.replace(/\{[^}]*\}/g, '{}');
 const page = read('../api.md');
 const openapi = JSON.parse(read('../../crates/floodplain-api/openapi.json'));
 
+test('the contract names each kind of event, and no other', () => {
+  const [, said] = page.match(/"kind":"([^"]*)","detail"/);
+  assert.deepEqual(said.split('|').sort(), [...openapi.components.schemas.DeviceEvent.properties.kind.enum].sort());
+});
+
 test('the contract names each request of the served OpenAPI, and no other', () => {
   const said = [...page.matchAll(/`(GET|POST|PUT|PATCH|DELETE)\s+([\w./{}-]+)/g)].map(([, method, path]) => `${method} ${shape(path)}`);
   const served = Object.entries(openapi.paths)

@@ -70,7 +70,7 @@ test('devices: of a long list only what is in view is in the document', async (t
   assert.ok((await list.getByRole('option').count()) < 60);
   await list.focus();
   await page.keyboard.press('End');
-  await list.getByRole('option', { name: /trailer-240/ }).waitFor();
+  await list.getByRole('option', { name: /truck-239/ }).waitFor();
   assert.ok((await list.getByRole('option').count()) < 60);
 });
 
@@ -99,7 +99,7 @@ test('topics: the tree opens by arrows and follows by Enter; skipped messages ar
   await tabTo(page, 'devices');
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('ArrowRight');
-  await page.getByRole('treeitem', { name: 'engine' }).waitFor();
+  await page.getByRole('treeitem', { name: 'cooling' }).waitFor();
   await page.keyboard.press('Home');
   await page.keyboard.press('Enter');
   await page.waitForURL(/follow=devices%2F%23/);
@@ -129,14 +129,15 @@ test('topics: an opened message shows the rows that it becomes', async (t) => {
   assert.deepEqual(faults, []);
 });
 
-/** Sends one message to whoever follows. */
-const sends = (page, message) =>
+const MESSAGE = {
+  position: 'telemetry/3/0/182', topic: 'devices/box/frame', device: 'box', received: '2026-11-26T11:05:07Z', qos: 1, retain: false, content_type: null,
+  user_properties: [], payload: null, payload_base64: null, size: 0,
+};
+/** Sends these messages to whoever follows. */
+const sends = (page, ...messages) =>
   page.route('**/api/v1/topics/**', (route) => {
-    const data = JSON.stringify({
-      position: 'telemetry/3/0/182', topic: 'devices/box/frame', device: 'box', received: '2026-11-26T11:05:07Z', qos: 1, retain: false, content_type: null,
-      user_properties: [], payload: null, payload_base64: null, size: 0, ...message,
-    });
-    return route.fulfill({ contentType: 'text/event-stream', body: `retry: 600000\nevent: message\ndata: ${data}\n\n` });
+    const events = messages.map((message) => `event: message\ndata: ${JSON.stringify({ ...MESSAGE, ...message })}\n\n`);
+    return route.fulfill({ contentType: 'text/event-stream', body: `retry: 600000\n${events.join('')}` });
   });
 
 test('topics: bytes are hex in the line, and marked where the decoder stopped', async (t) => {
@@ -147,6 +148,50 @@ test('topics: bytes are hex in the line, and marked where the decoder stopped', 
   await page.getByRole('option', { name: /4 bytes: 65 53 ff 00/ }).click();
   await page.getByText('the payload is no text').waitFor();
   assert.equal(await page.locator('mark').textContent(), 'ff');
+});
+
+test('topics: what is retained is marked, as the server sends it', async (t) => {
+  const { page } = await visit(t, '#/topics');
+  await sends(page, { topic: 'devices/box/a', retain: true }, { topic: 'devices/box/b' });
+  await page.getByRole('textbox', { name: 'Topic filter' }).fill('devices/box/#');
+  await page.keyboard.press('Enter');
+  await page.getByRole('option', { name: 'devices/box/a' }).getByText('retained', { exact: true }).waitFor();
+  await page.getByRole('option', { name: 'devices/box/b' }).waitFor();
+  assert.equal(await page.getByRole('option').getByText('retained').count(), 1);
+});
+
+for (const [device, topics, follow] of [
+  ['truck-001', ['devices/truck-001/engine', 'devices/truck-001/track'], 'devices/truck-001/#'],
+  // A binding may take a device from any level, or from the sender.
+  ['truck-002', ['roads/truck-002'], 'roads/truck-002/#'],
+  ['truck-003', ['plants/ulm/truck-003/pump', 'plants/bonn/truck-003'], 'plants/+/truck-003/#'],
+  ['truck-004', ['home/kitchen', 'home/bath'], 'home/+'],
+  ['truck-005', ['home/kitchen', 'home/bath/light'], 'home/+/#'],
+]) {
+  test(`device: live messages of ${topics.join(' and ')} follow ${follow}`, async (t) => {
+    const { page, faults } = await visit(t, '#/overview');
+    await page.route('**/messages?limit=50', (route) => route.fulfill({ json: { messages: topics.map((topic, n) => ({ ...MESSAGE, position: `telemetry/3/0/${n}`, topic, device })) } }));
+    await sends(page, { topic: topics[0], device }, { topic: topics[0], device: 'another', payload: 'of another', size: 10 });
+    await page.goto(`${it.url}#/device/${device}`);
+    const asked = page.waitForRequest(/topics\/.*follow$/);
+    await page.getByRole('link', { name: 'Live messages' }).press('Enter');
+    assert.ok((await asked).url().endsWith(`topics/${follow.split('/').map(encodeURIComponent).join('/')}?follow`));
+    await page.getByRole('option', { name: topics[0] }).waitFor();
+    await page.getByText('1 received').waitFor();
+    assert.equal(await page.getByText('of another').count(), 0);
+    // Another choice is one of all devices.
+    await page.getByRole('textbox', { name: 'Topic filter' }).press('Enter');
+    await page.getByRole('option').getByText('of another').waitFor();
+    assert.deepEqual(faults, []);
+  });
+}
+
+test('device: of one that sent nothing there is nothing to follow', async (t) => {
+  const { page } = await visit(t, '#/overview');
+  await page.route('**/messages?limit=50', (route) => route.fulfill({ json: { messages: [] } }));
+  await page.goto(`${it.url}#/device/truck-001`);
+  await page.getByRole('link', { name: 'Query' }).waitFor();
+  assert.equal(await page.getByRole('link', { name: 'Live messages' }).count(), 0);
 });
 
 test('topics: publish says where the message is', async (t) => {
@@ -259,13 +304,32 @@ test('times and theme: what the reader chose is there after a reload', async (t)
   assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), 'dark');
 });
 
-test('an empty server says what to paste', async (t) => {
+test('an empty server says what to paste, with the addresses that it has', async (t) => {
   const server = await serve(DIST, { empty: true });
   t.after(() => server.close());
   const { page, faults } = await visit(t, '#/overview', server.url);
-  await page.getByText('mosquitto_pub -h 127.0.0.1').waitFor();
-  await page.getByText(`${server.url}api/v1/topics/devices/truck-1/engine?qos=1`).waitFor();
+  for (const place of ['Overview', 'Devices']) {
+    await page.getByRole('link', { name: place, exact: true }).click();
+    await page.getByRole('heading', { name: place, level: 1 }).waitFor();
+    await page.getByText('mosquitto_pub -h 127.0.0.1 -p 18830 ').waitFor();
+    await page.getByText('floodplain sim --address 127.0.0.1:18830').waitFor();
+    const curl = await page.getByRole('region', { name: 'Publish by HTTP' }).textContent();
+    assert.ok(curl.startsWith(`curl -s '${server.url}api/v1/topics/devices/truck-1/engine?qos=1' -H 'Content-Type`), curl);
+  }
   assert.deepEqual(faults, []);
+});
+
+test('an empty server that asks who it is says that HTTP wants a token', async (t) => {
+  const server = await serve(DIST, { empty: true, claimed: true });
+  t.after(() => server.close());
+  const { page } = await visit(t, '#/overview', server.url);
+  await page.getByRole('textbox', { name: 'User' }).fill('anna');
+  await page.getByRole('textbox', { name: 'Password' }).fill('correct horse battery');
+  await page.keyboard.press('Enter');
+  const curl = page.getByRole('region', { name: 'Publish by HTTP' });
+  await curl.getByText('-H "Authorization: Bearer $FLOODPLAIN_TOKEN"').waitFor();
+  await page.getByRole('link', { name: 'create one' }).press('Enter');
+  await page.getByRole('heading', { name: 'API tokens' }).waitFor();
 });
 
 test('setup by the one-time link under a sub-path, log out, log in, back to where one was', async (t) => {

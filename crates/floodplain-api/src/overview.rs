@@ -26,6 +26,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
     fmt,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -50,6 +51,8 @@ pub struct Node {
     pub started: Timestamp,
     /// Threads that own connections and partitions.
     pub workers: usize,
+    /// Where it listens for MQTT; with the real port where port 0 was asked for.
+    pub mqtt_address: SocketAddr,
     /// What a PUBACK promises at least.
     pub ack_class: Class,
     pub data_dir: PathBuf,
@@ -72,6 +75,9 @@ pub(crate) struct Overview {
     version: &'static str,
     /// Threads that own connections and partitions.
     workers: usize,
+    /// Where clients of MQTT connect: IP address and port.
+    #[schema(value_type = String)]
+    mqtt_address: SocketAddr,
     ack: Ack,
     /// Of MQTT, now.
     connections: u64,
@@ -313,6 +319,7 @@ impl Sampler {
             uptime_seconds: clock.now().since(node.started).as_secs(),
             version: node.version,
             workers: node.workers,
+            mqtt_address: node.mqtt_address,
             ack: Ack { class: node.ack_class.as_str(), says },
             connections: whole(meters.sum("floodplain_broker_connections_count")),
             sessions: whole(meters.sum("floodplain_broker_sessions_count")),

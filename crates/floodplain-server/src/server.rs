@@ -156,7 +156,8 @@ impl Server {
         let stopping = Arc::new(AtomicBool::new(false));
         let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
         let queries = Arc::new(postgres::Queries(sql.clone()));
-        let (tables, node, metrics_handle) = (Some(tables), node(config, Arc::clone(&log)), metrics.clone());
+        let node = node(config, gateway.mqtt_address(), Arc::clone(&log));
+        let (tables, metrics_handle) = (Some(tables), metrics.clone());
         let limits = Limits::default();
         let login = Arc::new(postgres::Users(registry.clone()));
         let entrance = Entrance { login, tls: config.postgres_tls.clone() };
@@ -385,11 +386,12 @@ fn start_messages(
 }
 
 /// What the overview says of this process.
-fn node(config: &Config, log: Arc<Embedded>) -> Node {
+fn node(config: &Config, mqtt_address: SocketAddr, log: Arc<Embedded>) -> Node {
     Node {
         version: env!("CARGO_PKG_VERSION"),
         started: SystemClock.now(),
         workers: config.workers,
+        mqtt_address,
         ack_class: config.broker.ack_class,
         data_dir: config.data_dir.clone(),
         disk: Arc::new(OsDisk),

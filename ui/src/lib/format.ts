@@ -76,5 +76,25 @@ export function download(name: string, type: string, text: string) {
   URL.revokeObjectURL(url);
 }
 
+/** Whether a name comes after another where the server sorts them: by code points, not by units of UTF-16. */
+export function isAfter(one: string, other: string): boolean {
+  let n = 0;
+  while (n < one.length && one[n] === other[n]) n += 1;
+  return (one.codePointAt(n) ?? -1) > (other.codePointAt(n) ?? -1);
+}
+
+/**
+ * A filter that takes these topics, of which there is at least one: what comes behind the level that is called like the device is open,
+ * and so is where they differ.
+ */
+export function filterOf(device: string, topics: string[]): string {
+  const all = topics.map((topic) => topic.split('/'));
+  const length = Math.min(...all.map((levels) => levels.length));
+  const common = all[0].slice(0, length).map((level, n) => (all.every((levels) => levels[n] === level) ? level : '+'));
+  const own = common.indexOf(device);
+  if (own >= 0) return [...common.slice(0, own + 1), '#'].join('/');
+  return (all.every((levels) => levels.length === length) ? common : [...common, '#']).join('/');
+}
+
 export const quote = (name: string) => `"${name.replaceAll('"', '""')}"`;
 export const text = (value: string) => `'${value.replaceAll("'", "''")}'`;

@@ -86,6 +86,7 @@ impl Server {
             version: "0.0.0",
             started: now,
             workers: 2,
+            mqtt_address: ([127, 0, 0, 1], 1883).into(),
             ack_class: Class::All,
             data_dir: "/data".into(),
             disk: Arc::new(FaultDisk::new(1)),

@@ -28,10 +28,10 @@ LINE = """() => {
 }"""
 
 
-def publish(topic, payload):
+def publish(topic, payload, *flags):
     """A text, or bytes."""
     payload = payload if isinstance(payload, bytes) else payload.encode()
-    command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", mqtt_port, "-q", "1", "-t", topic, "-s"]
+    command = ["mosquitto_pub", "-h", "127.0.0.1", "-p", mqtt_port, "-q", "1", "-t", topic, "-s", *flags]
     subprocess.run(command, input=payload, check=True)
 
 
@@ -49,9 +49,24 @@ class Traffic(threading.Thread):
             publish(f"devices/truck-{n % 3}/engine", '{"rpm": %d, "oil": 92.5}' % n)
 
 
-def main(page, faults):
-    publish("devices/truck-0/engine", '{"rpm": 1, "oil": 92.5}')
+def the_first_message(page, faults):
+    """The pages of an empty server are open when it comes; nobody reloads them. It is sent by what they say."""
+    page.goto(url + "#/devices")
+    expect(page.get_by_text("No device has been seen yet.")).to_be_visible()
+    commands = [page.get_by_role("region", name=f"Publish by {protocol}").inner_text() for protocol in ["MQTT", "HTTP"]]
+    check(page, faults, "no devices")
+    screenshot(page, "no-devices")
+    topics = page.context.new_page()
+    topics.goto(url + "#/topics")
+    expect(topics.get_by_text("No messages yet.")).to_be_visible()
+    for number, command in enumerate(commands, 1):
+        subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=True)
+        expect(page.get_by_role("option", name="truck-1").locator(".num")).to_have_text(str(number))
+        expect(topics.get_by_role("treeitem", name="engine")).to_contain_text(f"{number} messages")
+    topics.close()
 
+
+def main(page, faults):
     page.goto(url)
     expect(page.get_by_text("What an acknowledgement means here:")).to_be_visible()
     expect(page.get_by_text("the message survives a power cut")).to_be_visible()
@@ -94,6 +109,33 @@ def main(page, faults):
     expect(form.get_by_text("Committed at telemetry/")).to_be_visible()
     expect(page.get_by_role("option").filter(has_text="devices/kitchen/oven")).to_be_visible()
     check(page, faults, "what was published")
+
+    # What is retained comes first, as the server sends it.
+    publish("devices/hall/clock", "12:00", "-r")
+    page.goto(url + "#/topics?follow=devices/hall/%23")
+    expect(page.get_by_role("option").filter(has_text="devices/hall/clock").get_by_text("retained", exact=True)).to_be_visible()
+    check(page, faults, "a retained message")
+
+    # A search is one list, page by page; a page has one topic here.
+    short = "**/api/v1/topics?*"
+    page.route(short, lambda route: route.continue_(url=route.request.url.replace("limit=500", "limit=1")))
+    page.goto(url + "#/topics?search=kitchen/")
+    found = tree.get_by_role("treeitem")
+    expect(found.filter(has_text="devices/kitchen/light")).to_be_visible()
+    expect(found.filter(has_text="devices/kitchen/oven")).to_have_count(0)
+    found.filter(has_text="Show more").click()
+    expect(found.filter(has_text="devices/kitchen/oven")).to_be_visible()
+    expect(found.filter(has_text="Show more")).to_have_count(0)
+    page.unroute(short)
+    check(page, faults, "a search of topics")
+    oven = found.filter(has_text="devices/kitchen/oven")
+    before = oven.inner_text()
+    publish("devices/kitchen/oven", '{"celsius": 190}')
+    expect(oven).not_to_have_text(before)
+    page.get_by_role("searchbox", name="Search topics").fill("no such topic")
+    expect(page.get_by_text("No topic matches.")).to_be_visible()
+    page.get_by_role("searchbox", name="Search topics").fill("")
+    expect(tree.get_by_role("treeitem").filter(has_text="devices").first).to_be_visible()
 
     page.goto(url + "#/sql?q=SELECT%20device,%20oil%20FROM%20engine%20WHERE%20device%20%3D%20'truck-0'%20LIMIT%201")
     page.get_by_role("button", name="Run").click()
@@ -280,6 +322,17 @@ def a_binding_with_everything(page, faults):
     assert found == [{"n": 1, "bar": 200.5}, {"n": 7, "bar": 201}], found
     check(page, faults, "a binding that was applied")
 
+    # The device of another topic than `devices/…` is followed where it is.
+    page.goto(f"{url}#/device/p1")
+    page.get_by_role("link", name="Live messages").click()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    publish(f"presses-{number}/p2", '{"n": 8, "seq": 42}')
+    publish(topic, '{"n": 9, "seq": 43, "bar": 202}')
+    messages = page.get_by_role("listbox").get_by_role("option")
+    expect(messages.filter(has_text=topic)).to_contain_text('"bar": 202')
+    expect(messages).to_have_count(1)
+    check(page, faults, "live messages of a device")
+
     # Bytes: tried as hex, then seen live.
     page.goto(f"{url}#/bindings?edit=%2B")
     form.get_by_label("Name", exact=True).fill(f"frames-{number}")
@@ -322,6 +375,8 @@ def list_of(page, what):
 
 
 with chromium() as browser:
+    with reader(browser, url) as (page, faults):
+        the_first_message(page, faults)
     for scheme in ["light", "dark"]:
         # A client with a session, as the page of a device shows it.
         client = ["mosquitto_sub", "-h", "127.0.0.1", "-p", mqtt_port, "-i", "gateway-7", "-c", "-q", "1"]
