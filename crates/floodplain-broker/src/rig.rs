@@ -1,9 +1,9 @@
-//! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
+//! Workers without sockets, for tests: bytes in, bytes out, on a log in memory or on a disk that fails.
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
-    Append, Completion, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
-    RetentionSink, Stream, WatermarkSink,
+    Append, Completion, Embedded, EmbeddedConfig, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError,
+    RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
@@ -149,9 +149,10 @@ pub(crate) struct Rig {
     pub(crate) jobs: Option<Vec<Job>>,
     /// Turns until the process dies.
     fuse: Option<u32>,
-    model: ModelLog,
+    /// The log; `None`: it is the embedded one, on the disk.
+    model: Option<ModelLog>,
     adverse: Option<Arc<AdverseLog>>,
-    disk: FaultDisk,
+    pub(crate) disk: FaultDisk,
     pub(crate) workers: Vec<Worker>,
     clients: Vec<Client>,
     by_conn: HashMap<(usize, ConnId), usize>,
@@ -173,11 +174,26 @@ impl Rig {
     pub(crate) fn with_access(adversity: Adversity, seed: u64, config: BrokerConfig, access: fn() -> Access) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         let model = ModelLog::new(clock.clone());
-        let log = AdverseLog::new(Arc::new(model.clone()), Adversity { late: false, ..adversity }, seed);
-        let config = BrokerConfig { partitions: 4, ..config };
+        Self::of(clock, Some(model), adversity, seed, config, access)
+    }
+
+    /// On the embedded log, which is on one disk with the snapshots of folds.
+    pub(crate) fn on_disk(adversity: Adversity, seed: u64, config: BrokerConfig) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+        Self::of(clock, None, adversity, seed, config, Access::open_loopback)
+    }
+
+    fn of(
+        clock: Arc<ManualClock>,
+        model: Option<ModelLog>,
+        adversity: Adversity,
+        seed: u64,
+        config: BrokerConfig,
+        access: fn() -> Access,
+    ) -> Self {
         let mut rig = Self {
+            log: Arc::new(ModelLog::new(clock.clone())),
             clock,
-            log,
             bytes_read: Arc::default(),
             largest_unit: Arc::default(),
             classes: Arc::default(),
@@ -195,16 +211,29 @@ impl Rig {
             by_conn: HashMap::new(),
             run: 1,
             uptime: Duration::ZERO,
-            config,
+            config: BrokerConfig { partitions: 4, ..config },
         };
         rig.boot(adversity, seed);
         rig
     }
 
+    fn open_log(&self) -> Arc<dyn Log> {
+        match &self.model {
+            Some(model) => Arc::new(model.clone()),
+            None => {
+                let config = EmbeddedConfig::new("/data/log");
+                let opened = Embedded::open(Arc::new(self.disk.clone()), self.clock.clone(), config);
+                let (log, report) = opened.unwrap();
+                assert!(report.corrupt.is_empty(), "neither a crash nor a power cut is damage: {:?}", report.corrupt);
+                log
+            }
+        }
+    }
+
     fn boot(&mut self, adversity: Adversity, seed: u64) {
         // A broker whose first append has no known outcome, or whose partitions another process owns, does not start.
         let at_start = Adversity { unknown: 0, fenced: 0, ..adversity };
-        let log = AdverseLog::new(Arc::new(self.model.clone()), at_start, seed);
+        let log = AdverseLog::new(self.open_log(), at_start, seed);
         let shared: Arc<dyn Log> = Arc::new(Counting {
             inner: log.clone(),
             bytes: self.bytes_read.clone(),
@@ -269,6 +298,20 @@ impl Rig {
 
     /// The process dies and starts again on the same log; all connections are gone.
     pub(crate) fn crash(&mut self, adversity: Adversity, seed: u64) {
+        if self.model.is_none() {
+            self.disk = self.disk.process_crash();
+        }
+        self.restart(adversity, seed);
+    }
+
+    /// The machine loses its power, and starts again with what its disk has kept.
+    pub(crate) fn lose_power(&mut self, adversity: Adversity, seed: u64) {
+        assert!(self.model.is_none(), "a log in memory would not come back");
+        self.disk = self.disk.power_cut(seed);
+        self.restart(adversity, seed);
+    }
+
+    fn restart(&mut self, adversity: Adversity, seed: u64) {
         self.workers.clear();
         self.by_conn.clear();
         for client in &mut self.clients {
@@ -425,7 +468,10 @@ impl Rig {
         }
         self.fuse = self.fuse.map(|turns| turns - 1);
         if !self.is_held {
-            self.adverse.as_ref().expect("the rig has booted").pump();
+            if self.model.is_none() {
+                self.adverse.as_ref().expect("the rig has booted").settle();
+            }
+            self.pump();
         }
         for at in 0..self.workers.len() {
             self.workers[at].take_mail();

@@ -9,6 +9,7 @@ mod letters;
 mod limits;
 mod many;
 mod open_ends;
+mod poisoned;
 mod refusals;
 mod resume;
 mod stopped;
@@ -256,12 +257,16 @@ fn values(rig: &Rig, stream: &str) -> Vec<String> {
     let streams = rig.log.streams();
     let stream = streams.iter().find(|found| found.id.stream.as_str() == stream).unwrap();
     let mut values = Vec::new();
-    for index in 0..stream.partitions {
-        let read = rig.log.read(stream.partition(index), Position::ZERO, usize::MAX).unwrap();
-        for batch in &read.batches {
-            let records = batch.batch.records().unwrap();
-            let all = records.iter().map(|record| record.unwrap().value.unwrap_or_default().to_vec());
-            values.extend(all.map(|value| String::from_utf8(value).unwrap()));
+    for partition in (0..stream.partitions).map(|index| stream.partition(index)) {
+        let mut at = rig.log.start(partition);
+        while at < rig.log.watermark(partition) {
+            let read = rig.log.read(partition, at, usize::MAX).unwrap();
+            for batch in &read.batches {
+                let records = batch.batch.records().unwrap();
+                let all = records.iter().map(|record| record.unwrap().value.unwrap_or_default().to_vec());
+                values.extend(all.map(|value| String::from_utf8(value).unwrap()));
+            }
+            at = read.next;
         }
     }
     values

@@ -93,6 +93,8 @@ struct State {
     /// Decides when things arrive; apart, so that timing does not change fate.
     delay: SmallRng,
     fenced: HashMap<Partition, u32>,
+    /// Why nothing is taken any more.
+    poisoned: Option<Arc<str>>,
     /// What each submitter with an order was or will be told of refusals, in this order: whether the log
     /// below made it.
     refusals: HashMap<u32, Vec<bool>>,
@@ -195,6 +197,7 @@ impl AdverseLog {
                 fate: SmallRng::seed_from_u64(seed),
                 delay: SmallRng::seed_from_u64(!seed),
                 fenced: HashMap::new(),
+                poisoned: None,
                 refusals: HashMap::new(),
                 pending: HashMap::new(),
                 next_tag: 0,
@@ -233,6 +236,26 @@ impl AdverseLog {
         self.shared.pump()
     }
 
+    /// Waits until a log below that commits on a thread of its own has ended what it was given, and told of it: then
+    /// [`Self::pump`] has all of that, and what comes next does not hang on who was faster.
+    ///
+    /// # Panics
+    /// If it has not ended after half a minute.
+    pub fn settle(&self) {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let is_under_way = |state: &mut State| {
+            let told = |partition| state.advances.iter().rev().find(|(of, _)| *of == partition).map(|(_, to)| *to);
+            let is_told = |(partition, visible): (&Partition, &Position)| {
+                told(*partition).unwrap_or(*visible) >= self.inner.watermark(*partition)
+            };
+            !state.pending.is_empty() || !state.visible.iter().all(is_told)
+        };
+        let waited = self.shared.arrived.wait_timeout_while(self.shared.state(), PATIENCE, is_under_way);
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        assert!(!timeout.timed_out(), "the log below has not ended what it was given");
+    }
+
     /// What has been done to the users of this log so far.
     #[must_use]
     pub fn struck(&self) -> Struck {
@@ -252,6 +275,11 @@ impl AdverseLog {
     /// Gives the ownership of a partition back.
     pub fn release(&self, partition: Partition) {
         self.shared.state().fenced.remove(&partition);
+    }
+
+    /// Takes nothing any more, as after a failed write or sync.
+    pub fn poison(&self, cause: &str) {
+        self.shared.state().poisoned = Some(cause.into());
     }
 
     fn take(&self, mut append: Append, reply: Option<Reply>, order: Option<InOrder>) {
@@ -387,6 +415,9 @@ impl State {
 
     /// Why the append is refused, if it is.
     fn refusal(&mut self, append: &Append, order: Option<InOrder>) -> Option<Refusal> {
+        if let Some(cause) = &self.poisoned {
+            return Some(Refusal::Poisoned { cause: Arc::clone(cause) });
+        }
         let is_behind_one = order.is_some_and(|InOrder { submitter, refusals_seen }| {
             self.refusals.get(&submitter).is_some_and(|refusals| refusals_seen < refusals.len() as u64)
         });
