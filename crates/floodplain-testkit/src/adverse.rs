@@ -373,8 +373,10 @@ impl Shared {
             let replies: Vec<_> = state.completions.drain(..completions).collect();
             let mut newest: BTreeMap<Partition, Position> = BTreeMap::new();
             for (partition, watermark) in state.advances.drain(..advances) {
-                if newest.insert(partition, watermark).is_some() {
+                if let Some(earlier) = newest.insert(partition, watermark) {
                     state.struck.watermarks_skipped += 1;
+                    // Of two threads that append, the one with the later record may be the first to tell.
+                    newest.insert(partition, watermark.max(earlier));
                 }
             }
             newest.retain(|partition, watermark| {

@@ -237,3 +237,14 @@ fn the_contract_holds_under_harsh_adversity() {
 fn the_contract_holds_when_a_thread_pumps() {
     conformance::run(&|| harness_over(Adversity::HARSH, true));
 }
+
+/// What two appends of two threads look like, of which the second one tells first.
+#[test]
+fn a_watermark_that_is_told_late_takes_none_back() {
+    let log = AdverseLog::new(model(), Adversity::NONE, 1);
+    let partition = stream(&*log).partition(0);
+    log.tap.advanced(&[(partition, Position::new(0, 6))]);
+    log.tap.advanced(&[(partition, Position::new(0, 5))]);
+    log.pump();
+    assert_eq!(log.watermark(partition), Position::new(0, 6));
+}
