@@ -290,7 +290,14 @@ pub(crate) fn run_dlq(command: &DlqCommand) -> Result<()> {
             }
             let answer = server.open()?.ask("GET", &query, None)?;
             let columns = ["id", "time", "kind", "stage", "reason", "binding", "topic", "byte_position", "replayed"];
-            print(output.output, &answer["entries"], &columns)
+            print(output.output, &answer["entries"], &columns)?;
+            if answer["next"].is_string() {
+                writeln!(
+                    std::io::stderr(),
+                    "these are the newest 1,000; the table dlq has all: floodplain sql \"SELECT * FROM dlq\""
+                )?;
+            }
+            Ok(())
         }
         DlqCommand::Replay { ids, reason, wait } => {
             let ids = (!ids.is_empty()).then_some(ids);
