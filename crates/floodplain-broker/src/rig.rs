@@ -1,9 +1,9 @@
-//! Workers without sockets, for tests: bytes in, bytes out, on a log in memory.
+//! Workers without sockets, for tests: bytes in, bytes out, on a log in memory or on that of a disk in memory.
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
-    Append, Completion, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError, RecordRef, Refusal, Reply,
-    RetentionSink, Stream, WatermarkSink,
+    Append, Completion, Embedded, EmbeddedConfig, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError,
+    RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
@@ -129,6 +129,14 @@ impl Log for Counting {
     }
 }
 
+/// What a rig stands on.
+struct Below {
+    log: Arc<dyn Log>,
+    embedded: Option<Arc<Embedded>>,
+    clock: Arc<ManualClock>,
+    disk: FaultDisk,
+}
+
 pub(crate) struct Rig {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) log: Arc<dyn Log>,
@@ -149,9 +157,13 @@ pub(crate) struct Rig {
     pub(crate) jobs: Option<Vec<Job>>,
     /// Turns until the process dies.
     fuse: Option<u32>,
-    model: ModelLog,
+    /// What is below the adversities, over all crashes.
+    below: Arc<dyn Log>,
+    /// The same, where it is the embedded engine, which has threads of its own.
+    pub(crate) embedded: Option<Arc<Embedded>>,
     adverse: Option<Arc<AdverseLog>>,
-    disk: FaultDisk,
+    /// Has the snapshots, and the embedded log.
+    pub(crate) disk: FaultDisk,
     pub(crate) workers: Vec<Worker>,
     clients: Vec<Client>,
     by_conn: HashMap<(usize, ConnId), usize>,
@@ -172,8 +184,23 @@ impl Rig {
 
     pub(crate) fn with_access(adversity: Adversity, seed: u64, config: BrokerConfig, access: fn() -> Access) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
-        let model = ModelLog::new(clock.clone());
-        let log = AdverseLog::new(Arc::new(model.clone()), Adversity { late: false, ..adversity }, seed);
+        let below = Arc::new(ModelLog::new(clock.clone()));
+        let below = Below { log: below, embedded: None, clock, disk: FaultDisk::new(seed) };
+        Self::on(below, adversity, seed, config, access)
+    }
+
+    /// The same on the embedded engine, with files as small as `log` says.
+    pub(crate) fn on_disk(log: EmbeddedConfig) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+        let disk = FaultDisk::new(1);
+        let (embedded, _) = Embedded::open(Arc::new(disk.clone()), clock.clone(), log).unwrap();
+        let below = Below { log: embedded.clone(), embedded: Some(embedded), clock, disk };
+        Self::on(below, Adversity::NONE, 1, BrokerConfig::default(), Access::open_loopback)
+    }
+
+    fn on(below: Below, adversity: Adversity, seed: u64, config: BrokerConfig, access: fn() -> Access) -> Self {
+        let Below { log: below, embedded, clock, disk } = below;
+        let log = AdverseLog::new(below.clone(), Adversity { late: false, ..adversity }, seed);
         let config = BrokerConfig { partitions: 4, ..config };
         let mut rig = Self {
             clock,
@@ -187,9 +214,10 @@ impl Rig {
             is_held: false,
             jobs: None,
             fuse: None,
-            model,
+            below,
+            embedded,
             adverse: None,
-            disk: FaultDisk::new(seed),
+            disk,
             workers: Vec::new(),
             clients: Vec::new(),
             by_conn: HashMap::new(),
@@ -204,7 +232,7 @@ impl Rig {
     fn boot(&mut self, adversity: Adversity, seed: u64) {
         // A broker whose first append has no known outcome, or whose partitions another process owns, does not start.
         let at_start = Adversity { unknown: 0, fenced: 0, ..adversity };
-        let log = AdverseLog::new(Arc::new(self.model.clone()), at_start, seed);
+        let log = AdverseLog::new(self.below.clone(), at_start, seed);
         let shared: Arc<dyn Log> = Arc::new(Counting {
             inner: log.clone(),
             bytes: self.bytes_read.clone(),
@@ -356,7 +384,7 @@ impl Rig {
     }
 
     /// Takes turns until `done`, but not for ever.
-    pub(crate) fn turn_until(&mut self, done: impl Fn(&mut Self) -> bool) {
+    pub(crate) fn turn_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         for _ in 0..30_000 {
             if done(self) {
                 return;
@@ -424,8 +452,12 @@ impl Rig {
             return;
         }
         self.fuse = self.fuse.map(|turns| turns - 1);
+        let log = self.adverse.as_ref().expect("the rig has booted");
         if !self.is_held {
-            self.adverse.as_ref().expect("the rig has booted").pump();
+            if self.embedded.is_some() {
+                log.settle();
+            }
+            log.pump();
         }
         for at in 0..self.workers.len() {
             self.workers[at].take_mail();

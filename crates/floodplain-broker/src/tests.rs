@@ -11,6 +11,7 @@ mod many;
 mod open_ends;
 mod refusals;
 mod resume;
+mod segments;
 mod stopped;
 mod streams;
 

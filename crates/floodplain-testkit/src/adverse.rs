@@ -124,6 +124,9 @@ impl fmt::Debug for AdverseLog {
     }
 }
 
+/// Far beyond what a log takes on a busy machine.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+
 const MARKER_KEY: &[u8] = b"\0adverse-hole";
 
 fn marker() -> Batch {
@@ -231,6 +234,17 @@ impl AdverseLog {
     /// Lets some of what waits arrive, at least one thing of each kind. Returns whether more waits.
     pub fn pump(&self) -> bool {
         self.shared.pump()
+    }
+
+    /// Waits until the log below has ended all that was submitted: what it says of that arrives with the next [`Self::pump`].
+    ///
+    /// # Panics
+    /// If it has not after about half a minute.
+    pub fn settle(&self) {
+        let state = self.shared.state();
+        let waits = |state: &mut State| !state.pending.is_empty();
+        let waited = self.shared.arrived.wait_timeout_while(state, SETTLE_MAX, waits);
+        assert!(!waited.unwrap_or_else(PoisonError::into_inner).1.timed_out(), "the log below does not answer");
     }
 
     /// What has been done to the users of this log so far.
