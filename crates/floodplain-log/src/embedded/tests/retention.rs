@@ -118,6 +118,28 @@ fn keeps_at_most(max_bytes: u64, bed: &Bed) {
 }
 
 #[test]
+fn retention_keeps_a_fifth_of_the_disk_by_default() {
+    for (total_bytes, max_bytes) in [(30_000, 6_000), (100_000, 20_000)] {
+        let bed = Bed::small_journals();
+        assert_eq!(bed.config.retention_bytes, None);
+        bed.disk.0.total_bytes.store(total_bytes, Ordering::SeqCst);
+        keeps_at_most(max_bytes, &bed);
+    }
+    // A disk that it is no fifth of.
+    let bed = Bed::small_journals();
+    bed.disk.0.total_bytes.store(10_000_000, Ordering::SeqCst);
+    let counts = Counts::default();
+    let log = bed.open_counted(&counts);
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    for (_, value) in numbered(0..100) {
+        put(&*log, p, &[&value], Class::All);
+    }
+    log.maintain().unwrap();
+    assert!(log_bytes(&bed) > 30_000);
+    assert_eq!((log.start(p), counted(&counts)), (Position::ZERO, [0; 3]));
+}
+
+#[test]
 fn trimming_takes_whole_segments_in_time() {
     let bed = Bed::small_journals();
     let counts = Counts::default();
