@@ -117,7 +117,7 @@ pub(crate) enum JobResult {
     Fetched {
         conn: ConnId,
         partition: u32,
-        /// How many bytes were read.
+        /// How many bytes the log was asked for.
         bytes: u64,
         /// In the order in which they were asked for.
         found: Vec<Found>,
@@ -156,7 +156,7 @@ impl Job {
     pub fn run(self) {
         let result = match self.work {
             Work::Fetch { conn, index, partition, refs } => {
-                let bytes = refs.iter().map(|reference| u64::from(reference.locator.len_bytes())).sum();
+                let bytes = asked_bytes(&refs);
                 let found = fetch(&*self.log, partition, &refs);
                 JobResult::Fetched { conn, partition: index, bytes, found }
             }
@@ -190,6 +190,14 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadErro
         let source = std::io::Error::other("reading it has panicked");
         Err(ReadError::Io { file: "the log".to_owned(), at: 0, source })
     })
+}
+
+/// What these references lead to. Records of one compressed batch lead to the same bytes.
+fn asked_bytes(refs: &[RecordRef]) -> u64 {
+    let mut last = None;
+    let distinct =
+        refs.iter().map(|reference| reference.locator).filter(|locator| last.replace(*locator) != Some(*locator));
+    distinct.map(|locator| u64::from(locator.len_bytes())).sum()
 }
 
 /// Fetches records; where the disk fails, one by one, so that each costs itself alone.
@@ -277,4 +285,23 @@ fn find(read: &Read, position: Position) -> Option<FetchedRecord> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use floodplain_log::Locator;
+
+    #[test]
+    fn what_several_records_lie_in_is_asked_for_once() {
+        let reference = |offset, at, len| RecordRef {
+            position: Position::new(0, offset),
+            base_timestamp_ms: 0,
+            locator: Locator { at, len, crc: 7 },
+        };
+        let whole = 500 | Locator::WHOLE_BATCH;
+        let refs = [reference(0, 10, 30), reference(1, 40, 30), reference(2, 90, whole), reference(3, 90, whole)];
+        assert_eq!(asked_bytes(&refs), 30 + 30 + 500);
+        assert_eq!(asked_bytes(&refs[3..]), 500);
+    }
 }

@@ -114,7 +114,10 @@ pub(crate) struct Metrics {
     pub(crate) lagging: Counter,
     pub(crate) fetches_waiting: Gauge,
     pub(crate) mailbox_gaps: Counter,
+    /// Bytes of the records, or of the batches around them, that sessions which are behind have asked the log for. What the log reads to
+    /// find them is counted there.
     pub(crate) resume_read_bytes: Counter,
+    /// Bytes of the records that they were sent of it.
     pub(crate) resume_delivered_bytes: Counter,
     /// Clients that are not read for a while, by reason.
     pub(crate) paused_log: Counter,

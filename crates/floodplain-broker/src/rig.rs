@@ -151,6 +151,9 @@ pub(crate) struct Rig {
     fuse: Option<u32>,
     /// The log; `None`: it is the embedded one, on the disk.
     model: Option<ModelLog>,
+    /// How the embedded one is opened, and what is open of it.
+    engine: EmbeddedConfig,
+    pub(crate) embedded: Option<Arc<Embedded>>,
     adverse: Option<Arc<AdverseLog>>,
     pub(crate) disk: FaultDisk,
     pub(crate) workers: Vec<Worker>,
@@ -174,18 +177,28 @@ impl Rig {
     pub(crate) fn with_access(adversity: Adversity, seed: u64, config: BrokerConfig, access: fn() -> Access) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         let model = ModelLog::new(clock.clone());
-        Self::of(clock, Some(model), adversity, seed, config, access)
+        let engine = EmbeddedConfig::new("/data/log");
+        Self::of(clock, Some(model), engine, adversity, seed, config, access)
     }
 
     /// On the embedded log, which is on one disk with the snapshots of folds.
     pub(crate) fn on_disk(adversity: Adversity, seed: u64, config: BrokerConfig) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
-        Self::of(clock, None, adversity, seed, config, Access::open_loopback)
+        let engine = EmbeddedConfig::new("/data/log");
+        Self::of(clock, None, engine, adversity, seed, config, Access::open_loopback)
+    }
+
+    /// The same, with files as small as `engine` says.
+    pub(crate) fn on_disk_with(engine: EmbeddedConfig) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+        let config = BrokerConfig::default();
+        Self::of(clock, None, engine, Adversity::NONE, 1, config, Access::open_loopback)
     }
 
     fn of(
         clock: Arc<ManualClock>,
         model: Option<ModelLog>,
+        engine: EmbeddedConfig,
         adversity: Adversity,
         seed: u64,
         config: BrokerConfig,
@@ -204,6 +217,8 @@ impl Rig {
             jobs: None,
             fuse: None,
             model,
+            engine,
+            embedded: None,
             adverse: None,
             disk: FaultDisk::new(seed),
             workers: Vec::new(),
@@ -217,14 +232,14 @@ impl Rig {
         rig
     }
 
-    fn open_log(&self) -> Arc<dyn Log> {
+    fn open_log(&mut self) -> Arc<dyn Log> {
         match &self.model {
             Some(model) => Arc::new(model.clone()),
             None => {
-                let config = EmbeddedConfig::new("/data/log");
-                let opened = Embedded::open(Arc::new(self.disk.clone()), self.clock.clone(), config);
+                let opened = Embedded::open(Arc::new(self.disk.clone()), self.clock.clone(), self.engine.clone());
                 let (log, report) = opened.unwrap();
                 assert!(report.corrupt.is_empty(), "neither a crash nor a power cut is damage: {:?}", report.corrupt);
+                self.embedded = Some(log.clone());
                 log
             }
         }
@@ -313,6 +328,7 @@ impl Rig {
 
     fn restart(&mut self, adversity: Adversity, seed: u64) {
         self.workers.clear();
+        self.embedded = None;
         self.by_conn.clear();
         for client in &mut self.clients {
             client.at = None;
@@ -399,7 +415,7 @@ impl Rig {
     }
 
     /// Takes turns until `done`, but not for ever.
-    pub(crate) fn turn_until(&mut self, done: impl Fn(&mut Self) -> bool) {
+    pub(crate) fn turn_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         for _ in 0..30_000 {
             if done(self) {
                 return;

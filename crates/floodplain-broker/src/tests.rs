@@ -12,6 +12,7 @@ mod open_ends;
 mod poisoned;
 mod refusals;
 mod resume;
+mod segments;
 mod stopped;
 mod streams;
 

@@ -44,9 +44,10 @@ enum Known {
 enum InFlight {
     Nothing,
     Fence,
-    /// So many outputs from the front of the queue, after which this much is emitted.
+    /// So many outputs from the front of the queue, after which this much is emitted. Some of them are too large and are left out.
     Outputs {
         count: usize,
+        dropped: u64,
         emitted: Emitted,
     },
 }

@@ -17,6 +17,9 @@ pub(crate) struct LogMetrics {
     pub sync_seconds: Histogram,
     pub queue_bytes: Gauge,
     pub poisoned: Gauge,
+    /// Bytes that reads have taken from files, and those of them that are index pages.
+    pub read_bytes: Counter,
+    pub index_read_bytes: Counter,
     pub damaged_ranges: Counter,
     pub torn_ranges: Counter,
     pub not_kept_bytes: Counter,
@@ -46,6 +49,8 @@ impl LogMetrics {
             sync_seconds: histogram!("floodplain_log_sync_duration_seconds"),
             queue_bytes: gauge!("floodplain_log_queue_bytes"),
             poisoned: gauge!("floodplain_log_poisoned"),
+            read_bytes: counter!("floodplain_log_read_bytes_total"),
+            index_read_bytes: counter!("floodplain_log_index_read_bytes_total"),
             damaged_ranges: counter!("floodplain_log_damaged_ranges_total"),
             torn_ranges: counter!("floodplain_log_torn_ranges_total"),
             not_kept_bytes: counter!("floodplain_log_not_kept_bytes_total"),

@@ -14,8 +14,9 @@ use crate::varint;
 use bytes::Bytes;
 use std::{borrow::Cow, io::Read as _};
 
-/// What a batch of several records takes at most in the streams of a broker: whoever needs one record of it reads so much.
-pub const BATCH_BYTES: usize = 16 << 10;
+/// What a batch of several records takes at most in the streams of a broker: whoever needs one record of it by its position reads so
+/// much, and to find it up to a block of batches before it and a page of an index, of 4 KiB each. Of 64 records that is 1 MiB.
+pub const BATCH_BYTES: usize = 8 << 10;
 
 /// Bytes before the records.
 pub const HEADER_BYTES: usize = 61;

@@ -3,11 +3,13 @@
 //! One file holds all partitions (decision 0001). What stays in memory of it is one key per index
 //! page. Byte layout in `docs/formats/segment.md`.
 
+mod cache;
 mod page;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub(crate) use cache::PageCache;
 pub(crate) use writer::{Source, is_whole_at, write_segment};
 
 use crate::{
@@ -18,7 +20,11 @@ use crate::{
     journal::FrameAt,
 };
 use page::{PAGE, PageError, Pages};
-use std::{io, ops::Range};
+use std::{
+    io,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// Frames of a file, each with its partition.
 pub(crate) type FrameList = Vec<(Partition, FrameAt)>;
@@ -30,7 +36,9 @@ const FOOTER: usize = 80;
 const BLOCK_ENTRY: usize = 32;
 const PART_ENTRY: usize = 72;
 /// A block of a partition takes batches until it has this many bytes; one index entry each.
-const BLOCK_BYTES: u64 = 4 << 10;
+pub(crate) const BLOCK_BYTES: u64 = 4 << 10;
+/// Segments that this process has opened: each is another one, also if it has the name of an earlier one.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 /// Why a segment cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +103,13 @@ impl PartEntry {
             block_count: u32_at(entry, 68),
         }
     }
+
+    /// The byte of the file that holds byte position `at`, if nothing is missing here: then both grow alike from the
+    /// first batch to the last, and no index is needed. Holes only ever add to byte positions.
+    fn place_without_index(&self, at: u64) -> Option<u64> {
+        let is_whole = self.end_pos - self.pos == self.end_at - self.base_at + FRAME_HEADER as u64;
+        is_whole.then(|| self.pos + FRAME_HEADER as u64 + (at - self.base_at))
+    }
 }
 
 /// A run of batches of one partition that follow each other in the file and in byte positions.
@@ -129,6 +144,8 @@ impl Block {
 /// A segment that can be searched. The file itself is opened when it is needed.
 #[derive(Debug)]
 pub(crate) struct Segment {
+    /// What its pages are known by.
+    id: u64,
     /// The journals it was made from.
     pub first: u64,
     pub last: u64,
@@ -173,6 +190,7 @@ impl Segment {
         }
         let top = top.chunks_exact(8).map(|key| Partition { stream: u32_at(key, 0), index: u32_at(key, 4) }).collect();
         Ok(Self {
+            id: OPENED.fetch_add(1, Ordering::Relaxed),
             first,
             last,
             len,
@@ -189,18 +207,19 @@ impl Segment {
         DataFile::Segment { first: self.first, last: self.last }.name()
     }
 
-    fn parts<'f>(&self, file: &'f dyn DiskFile) -> Pages<'f, PART_ENTRY> {
-        Pages::new(file, self.parts_pos)
-    }
-
-    fn blocks<'f>(&self, file: &'f dyn DiskFile) -> Pages<'f, BLOCK_ENTRY> {
-        Pages::new(file, self.frames_end)
+    fn blocks<'f>(&self, file: &'f dyn DiskFile, cache: &'f PageCache) -> Pages<'f, BLOCK_ENTRY> {
+        Pages::new(file, self.frames_end, Some((cache, self.id)))
     }
 
     /// What is here of a partition.
-    pub(crate) fn find(&self, file: &dyn DiskFile, wanted: Partition) -> Result<Option<PartEntry>, SegmentError> {
+    pub(crate) fn find(
+        &self,
+        file: &dyn DiskFile,
+        cache: &PageCache,
+        wanted: Partition,
+    ) -> Result<Option<PartEntry>, SegmentError> {
         let Some(page) = self.top.partition_point(|first| *first <= wanted).checked_sub(1) else { return Ok(None) };
-        let mut pages = self.parts(file);
+        let mut pages = Pages::<PART_ENTRY>::new(file, self.parts_pos, Some((cache, self.id)));
         let per_page = Pages::<PART_ENTRY>::PER_PAGE;
         let (mut low, mut high) = (page as u64 * per_page, ((page as u64 + 1) * per_page).min(self.part_count));
         while low < high {
@@ -215,9 +234,9 @@ impl Segment {
         Ok(None)
     }
 
-    /// Calls `visit` for every partition here, in order.
+    /// Calls `visit` for every partition here, in order. Pages are read, and not kept: most are not asked for again.
     pub(crate) fn each_part(&self, file: &dyn DiskFile, mut visit: impl FnMut(PartEntry)) -> Result<(), SegmentError> {
-        let mut pages = self.parts(file);
+        let mut pages = Pages::<PART_ENTRY>::new(file, self.parts_pos, None);
         for idx in 0..self.part_count {
             visit(PartEntry::parse(pages.entry(idx)?));
         }
@@ -229,11 +248,12 @@ impl Segment {
     pub(crate) fn block(
         &self,
         file: &dyn DiskFile,
+        cache: &PageCache,
         part: &PartEntry,
         before: impl Fn(&Block) -> bool,
     ) -> Result<Block, SegmentError> {
         let mut found = Block { base: part.base, at: part.base_at, pos: part.pos, max_ingest_ms: part.max_ingest_ms };
-        let mut pages = self.blocks(file);
+        let mut pages = self.blocks(file, cache);
         let (mut low, mut high) =
             (u64::from(part.first_block), u64::from(part.first_block) + u64::from(part.block_count));
         while low < high {
@@ -249,9 +269,31 @@ impl Segment {
         Ok(found)
     }
 
+    /// The byte of the file that holds byte position `at` of a partition, which must be one of `part`.
+    pub(crate) fn place(
+        &self,
+        file: &dyn DiskFile,
+        cache: &PageCache,
+        part: &PartEntry,
+        at: u64,
+    ) -> Result<u64, SegmentError> {
+        if let Some(pos) = part.place_without_index(at) {
+            return Ok(pos);
+        }
+        let block = self.block(file, cache, part, |block| block.at <= at)?;
+        // In a block, byte positions and bytes of the file grow alike.
+        Ok(block.pos + FRAME_HEADER as u64 + (at - block.at))
+    }
+
     /// Offset of the first block with a batch ingested at `time_ms` or later.
-    pub(crate) fn offset_at(&self, file: &dyn DiskFile, part: &PartEntry, time_ms: i64) -> Result<u64, SegmentError> {
-        let mut pages = self.blocks(file);
+    pub(crate) fn offset_at(
+        &self,
+        file: &dyn DiskFile,
+        cache: &PageCache,
+        part: &PartEntry,
+        time_ms: i64,
+    ) -> Result<u64, SegmentError> {
+        let mut pages = self.blocks(file, cache);
         let first = u64::from(part.first_block);
         // Clocks may step back, so times are not sorted and every block is asked.
         for idx in first..first + u64::from(part.block_count) {
@@ -264,8 +306,14 @@ impl Segment {
     }
 
     /// Where the next whole head of a frame of this partition is behind damage at `pos`.
-    pub(crate) fn next_frame_pos(&self, file: &dyn DiskFile, part: &PartEntry, pos: u64) -> Result<u64, SegmentError> {
-        let block = self.block(file, part, |block| block.pos <= pos)?;
+    pub(crate) fn next_frame_pos(
+        &self,
+        file: &dyn DiskFile,
+        cache: &PageCache,
+        part: &PartEntry,
+        pos: u64,
+    ) -> Result<u64, SegmentError> {
+        let block = self.block(file, cache, part, |block| block.pos <= pos)?;
         let mut bytes = vec![0; (part.end_pos - pos).min(2 * BLOCK_BYTES) as usize];
         read_exact_at(file, &mut bytes, pos).map_err(|source| SegmentError::Io { at: pos, source })?;
         for idx in 1..bytes.len() {
@@ -277,7 +325,7 @@ impl Segment {
             }
         }
         // The damage is longer than a block.
-        let mut pages = self.blocks(file);
+        let mut pages = self.blocks(file, cache);
         let first = u64::from(part.first_block);
         for idx in first..first + u64::from(part.block_count) {
             let block = Block::parse(pages.entry(idx)?);

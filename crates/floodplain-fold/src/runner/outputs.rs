@@ -32,10 +32,10 @@ impl<F: Fold> Runner<F> {
                     placed.push((stream.partition_of(&pending.output.key), pending));
                 }
                 placed.sort_by_key(|(partition, _)| *partition);
+                let mut dropped = 0;
                 for chunk in placed.chunk_by(|a, b| a.0 == b.0) {
                     for (_, pending) in chunk {
-                        let full =
-                            push_output::<F>(&mut self.builder, &self.config.id, pending, now, &self.meters.dropped);
+                        let full = push_output::<F>(&mut self.builder, &self.config.id, pending, now, &mut dropped);
                         batches.extend(full.map(|batch| (chunk[0].0, batch)));
                     }
                     batches.extend(self.builder.finish(Compression::None).map(|batch| (chunk[0].0, batch)));
@@ -44,7 +44,7 @@ impl<F: Fold> Runner<F> {
                     Some(next) => next.cause,
                     None => Emitted { position: self.position, number: self.number },
                 };
-                self.in_flight = InFlight::Outputs { count, emitted };
+                self.in_flight = InFlight::Outputs { count, dropped, emitted };
                 emitted
             }
         };
@@ -81,11 +81,12 @@ impl<F: Fold> Runner<F> {
                 self.known = Known::ReadUntil(fence.next());
                 Ok(Settled::Committed)
             }
-            (Outcome::Committed(positions), InFlight::Outputs { count, emitted }) => {
+            (Outcome::Committed(positions), InFlight::Outputs { count, dropped, emitted }) => {
                 for pending in self.pending.drain(..count) {
                     self.pending_bytes -= pending.bytes;
                 }
-                self.meters.outputs.increment(count as u64);
+                self.meters.outputs.increment(count as u64 - dropped);
+                self.meters.dropped.increment(dropped);
                 self.emitted = emitted;
                 // The position record is the last batch of the unit, and nothing before it says more.
                 self.folds_from = positions.last().map_or(self.folds_from, |last| last.next());
@@ -185,7 +186,7 @@ fn push_output<F: Fold>(
     partition: &PartitionId,
     pending: &Pending,
     now: Timestamp,
-    dropped: &metrics::Counter,
+    dropped: &mut u64,
 ) -> Option<Batch> {
     let Pending { cause, output, .. } = pending;
     let dedup_id = format!("{}:{partition}:{cause}", F::NAME);
@@ -201,7 +202,7 @@ fn push_output<F: Fold>(
     }
     if let Err(error) = pushed {
         error!(fold = F::NAME, %partition, %cause, %error, "output is too large and was dropped");
-        dropped.increment(1);
+        *dropped += 1;
     }
     full
 }

@@ -1,6 +1,7 @@
 //! Folds, runners and snapshots, on the model log, on the adverse log, and on a disk that fails.
 #![allow(clippy::unwrap_used)]
 
+mod counted;
 mod crash;
 mod replay;
 mod snapshots;

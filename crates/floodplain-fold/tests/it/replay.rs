@@ -3,7 +3,7 @@
 use crate::support::{Ask, Streams, Sums, Worker, outputs, position_records, records, reference, write};
 use floodplain_fold::{Fold, Next, Outputs, Runner};
 use floodplain_log::{Disk, Log, Outcome, ReadError, Refusal};
-use floodplain_testkit::{FaultDisk, ModelLog};
+use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::{ManualClock, Position, Timestamp};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -123,7 +123,8 @@ fn retention_that_passes_a_fold_is_reported() {
     let adds: Vec<_> = (0..9).map(|n| (n, Ask::Add(1), 1)).collect();
     write(&log, input, &adds);
     log.trim(input, Position::new(0, 6));
-    let mut runner = streams.runner(&log, &disk());
+    let counts = Counts::default();
+    let mut runner = metrics::with_local_recorder(&counts, || streams.runner(&log, &disk()));
     let mut worker = Worker::new();
     while !runner.takes_input() {
         worker.step(&log, &mut runner).unwrap();
@@ -133,8 +134,14 @@ fn retention_that_passes_a_fold_is_reported() {
     assert!(matches!(error, ReadError::Trimmed { .. }));
     let folded = runner.on_read(&log, partition, from, Err(error)).unwrap();
     assert_eq!(folded.lost, Some((Position::ZERO, Position::new(0, 6))));
+    assert_eq!(counts.of("floodplain_fold_"), [("floodplain_fold_lost_ranges_total sums".to_owned(), 1)]);
     worker.run(&log, &mut runner);
     assert_eq!(runner.position(), Position::new(0, 9), "the rest is folded");
+    let counted = [("lost_ranges", 1), ("records", 3)];
+    assert_eq!(
+        counts.of("floodplain_fold_"),
+        counted.map(|(what, n)| (format!("floodplain_fold_{what}_total sums"), n))
+    );
 }
 
 #[test]

@@ -11,14 +11,16 @@ use crate::{
     files::{DataFile, read_up_to},
     frame::{FRAME_HEADER, Frame},
     journal::FrameAt,
-    segment::{PartEntry, Segment, SegmentError},
+    segment::{BLOCK_BYTES, PartEntry, Segment, SegmentError},
 };
 use bytes::Bytes;
 use floodplain_types::Position;
+use metrics::Counter;
 use std::{cmp::Ordering, io, ops::Range, sync::Arc};
 
-/// Read beyond what was asked for, so that the last batch is usually whole.
-const READ_SLACK: u64 = 8 << 10;
+/// Read beyond what was asked for, so that the last batch is usually whole. It has the heads of all batches of a block,
+/// so that a batch which is looked for is found with one read, and what is not there yet of it with a second one.
+const READ_SLACK: u64 = BLOCK_BYTES + FRAME_HEADER as u64;
 /// Reads of a segment are cut into pieces of this size.
 const READ_MAX: u64 = 4 << 20;
 /// So many places of damage are told apart; after that each is reported every time.
@@ -208,7 +210,7 @@ impl Inner {
 
     /// What a segment holds of a partition.
     fn find(&self, segment: &Segment, partition: Partition) -> Result<Option<Part>, ReadError> {
-        self.in_segment(segment, |file| match segment.find(file, partition) {
+        self.in_segment(segment, |file| match segment.find(file, &self.index_pages, partition) {
             Ok(part) => Ok(part.map(Part::Indexed)),
             Err(error) => self.without_index(segment, file, partition, error),
         })
@@ -308,7 +310,7 @@ impl Inner {
         out: &mut Gathered,
     ) -> Result<bool, SegmentError> {
         let from = out.from;
-        let mut pos = segment.block(file, part, |block| block.base <= from)?.pos;
+        let mut pos = segment.block(file, &self.index_pages, part, |block| block.base <= from)?.pos;
         while pos < part.end_pos {
             let want = (out.left as u64).saturating_add(READ_SLACK).min(READ_MAX).min(part.end_pos - pos);
             let piece = read_piece(file, pos, want as usize).map_err(io_at(pos))?;
@@ -319,28 +321,29 @@ impl Inner {
                     .filter(|frame| frame.partition == out.partition && at + frame.len() <= part.end_pos);
                 let Some(frame) = frame else {
                     self.report_damage(&segment.name(), at, "head of a frame");
-                    done = (segment.next_frame_pos(file, part, at)? - pos) as usize;
+                    done = (segment.next_frame_pos(file, &self.index_pages, part, at)? - pos) as usize;
                     continue;
                 };
+                let range = done + FRAME_HEADER..done + frame.len() as usize;
+                done = range.end;
+                if frame.base_offset + u64::from(frame.last_delta) < from {
+                    continue;
+                }
                 if out.is_full_for(frame.batch_len as usize) {
                     return Ok(true);
                 }
-                let end = done + frame.len() as usize;
-                let bytes = if end <= piece.len() {
-                    piece.slice(done + FRAME_HEADER..end)
-                } else if done == 0 {
-                    read_piece(file, at + FRAME_HEADER as u64, frame.batch_len as usize).map_err(io_at(at))?
+                let bytes = if range.end <= piece.len() {
+                    piece.slice(range)
                 } else {
-                    break;
+                    read_rest(file, piece.slice(range.start..), pos + range.start as u64, range.len())
+                        .map_err(io_at(at))?
                 };
-                done = end;
                 match Batch::parse(bytes) {
-                    Ok(batch) if frame.base_offset + u64::from(batch.last_offset_delta()) < from => {}
                     Ok(batch) => out.push(frame.base_offset, frame.at, batch),
                     Err(error) => self.report_damage(&segment.name(), at, &error.to_string()),
                 }
             }
-            // Less than a head is left of the piece: it is read again with what follows.
+            // If less than a head is left of the piece, it is read again with what follows.
             if done == 0 {
                 self.report_damage(&segment.name(), pos, "partition ends inside a frame");
                 return Ok(false);
@@ -357,13 +360,17 @@ impl Inner {
         run: impl FnOnce(&dyn DiskFile) -> Result<T, SegmentError>,
     ) -> Result<T, ReadError> {
         let file = self.open_files.get(segment).map_err(|source| SegmentError::Io { at: 0, source });
-        let result = file.and_then(|file| run(&*file));
+        let result = file.and_then(|file| run(&self.counted(&*file)));
         result.map_err(|error| match error {
             SegmentError::Io { at, source } => ReadError::Io { file: segment.name(), at, source },
             damaged @ SegmentError::Damaged { at, .. } => {
                 ReadError::Io { file: segment.name(), at, source: io::Error::new(io::ErrorKind::InvalidData, damaged) }
             }
         })
+    }
+
+    fn counted<'f>(&'f self, file: &'f dyn DiskFile) -> Counted<'f> {
+        Counted { file, bytes: &self.metrics.read_bytes }
     }
 
     /// Says once where a read has met damage. The bytes stay where they are.
@@ -381,7 +388,7 @@ impl Inner {
     fn read_journal(&self, partition: Partition, place: &InJournal) -> Result<Option<Batch>, ReadError> {
         let InJournal { seq, file, frame } = place;
         let name = || DataFile::Journal { seq: *seq }.name();
-        let bytes = read_piece(&**file, frame.pos, FRAME_HEADER + frame.batch_len as usize)
+        let bytes = read_piece(&self.counted(&**file), frame.pos, FRAME_HEADER + frame.batch_len as usize)
             .map_err(|source| ReadError::Io { file: name(), at: frame.pos, source })?;
         let is_it = Frame::parse(&bytes).is_some_and(|head| {
             (head.partition, head.base_offset, head.batch_len) == (partition, frame.base, frame.batch_len)
@@ -450,7 +457,7 @@ impl Inner {
                 if let Some((seq, file, pos)) = in_journal {
                     drop(view);
                     let name = DataFile::Journal { seq }.name();
-                    return match read_piece(&*file, pos, len) {
+                    return match read_piece(&self.counted(&*file), pos, len) {
                         Ok(bytes) => Ok(self.checked(wanted, bytes, &name, pos)),
                         Err(source) => Err(ReadError::Io { file: name, at: pos, source }),
                     };
@@ -471,12 +478,8 @@ impl Inner {
             };
             let bytes = self.in_segment(segment, |file| {
                 if let Part::Indexed(entry) = part {
-                    match segment.block(file, entry, |block| block.at <= at) {
-                        // In a block, byte positions and bytes of the file grow alike.
-                        Ok(block) => {
-                            let pos = block.pos + FRAME_HEADER as u64 + (at - block.at);
-                            return Ok(Some((read_piece(file, pos, len).map_err(io_at(pos))?, pos)));
-                        }
+                    match segment.place(file, &self.index_pages, entry, at) {
+                        Ok(pos) => return Ok(Some((read_piece(file, pos, len).map_err(io_at(pos))?, pos))),
                         Err(error) => {
                             let scanned = self.without_index(segment, file, partition, error)?;
                             *part = scanned.unwrap_or(Part::Scanned(Vec::new()));
@@ -523,9 +526,10 @@ impl Inner {
             let mut gone = false;
             for segment in segments.iter().filter(|segment| segment.max_ingest_ms >= time_ms) {
                 let found = self.in_segment(segment, |file| {
-                    let by_index = segment.find(file, partition).and_then(|part| {
+                    let pages = &self.index_pages;
+                    let by_index = segment.find(file, pages, partition).and_then(|part| {
                         let part = part.filter(|part| part.max_ingest_ms >= time_ms);
-                        part.map(|part| segment.offset_at(file, &part, time_ms)).transpose()
+                        part.map(|part| segment.offset_at(file, pages, &part, time_ms)).transpose()
                     });
                     by_index.or_else(|error| {
                         let part = self.without_index(segment, file, partition, error)?;
@@ -624,10 +628,41 @@ fn pos_of(frame: &FrameAt, at: u64, end_at: u64) -> Option<u64> {
     (frame.at <= at && end_at <= frame.end_at()).then(|| frame.pos + FRAME_HEADER as u64 + (at - frame.at))
 }
 
+/// A file of which it is counted how many bytes are read.
+#[derive(Debug)]
+struct Counted<'f> {
+    file: &'f dyn DiskFile,
+    bytes: &'f Counter,
+}
+
+impl DiskFile for Counted<'_> {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        self.file.read_at(buf, at).inspect(|read| self.bytes.increment(*read as u64))
+    }
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<usize> {
+        self.file.write_at(buf, at)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}
+
 /// Reads these bytes; those behind the end of a file that has become shorter are zeros.
 fn read_piece(file: &dyn DiskFile, at: u64, len: usize) -> io::Result<Bytes> {
     let mut buf = vec![0; len];
     read_up_to(file, &mut buf, at)?;
+    Ok(buf.into())
+}
+
+/// The `len` bytes at `at`, of which the first ones have been read.
+fn read_rest(file: &dyn DiskFile, first: Bytes, at: u64, len: usize) -> io::Result<Bytes> {
+    let have = first.len();
+    let mut buf = Vec::from(first);
+    buf.resize(len, 0);
+    read_up_to(file, &mut buf[have..], at + have as u64)?;
     Ok(buf.into())
 }
 

@@ -17,7 +17,7 @@ use crate::{
     frame::{GROUP_MAGIC, JournalPos},
     journal::{self, Journal},
     metrics::LogMetrics,
-    segment::{self, Segment, SegmentError, Source},
+    segment::{self, PageCache, Segment, SegmentError, Source},
     tail::Tail,
 };
 use floodplain_types::Clock;
@@ -171,6 +171,7 @@ pub(super) fn open(
     };
     let inner = Inner {
         open_files: OpenFiles::new(Arc::clone(&disk), dir, config.open_files_max),
+        index_pages: PageCache::new(config.index_bytes, metrics.index_read_bytes.clone()),
         disk,
         clock,
         config,

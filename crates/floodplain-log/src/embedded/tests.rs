@@ -6,6 +6,7 @@ mod segments;
 
 use super::*;
 use crate::{Batch, BatchBuilder, Compression, Record, append, disk::DiskFile, files::DataFile};
+use floodplain_testkit::Counts;
 use floodplain_types::{Class, ManualClock, StreamName, TenantId, Timestamp};
 use std::{
     io,
@@ -34,6 +35,8 @@ pub(super) struct Switched {
     pub free_bytes: AtomicI64,
     /// Reported instead of the truth unless negative.
     pub total_bytes: AtomicI64,
+    /// Lengths of segments that were removed.
+    pub removed_segments: Mutex<Vec<u64>>,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,9 @@ impl crate::Disk for SwitchedDisk {
         crate::OsDisk.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")) {
+            lock(&self.0.removed_segments).push(path.metadata()?.len());
+        }
         crate::OsDisk.remove(path)
     }
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
@@ -138,6 +144,11 @@ impl Bed {
     pub(super) fn open(&self) -> (Arc<Embedded>, RecoveryReport) {
         Embedded::open(Arc::new(self.disk.clone()), Arc::clone(&self.clock) as Arc<dyn Clock>, self.config.clone())
             .unwrap()
+    }
+
+    /// The same, and what it counts is counted there.
+    pub(super) fn open_counted(&self, counts: &Counts) -> Arc<Embedded> {
+        metrics::with_local_recorder(counts, || self.open()).0
     }
 
     pub(super) fn log_dir(&self) -> &Path {

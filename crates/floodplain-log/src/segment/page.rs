@@ -1,7 +1,9 @@
 //! Index pages: fixed-size entries in pages of 4 KiB, each with its own checksum, so that a search
 //! reads and checks only what it looks at.
 
+use super::cache::PageCache;
 use crate::{disk::DiskFile, files::read_exact_at, frame::u32_at};
+use bytes::Bytes;
 use std::io;
 
 pub(super) const PAGE: usize = 4096;
@@ -17,9 +19,11 @@ pub(super) enum PageError {
 pub(super) struct Pages<'f, const ENTRY: usize = 1> {
     file: &'f dyn DiskFile,
     start: u64,
-    /// Number of the page in `buf`.
+    /// Where pages are looked for before they are read, and the segment that they are of there.
+    cache: Option<(&'f PageCache, u64)>,
+    /// Number of the page in `page`.
     loaded: Option<u64>,
-    buf: Vec<u8>,
+    page: Bytes,
 }
 
 impl Pages<'_> {
@@ -44,8 +48,8 @@ impl Pages<'_> {
 impl<'f, const ENTRY: usize> Pages<'f, ENTRY> {
     pub(super) const PER_PAGE: u64 = ((PAGE - TRAILER) / ENTRY) as u64;
 
-    pub(super) fn new(file: &'f dyn DiskFile, start: u64) -> Self {
-        Self { file, start, loaded: None, buf: Vec::new() }
+    pub(super) fn new(file: &'f dyn DiskFile, start: u64, cache: Option<(&'f PageCache, u64)>) -> Self {
+        Self { file, start, cache, loaded: None, page: Bytes::new() }
     }
 
     /// The entry with this number.
@@ -54,20 +58,32 @@ impl<'f, const ENTRY: usize> Pages<'f, ENTRY> {
         let at = self.start + page * PAGE as u64;
         if self.loaded != Some(page) {
             self.loaded = None;
-            self.buf.resize(PAGE, 0);
-            read_exact_at(self.file, &mut self.buf, at).map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => PageError::Damaged { at },
-                _ => PageError::Io { at, source },
-            })?;
-            if crc32c::crc32c(&self.buf[..PAGE - 4]) != u32_at(&self.buf, PAGE - 4) {
-                return Err(PageError::Damaged { at });
-            }
+            self.page = self.page_at(at)?;
             self.loaded = Some(page);
         }
         let within = (idx % Self::PER_PAGE) as usize;
-        if within >= u32_at(&self.buf, PAGE - TRAILER) as usize {
+        if within >= u32_at(&self.page, PAGE - TRAILER) as usize {
             return Err(PageError::Damaged { at });
         }
-        Ok(&self.buf[within * ENTRY..(within + 1) * ENTRY])
+        Ok(&self.page[within * ENTRY..(within + 1) * ENTRY])
+    }
+
+    fn page_at(&self, at: u64) -> Result<Bytes, PageError> {
+        if let Some(page) = self.cache.and_then(|(cache, segment)| cache.get((segment, at))) {
+            return Ok(page);
+        }
+        let mut page = vec![0; PAGE];
+        read_exact_at(self.file, &mut page, at).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => PageError::Damaged { at },
+            _ => PageError::Io { at, source },
+        })?;
+        if crc32c::crc32c(&page[..PAGE - 4]) != u32_at(&page, PAGE - 4) {
+            return Err(PageError::Damaged { at });
+        }
+        let page = Bytes::from(page);
+        if let Some((cache, segment)) = self.cache {
+            cache.put((segment, at), &page);
+        }
+        Ok(page)
     }
 }

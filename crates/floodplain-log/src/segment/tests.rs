@@ -42,7 +42,10 @@ proptest! {
     /// Every frame is found by partition and offset, by byte position, and by time; a scan without
     /// the index finds the same frames.
     #[test]
-    fn all_frames_are_found(frames in proptest::collection::vec((0_u32..70, prop_oneof![8 => Just(0_u64), 1 => 1..5_u64], 0_i64..50), 1..400)) {
+    fn all_frames_are_found(
+        frames in proptest::collection::vec((0_u32..70, prop_oneof![8 => Just(0_u64), 1 => 1..5_u64], 0_i64..50), 1..400),
+        cached_pages in prop_oneof![Just(100_u32), Just(1), Just(0)],
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let source = source(dir.path(), &frames);
         let wanted = source.frames.clone();
@@ -52,21 +55,27 @@ proptest! {
         let segment = Segment::open(&*file, 3, 5).unwrap();
         prop_assert_eq!((segment.len, segment.frame_count), (written.bytes, frames.len() as u64));
         prop_assert_eq!(segment.max_ingest_ms, frames.iter().map(|frame| frame.2).max().unwrap());
+        // Room for all pages, for one, for none.
+        let cache = PageCache::new(u64::from(cached_pages) * PAGE as u64, metrics::Counter::noop());
         for (partition, frame) in &wanted {
-            let part = segment.find(&*file, *partition).unwrap().unwrap();
+            let part = segment.find(&*file, &cache, *partition).unwrap().unwrap();
             prop_assert!(part.base <= frame.base && frame.base < part.end);
-            let by_offset = segment.block(&*file, &part, |block| block.base <= frame.base).unwrap();
+            let by_offset = segment.block(&*file, &cache, &part, |block| block.base <= frame.base).unwrap();
             prop_assert!(by_offset.base <= frame.base && by_offset.pos < part.end_pos);
-            let by_at = segment.block(&*file, &part, |block| block.at <= frame.at).unwrap();
+            let place = segment.place(&*file, &cache, &part, frame.at).unwrap();
             let mut head = [0; FRAME_HEADER];
-            read_exact_at(&*file, &mut head, by_at.pos + (frame.at - by_at.at)).unwrap();
+            read_exact_at(&*file, &mut head, place - FRAME_HEADER as u64).unwrap();
             prop_assert_eq!(Frame::parse(&head).map(|found| (found.partition, found.base_offset)), Some((*partition, frame.base)));
-            prop_assert!(segment.offset_at(&*file, &part, frame.ingest_ms).unwrap() <= frame.base);
+            prop_assert!(segment.offset_at(&*file, &cache, &part, frame.ingest_ms).unwrap() <= frame.base);
+            // A hole behind another frame of the partition is what makes an index necessary.
+            let of_part = || wanted.iter().filter(|(of, _)| of == partition).map(|(_, frame)| frame);
+            let is_whole = of_part().zip(of_part().skip(1)).all(|(frame, next)| next.at == frame.end_at() + FRAME_HEADER as u64);
+            prop_assert_eq!(part.place_without_index(frame.at), is_whole.then_some(place));
         }
         let missing = Partition { stream: 1, index: 1_000 };
-        prop_assert!(segment.find(&*file, missing).unwrap().is_none());
+        prop_assert!(segment.find(&*file, &cache, missing).unwrap().is_none());
         let before = Partition { stream: 0, index: 0 };
-        prop_assert!(segment.find(&*file, before).unwrap().is_none());
+        prop_assert!(segment.find(&*file, &cache, before).unwrap().is_none());
 
         let (scanned, bad) = Segment::scan(&*file, segment.frames_end()).unwrap();
         prop_assert_eq!((scanned.len(), bad.len()), (wanted.len(), 0));
@@ -90,7 +99,8 @@ proptest! {
         let at = hit.index(written.bytes as usize) as u64;
         crate::files::write_all_at(&*file, &[0xa5], at).unwrap();
         if let Ok(segment) = Segment::open(&*file, 3, 5) {
-            let part = segment.find(&*file, Partition { stream: 1, index: 1 });
+            let cache = PageCache::new(1 << 20, metrics::Counter::noop());
+            let part = segment.find(&*file, &cache, Partition { stream: 1, index: 1 });
             prop_assert!(part.is_err() || part.unwrap().unwrap().base == 0);
         }
     }

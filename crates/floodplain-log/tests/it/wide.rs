@@ -76,6 +76,7 @@ fn open(dir: &Path, partitions: u32) -> (Arc<Embedded>, Stream) {
         tail_bytes: 1 << 20,
         reserve_bytes: Some(0),
         open_files_max: 8,
+        index_bytes: 64 << 10,
         ..EmbeddedConfig::new(dir.join("log"))
     };
     let (log, _) = Embedded::open(Arc::new(OsDisk), Arc::new(SystemClock) as Arc<dyn Clock>, config).unwrap();

@@ -340,7 +340,7 @@ impl MessagePropertiesBuf {
         self.add(Property::CorrelationData(data))
     }
 
-    /// Adds a Topic Alias. Only for [`Publish`]; deliveries name theirs in [`crate::Delivery`].
+    /// Adds a Topic Alias.
     ///
     /// # Errors
     /// None; the type is that of its siblings.

@@ -1,9 +1,10 @@
 use crate::{
     Log, Outcome, Partition, RecordRef,
-    embedded::tests::{Bed, numbered, put, stream_id},
+    embedded::tests::{Bed, batch, numbered, put, stream_id},
+    frame::FRAME_HEADER,
 };
 use floodplain_types::{Class, Position};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// Ten records in ten batches, nothing in memory.
 fn ten(bed: &mut Bed) -> (std::sync::Arc<super::super::Embedded>, Partition) {
@@ -103,6 +104,8 @@ fn a_damaged_index_hides_nothing() {
     let mut bed = Bed::new();
     bed.config.journal_bytes = 1 << 20;
     bed.config.tail_bytes = 0;
+    // What was read before must not help.
+    bed.config.index_bytes = 0;
     let big = "x".repeat(3_000);
     let (log, _) = bed.open();
     let stream = log.open_stream(&stream_id("s"), 3).unwrap();
@@ -111,7 +114,7 @@ fn a_damaged_index_hides_nothing() {
         for index in 0..3 {
             put(&*log, stream.partition(index), &[&format!("v{n}"), &big], Class::All);
         }
-        bed.clock.advance(std::time::Duration::from_secs(1));
+        bed.clock.advance(Duration::from_secs(1));
     }
     drop(log);
     let (log, _) = bed.open();
@@ -132,4 +135,89 @@ fn a_damaged_index_hides_nothing() {
     assert_eq!(read_all(&*log, p, 11, 1).0, whole.0[10..]);
     assert_eq!(log.fetch(p, &whole.2).unwrap().len(), 20);
     assert_eq!(log.position_at(p, 1_000 + 5_000).unwrap(), Position::new(0, 10));
+}
+
+/// Offsets that references lead to.
+fn fetched(log: &dyn Log, p: Partition, refs: &[RecordRef]) -> Vec<u64> {
+    log.fetch(p, refs).unwrap().iter().map(|record| record.position.offset).collect()
+}
+
+/// Index pages stay in memory: those of segments that are not in use any more lead nowhere.
+#[test]
+fn references_outlive_segments_that_are_merged_and_removed() {
+    const ROUNDS: u64 = 20;
+    let mut bed = Bed::new();
+    bed.config.journal_bytes = 1 << 20;
+    bed.config.tail_bytes = 0;
+    bed.config.retention_age = Duration::from_hours(24 * 1_000);
+    let (log, _) = bed.open();
+    let stream = log.open_stream(&stream_id("s"), 2).unwrap();
+    let (p, other) = (stream.partition(1), stream.partition(0));
+    let mut segments_max = 0;
+    for round in 0..ROUNDS {
+        put(&*log, other, &[&"x".repeat(round as usize * 100)], Class::All);
+        put(&*log, p, &[&format!("v{round}")], Class::All);
+        // The journal is old: it ends with the next round of the commit thread, and is a segment then.
+        bed.clock.advance(Duration::from_hours(25));
+        floodplain_testkit::wait_until("a journal becomes a segment", &|| log.maintain().unwrap(), || {
+            super::read(&log.inner.view).segments.last().is_some_and(|segment| segment.last > round)
+        });
+        segments_max = segments_max.max(bed.files("segment-").len());
+        let (values, lost, refs) = read_all(&*log, p, 0, 1);
+        assert_eq!((values.len() as u64, lost), (round + 1, vec![]));
+        assert_eq!(fetched(&*log, p, &refs), (0..=round).collect::<Vec<_>>());
+    }
+    assert!(segments_max >= 7 && bed.files("segment-").len() < 10, "{segments_max} segments were merged");
+    let (.., refs) = read_all(&*log, p, 0, 1);
+    let before = bed.files("segment-").len();
+    for trimmed in [p, other] {
+        log.trim(trimmed, Position::new(0, 17));
+    }
+    log.maintain().unwrap();
+    assert!(bed.files("segment-").len() < before);
+    assert_eq!(fetched(&*log, p, &refs), [17, 18, 19]);
+}
+
+/// It has the name of the old one, and where the old one had one page of its index it has another.
+#[test]
+fn a_segment_that_was_made_anew_is_read_by_its_own_index() {
+    const PARTITIONS: u32 = 60;
+    let mut bed = Bed::new();
+    bed.config.tail_bytes = 0;
+    let (log, _) = bed.open();
+    let stream = log.open_stream(&stream_id("s"), PARTITIONS).unwrap();
+    for (_, value) in numbered(0..10) {
+        for index in 0..PARTITIONS {
+            put(&*log, stream.partition(index), &[&value], Class::All);
+        }
+    }
+    // A frame as long as a page.
+    let frame_len = |len: usize| FRAME_HEADER + batch(&["x".repeat(len)]).as_bytes().len();
+    let len = (3_900..4_000).find(|len| frame_len(*len) == 4096).unwrap();
+    put(&*log, stream.partition(0), &[&"x".repeat(len)], Class::All);
+    drop(log);
+    let (log, _) = bed.open();
+    log.maintain().unwrap();
+    let p = stream.partition(1);
+    let (.., refs) = read_all(&*log, p, 0, 1);
+    let files = bed.files("segment-");
+    assert_eq!(files.len(), 1);
+    // That one is damaged, so that all behind it moves, and the page of the last partitions, so that it is noticed.
+    change(&files[0], |bytes| {
+        let at = bytes.windows(100).position(|found| found == [b'x'; 100]).unwrap();
+        bytes[at] ^= 1;
+        let top = bytes.len() - 80 - 2 * 8;
+        bytes[top - 4096] ^= 1;
+    });
+    let last = stream.partition(PARTITIONS - 1);
+    assert_eq!(read_all(&*log, last, 0, 1).0.len(), 10);
+    log.maintain().unwrap();
+    assert_eq!(bed.files("segment-"), files);
+    assert_eq!(read_all(&*log, stream.partition(0), 0, 1).1, [10]);
+    for index in 1..PARTITIONS {
+        let (values, lost, found) = read_all(&*log, stream.partition(index), 0, 1);
+        assert_eq!((values.len(), lost.len()), (10, 0));
+        assert_eq!(fetched(&*log, stream.partition(index), &found), (0..10).collect::<Vec<_>>());
+    }
+    assert_eq!(fetched(&*log, p, &refs), (0..10).collect::<Vec<_>>());
 }
