@@ -295,6 +295,29 @@ test('dead letters: by reason, the byte is marked, replay is said', async (t) =>
   await page.getByText('replayed', { exact: true }).first().waitFor();
 });
 
+test('dead letters: of more reasons than are counted the sum is not called that of all', async (t) => {
+  const { page, faults } = await visit(t, '#/dead-letters');
+  await page.getByRole('button', { name: 'All 42', exact: true }).waitFor();
+  const counts = Array.from({ length: 100 }, (_, n) => ({ reason: `reason ${n}`, count: 200 - n }));
+  await page.route('**/api/v1/dlq*', (route) => route.fulfill({ json: { entries: [], next: null, counts } }));
+  await page.reload();
+  await page.getByRole('button', { name: 'All 15,050 or more', exact: true }).waitFor();
+  await page.getByText('These are the 100 most frequent reasons; there may be more.').waitFor();
+  await page.getByText('None of these.').waitFor();
+  assert.deepEqual(faults, []);
+});
+
+test('dead letters: a binding leads to its own, which can be left; what would replay others is not offered', async (t) => {
+  const { page } = await visit(t, '#/bindings');
+  await page.getByRole('link', { name: '17 dead letters of cooling-units' }).press('Enter');
+  await page.getByText('Only those of binding cooling-units.').waitFor();
+  const all = page.getByRole('button', { name: 'Replay all' });
+  assert.equal(await all.count(), 0);
+  await page.getByRole('button', { name: 'Show those of all' }).press('Enter');
+  await all.waitFor();
+  assert.ok(page.url().endsWith('#/dead-letters'));
+});
+
 test('times and theme: what the reader chose is there after a reload', async (t) => {
   const { page } = await visit(t, '#/overview');
   await page.getByRole('button', { name: 'Dark theme' }).press('Enter');

@@ -7,6 +7,11 @@ import { REAL, accessible, reader, start } from './browser.mjs';
 const device = process.env.FLOODPLAIN_DEVICE ?? 'truck-001';
 const PAGES = [
   ['overview', '#/overview', 'role=img[name=/Messages per second/] >> canvas'],
+  ['palette', '#/overview', 'role=heading[name="Overview"]', async (page) => {
+    await page.keyboard.press('Control+k');
+    await page.getByRole('combobox').fill(device.slice(0, 3));
+    await page.getByRole('option').filter({ hasText: 'Device' }).first().waitFor();
+  }],
   ['devices', '#/devices', 'role=listbox >> role=option >> nth=3'],
   ['device', `#/device/${device}?range=5m`, 'role=img >> canvas'],
   ['topics', '#/topics?follow=devices/%23', 'role=listbox >> role=option >> nth=5', async (page) => {
