@@ -32,11 +32,11 @@ fuzz_target!(|input: &[u8]| {
             Ok(None) => return,
             Err(error) => {
                 assert!(!error.to_string().is_empty());
-                if let Ok(Frame::Complete { body, .. }) = decoder.frame(bytes) {
-                    if let Some((version, code)) = connect_refusal(&bytes[body], &error) {
-                        let refusal = Packet::Connack(Connack::new(code, false));
-                        Encoder::new(version).encode(&refusal, &mut Vec::new()).expect("a version says its refusals");
-                    }
+                if let Ok(Frame::Complete { body, .. }) = decoder.frame(bytes)
+                    && let Some((version, code)) = connect_refusal(&bytes[body], &error)
+                {
+                    let refusal = Packet::Connack(Connack::new(code, false));
+                    Encoder::new(version).encode(&refusal, &mut Vec::new()).expect("a version says its refusals");
                 }
                 return;
             }
