@@ -301,6 +301,8 @@ fn threads_of_a_long_query_run_only_when_no_other_wants_to() {
             let mut short = patient.query("SELECT 1").await.unwrap();
             while short.next().await.transpose().unwrap().is_some() {}
             wait_until("a short query ends", &|| {}, || patient.running() == 0);
+            // A thread that has just begun takes its niceness then.
+            wait_until("the threads of queries are there", &|| {}, || of(0) >= 2);
             assert_eq!((of(0), of(SCHED_IDLE)), (2, 0), "short queries share their threads");
         }
         let running = strict.query(ENDLESS).await.unwrap();
