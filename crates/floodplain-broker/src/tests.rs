@@ -10,6 +10,7 @@ mod limits;
 mod many;
 mod open_ends;
 mod poisoned;
+mod power;
 mod refusals;
 mod resume;
 mod segments;
@@ -19,7 +20,11 @@ mod streams;
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;
 use floodplain_types::{Position, Timestamp};
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 const PERFECT: Adversity = Adversity::NONE;
 const SLOPPY: Adversity = Adversity { duplicates: 50, ..Adversity::MILD };
@@ -271,6 +276,13 @@ fn values(rig: &Rig, stream: &str) -> Vec<String> {
         }
     }
     values
+}
+
+/// The payload of each message that the log has, and how often.
+fn stored(rig: &Rig) -> BTreeMap<String, u32> {
+    let mut stored = BTreeMap::new();
+    values(rig, "telemetry").into_iter().for_each(|payload| *stored.entry(payload).or_default() += 1);
+    stored
 }
 
 #[test]
@@ -556,7 +568,7 @@ fn messages_of_devices_that_the_topic_names() {
                 rig.send(live, &[0x40, 2, id[0], id[1]]);
             }
         }
-        let mut homes = std::collections::BTreeMap::<Vec<u8>, BTreeSet<u32>>::new();
+        let mut homes = BTreeMap::<Vec<u8>, BTreeSet<u32>>::new();
         let telemetry = rig.log.streams().into_iter().find(|found| found.id.stream.as_str() == "telemetry").unwrap();
         for index in 0..telemetry.partitions {
             let read = rig.log.read(telemetry.partition(index), Position::ZERO, usize::MAX).unwrap();

@@ -1,13 +1,13 @@
 //! A write or a sync of the log has failed: nothing is acknowledged any more until the process starts anew, and then all
 //! that was is there: `docs/ARCHITECTURE.md`, the first invariant, as clients see it.
 
-use super::{PERFECT, clean, values};
+use super::{PERFECT, clean, power::Sleeper, stored};
 use crate::{
     BrokerConfig,
     rig::{ClientId, Rig, connect, packet},
 };
 use floodplain_testkit::{Fault, Op, Rule};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 /// Turns in which anything that does not wait for the log would long have come.
 const TURNS: u32 = 50;
@@ -49,53 +49,12 @@ fn unavailable(version: u8, why: &str) -> Vec<u8> {
     packet(0x20, &[&[0, 0x88, reason.len() as u8], &reason[..]].concat())
 }
 
-/// The payload of each message that the log has, and how often.
-fn stored(rig: &Rig) -> BTreeMap<String, u32> {
-    let mut stored = BTreeMap::new();
-    values(rig, "telemetry").into_iter().for_each(|payload| *stored.entry(payload).or_default() += 1);
-    stored
-}
-
-/// All that a sleeper is sent when it wakes, each message brought to its end.
-fn slept_through(rig: &mut Rig, id: &str, count: u32) -> BTreeMap<String, u32> {
-    let (client, present) = connected(rig, 4, id);
-    assert!(present);
-    let (mut got, mut messages, mut open) = (BTreeMap::new(), 0, 0);
-    while messages < count || open > 0 {
-        rig.turn_until(|rig| rig.has_output(client));
-        let bytes = rig.take(client);
-        assert_ne!(bytes, b"", "only {got:?} came");
-        let mut rest = &bytes[..];
-        while let [first, len, behind @ ..] = rest {
-            let (body, behind) = behind.split_at(usize::from(*len));
-            match (first, body) {
-                (0x32 | 0x34, [0, 1, b't', high, low, payload @ ..]) => {
-                    *got.entry(String::from_utf8(payload.to_vec()).unwrap()).or_default() += 1;
-                    messages += 1;
-                    open += u32::from(*first == 0x34);
-                    rig.send(client, &[if *first == 0x34 { 0x50 } else { 0x40 }, 2, *high, *low]);
-                }
-                (0x62, [high, low]) => {
-                    open -= 1;
-                    rig.send(client, &[0x70, 2, *high, *low]);
-                }
-                other => panic!("{other:02x?}"),
-            }
-            rest = behind;
-        }
-    }
-    got
-}
-
 /// What clients see while the log takes nothing, and after the process, or the machine, has started anew. Gives how many
 /// messages the log has kept that it had not acknowledged.
 fn nothing_is_acknowledged_until_restart(op: Op, loses_power: bool, seed: u64) -> usize {
     let context = format!("{op:?}, {}, seed {seed}", if loses_power { "power cut" } else { "crash" });
     let mut rig = Rig::on_disk(PERFECT, seed, BrokerConfig::default());
-    let (sleeper, _) = connected(&mut rig, 4, "sleeper");
-    rig.send(sleeper, &subscribe(4, 1, b't'));
-    rig.expect(sleeper, b"\x90\x03\x00\x01\x02");
-    rig.hang_up(sleeper);
+    let mut sleeper = Sleeper::new(&mut rig);
     let publishers = PUBLISHERS.map(|(version, name)| (connected(&mut rig, version, name).0, version, name));
     let idle = clean(&mut rig, "idle");
     let at = publishers.map(|(client, ..)| rig.worker_of(client));
@@ -208,7 +167,8 @@ fn nothing_is_acknowledged_until_restart(op: Op, loses_power: bool, seed: u64) -
         }
     }
     assert_eq!(stored.len(), PUBLISHERS.len() * 6, "{context}");
-    assert_eq!(slept_through(&mut rig, "sleeper", stored.values().sum()), stored, "{context}");
+    assert!(sleeper.wake(&mut rig, &stored), "{context}");
+    assert_eq!(sleeper.got, stored, "{context}");
     kept
 }
 
