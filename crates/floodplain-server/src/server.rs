@@ -475,6 +475,8 @@ async fn upkeep(metrics: &'static PrometheusHandle, stop: CancellationToken) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use floodplain_log::{Append, Outcome};
+    use floodplain_testkit::{Fault, FaultDisk, Op, Rule, batch_of};
 
     #[test]
     fn a_server_that_stops_is_not_ready() {
@@ -486,5 +488,28 @@ mod tests {
         assert_eq!(ready(), Ok(()));
         stopping.store(true, Ordering::Relaxed);
         assert_eq!(ready(), Err("the server is stopping".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_log_is_poisoned_is_not_ready() {
+        let disk = FaultDisk::new(1);
+        let config = floodplain_log::EmbeddedConfig::new("/data/log");
+        let (log, _) = Embedded::open(Arc::new(disk.clone()), Arc::new(SystemClock), config).unwrap();
+        let (tenant, stream) = (TenantId::default_tenant(), StreamName::new("telemetry").unwrap());
+        let partition = log.open_stream(&StreamId { tenant, stream, generation: 0 }, 1).unwrap().partition(0);
+        let append = async || {
+            let batches = vec![(partition, batch_of(b"k", b"v", 0))];
+            floodplain_log::append(&*log, Append { batches, class: Class::All }).await
+        };
+        let ready = readiness(Arc::clone(&log), Arc::default());
+        assert!(matches!(append().await, Outcome::Committed(_)));
+        assert_eq!(ready(), Ok(()));
+        disk.fail(Rule::nth(1, Fault::Eio).of(Op::Sync).on_kind("log/journal"));
+        assert_eq!(append().await, Outcome::Unknown);
+        // Once it has refused something, it says so to all who ask.
+        assert!(matches!(append().await, Outcome::Refused(Refusal::Poisoned { .. })));
+        let reason = ready().unwrap_err();
+        let cause = "the log takes no more records until restart: cannot sync journal ";
+        assert!(reason.starts_with(cause) && reason.ends_with("(os error 5)"), "{reason}");
     }
 }

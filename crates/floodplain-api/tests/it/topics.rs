@@ -74,19 +74,39 @@ async fn what_the_log_refuses_is_503_with_a_hint() {
         (Adversity { unknown: 1000, ..Adversity::NONE }, &["commit_unknown"]),
     ] {
         server.log.set_adversity(adversity);
-        let answer = publish(&server, "a", "1").await;
-        let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
-        assert!(codes.contains(&code.as_str()), "{answer:?}");
-        answer.assert_problem(503, &code);
-        assert!(answer.head.contains("retry-after: "), "{answer:?}");
-        // Telegraf keeps lines for 503, and for no 4xx.
-        for path in ["/write", "/api/v2/write"] {
-            let answer = server.request("POST", path, "", "a f=1").await;
-            let json = answer.json();
-            assert_eq!((answer.status, json["code"].as_str()), (503, Some("unavailable")), "{path}: {answer:?}");
-            assert!(answer.head.contains("retry-after: ") && json["error"].is_string(), "{path}: {answer:?}");
-        }
+        is_503_with_a_hint(&server, codes).await;
     }
+}
+
+/// Whatever is published is 503, with one of these codes.
+async fn is_503_with_a_hint(server: &Server, codes: &[&str]) {
+    let answer = publish(server, "a", "1").await;
+    let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
+    assert!(codes.contains(&code.as_str()), "{answer:?}");
+    answer.assert_problem(503, &code);
+    assert!(answer.head.contains("retry-after: "), "{answer:?}");
+    // Telegraf keeps lines for 503, and for no 4xx.
+    for path in ["/write", "/api/v2/write"] {
+        let answer = server.request("POST", path, "", "a f=1").await;
+        let json = answer.json();
+        assert_eq!((answer.status, json["code"].as_str()), (503, Some("unavailable")), "{path}: {answer:?}");
+        assert!(answer.head.contains("retry-after: ") && json["error"].is_string(), "{path}: {answer:?}");
+    }
+}
+
+/// After a failed write or sync nothing is taken any more, by whatever way it comes; what is there can be read.
+#[tokio::test]
+async fn a_poisoned_log_takes_nothing_and_can_be_read() {
+    let server = Server::start().await;
+    assert_eq!(publish(&server, "a", "1").await.status, 200);
+    server.log.poison("cannot sync journal 1");
+    for _ in 0..3 {
+        is_503_with_a_hint(&server, &["log_poisoned"]).await;
+    }
+    let answer = publish(&server, "a", "1").await;
+    assert!(answer.json()["detail"].as_str().unwrap().contains("cannot sync journal 1"), "{answer:?}");
+    let rows = server.query("SELECT count(*) AS n FROM records").await.json()["rows"].clone();
+    assert_eq!(rows, serde_json::json!([{ "n": 4 }]));
 }
 
 #[tokio::test]
