@@ -6,6 +6,8 @@
 //! - [`ModelLog`]: the contract of the log in memory, as the least code that keeps it.
 //! - [`Counts`]: what a test makes the program count.
 //! - [`conformance`]: what every engine behind the log must do.
+//! - [`mqtt`]: clients that say any byte, and clients whose sessions survive what the server does.
+//! - [`Program`] and [`Server`]: the server as a process.
 //! - [`kafka`]: a real Apache Kafka on this machine, to be killed, frozen and cut off.
 
 mod adverse;
@@ -15,6 +17,8 @@ mod fault_disk;
 mod history;
 pub mod kafka;
 mod model;
+pub mod mqtt;
+mod server;
 mod wait;
 
 pub use adverse::{AdverseLog, Adversity, Struck};
@@ -22,4 +26,5 @@ pub use counts::{Counts, documented};
 pub use fault_disk::{Fault, FaultDisk, Gate, Op, Rule, Stats, file_kind};
 pub use history::{Copies, History, Report, Stamp, StampError, Violation};
 pub use model::{ModelLog, batch_of};
+pub use server::{Program, Server, Starting, without_our_variables};
 pub use wait::{Outcomes, wait_until};

@@ -2,10 +2,11 @@
 
 use crate::{
     client::Client,
-    target::{Server, Target, each, each_version, without_our_variables},
+    target::{Server, Target, each, each_version},
     wire::{CONTENT_TYPE, Connect, Prop, Version},
 };
 use anyhow::{Context, Result, ensure};
+use floodplain_testkit::without_our_variables;
 use serde_json::Value;
 use std::{
     io::Write,

@@ -10,19 +10,19 @@
 use crate::{
     client::{Client, PATIENCE},
     target::Server,
-    wire::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Publish, Version},
+    wire::{Connect, Packet, Version},
 };
-use anyhow::{Context, Result, bail, ensure};
-use floodplain_testkit::{Copies, History, Stamp};
+use anyhow::{Context, Result, ensure};
+use floodplain_testkit::{
+    Copies, History,
+    mqtt::session::{Publisher, Subscriber, ended},
+};
 use std::{
-    collections::{BTreeSet, VecDeque},
-    net::SocketAddr,
+    collections::BTreeSet,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-/// Unacknowledged messages per publisher.
-const WINDOW: usize = 4;
 const EXPIRY_S: u32 = 3_600;
 
 /// xorshift64*: a kill moment from a seed.
@@ -34,175 +34,6 @@ impl Chance {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-}
-
-/// A connection that the server, or its death, has ended; anything else is a failure of the test.
-fn ended(result: Result<()>) -> Result<()> {
-    match result {
-        Err(e) if e.to_string() == "closed by the broker" || e.downcast_ref::<std::io::Error>().is_some() => Ok(()),
-        other => other,
-    }
-}
-
-#[derive(Debug)]
-struct InFlight {
-    stamp: Stamp,
-    id: u16,
-    /// QoS 2: PUBREC has come, PUBREL is owed.
-    released: bool,
-}
-
-/// A client that publishes numbered messages and keeps its side of the session.
-#[derive(Debug)]
-struct Publisher {
-    name: String,
-    version: Version,
-    qos: u8,
-    next_seq: u64,
-    next_id: u16,
-    in_flight: VecDeque<InFlight>,
-    /// The server has answered once: from then on the session must be there.
-    known: bool,
-}
-
-impl Publisher {
-    fn new(name: &str, version: Version, qos: u8) -> Self {
-        let name = format!("{name}-{version:?}-qos{qos}");
-        Self { name, version, qos, next_seq: 1, next_id: 1, in_flight: VecDeque::new(), known: false }
-    }
-
-    fn send(&self, client: &mut Client, message: &InFlight, dup: bool) -> Result<()> {
-        if message.released {
-            return client.send(&wire::ack(PUBREL, message.id));
-        }
-        let publish =
-            Publish { id: message.id, dup, ..Publish::new(self.topic(), message.stamp.payload(100), self.qos) };
-        client.send(&publish.encode(self.version))
-    }
-
-    fn topic(&self) -> String {
-        format!("kill/{}", self.name)
-    }
-
-    /// Connects, repeats what is open, then publishes until the connection ends, or, with `drain`,
-    /// until nothing is open.
-    fn run(&mut self, address: SocketAddr, history: &History, drain: bool) -> Result<()> {
-        let (mut client, present) = Client::resume(address, &Connect::lasting(self.version, &self.name, EXPIRY_S))?;
-        // Before the first CONNACK a kill may have left a session that nobody knows of.
-        ensure!(present || !self.known, "{}: the session was lost", self.name);
-        self.known = true;
-        for message in &self.in_flight {
-            // At QoS 1 a repeat may make a second record; at QoS 2 it must not.
-            if self.qos == 1 {
-                history.invoke(&message.stamp);
-            }
-            self.send(&mut client, message, true)?;
-        }
-        loop {
-            while !drain && self.in_flight.len() < WINDOW {
-                let message =
-                    InFlight { stamp: Stamp::new(&self.name, self.next_seq), id: self.next_id, released: false };
-                self.next_seq += 1;
-                self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-                history.invoke(&message.stamp);
-                self.in_flight.push_back(message);
-                let message = self.in_flight.back().context("just pushed")?;
-                self.send(&mut client, message, false)?;
-            }
-            if self.in_flight.is_empty() {
-                return client.leave();
-            }
-            let Packet::Ack { kind, id, code } = client.recv()? else { bail!("{}: only acks should come", self.name) };
-            let at = self.in_flight.iter().position(|m| m.id == id);
-            let at = at.with_context(|| format!("{}: packet type {kind} for unknown id {id}", self.name))?;
-            ensure!(code < 0x80 || kind == PUBCOMP && code == 0x92, "{}: code {code:#x}", self.name);
-            let message = &mut self.in_flight[at];
-            match (self.qos, kind) {
-                (1, PUBACK) => {
-                    history.ok(&message.stamp);
-                    self.in_flight.remove(at);
-                }
-                (2, PUBREC) => {
-                    if !message.released {
-                        history.ok(&message.stamp);
-                    }
-                    message.released = true;
-                    client.send(&wire::ack(PUBREL, id))?;
-                }
-                (2, PUBCOMP) => {
-                    ensure!(message.released, "{}: PUBCOMP before PUBREC", self.name);
-                    self.in_flight.remove(at);
-                }
-                other => bail!("{}: QoS and packet type {other:?}", self.name),
-            }
-        }
-    }
-}
-
-/// A subscriber that keeps its side of the session: which QoS 2 identifiers it has taken.
-#[derive(Debug)]
-struct Subscriber {
-    name: &'static str,
-    version: Version,
-    qos: u8,
-    known: bool,
-    subscribed: bool,
-    taken: BTreeSet<u16>,
-    /// Payloads in the order of delivery.
-    got: Vec<Vec<u8>>,
-}
-
-impl Subscriber {
-    fn new(name: &'static str, version: Version, qos: u8) -> Self {
-        Self { name, version, qos, known: false, subscribed: false, taken: BTreeSet::new(), got: Vec::new() }
-    }
-
-    fn connect(&mut self, address: SocketAddr) -> Result<Client> {
-        let (client, present) = Client::resume(address, &Connect::lasting(self.version, self.name, EXPIRY_S))?;
-        // Before the first CONNACK a kill may have left a session that nobody knows of.
-        ensure!(present || !self.known, "{}: the session was lost", self.name);
-        self.known = true;
-        Ok(client)
-    }
-
-    /// Subscribes once, in the first cycle that lives long enough for it.
-    fn subscribe(&mut self, client: &mut Client) -> Result<()> {
-        if !self.subscribed {
-            client.subscribe("kill/#", self.qos)?;
-            self.subscribed = true;
-        }
-        Ok(())
-    }
-
-    /// Takes what comes until the connection ends or `until` says so while nothing comes.
-    fn run(&mut self, client: &mut Client, until: impl Fn(&Self) -> bool) -> Result<()> {
-        loop {
-            let Some(packet) = client.recv_within(Duration::from_millis(20))? else {
-                if until(self) {
-                    return Ok(());
-                }
-                continue;
-            };
-            match packet {
-                Packet::Publish(publish) => {
-                    match publish.qos {
-                        1 => client.send(&wire::ack(PUBACK, publish.id))?,
-                        2 => client.send(&wire::ack(PUBREC, publish.id))?,
-                        _ => bail!("{}: QoS 0 came: {publish:?}", self.name),
-                    }
-                    // [MQTT-4.3.3-10], the receiver's side of it.
-                    if publish.qos == 1 || self.taken.insert(publish.id) {
-                        self.got.push(publish.payload);
-                    }
-                }
-                Packet::Ack { kind: PUBREL, id, .. } => {
-                    self.taken.remove(&id);
-                    client.send(&wire::ack(PUBCOMP, id))?;
-                }
-                other => bail!("{}: unexpected {other:?}", self.name),
-            }
-        }
     }
 }
 
@@ -237,7 +68,7 @@ fn sigterm_tells_the_clients_and_keeps_what_was_acknowledged() {
         let mut idle =
             [Client::clean(server.mqtt, Version::V5, "v5")?, Client::clean(server.mqtt, Version::V311, "v311")?];
         let history = History::new();
-        let mut publisher = Publisher::new("p", Version::V5, 1);
+        let mut publisher = Publisher::new("kill", "p", Version::V5, 1);
         let address = server.mqtt;
         std::thread::scope(|scope| -> Result<()> {
             let load = scope.spawn(|| publisher.run(address, &history, false));
@@ -280,7 +111,7 @@ fn kill_loop(kills: u64, seed: u64) -> Result<()> {
     let histories = [History::new(), History::new()];
     let history = |qos: u8| &histories[usize::from(qos) - 1];
     let mut publishers: Vec<Publisher> = [(Version::V311, 1), (Version::V5, 1), (Version::V311, 2), (Version::V5, 2)]
-        .map(|(version, qos)| Publisher::new("p", version, qos))
+        .map(|(version, qos)| Publisher::new("kill", "p", version, qos))
         .into();
     let mut live = Subscriber::new("live", Version::V5, 2);
     let mut sleeper = Subscriber::new("sleeper", Version::V311, 1);
@@ -289,7 +120,7 @@ fn kill_loop(kills: u64, seed: u64) -> Result<()> {
     let server = Server::start(folder.path())?;
     for subscriber in [&mut live, &mut sleeper] {
         let mut client = subscriber.connect(server.mqtt)?;
-        subscriber.subscribe(&mut client)?;
+        client.subscribe("kill/#", subscriber.qos)?;
         client.cut();
     }
     server.kill()?;

@@ -9,9 +9,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests with real clocks and processes")]
 
-mod client;
 mod target;
-mod wire;
 
 mod clients;
 mod commands;
@@ -28,3 +26,5 @@ mod sessions;
 mod streams;
 mod subscribe;
 mod will;
+
+use floodplain_testkit::mqtt::{client, wire};

@@ -2,10 +2,11 @@
 
 use crate::{
     client::Client,
-    target::{Server, without_our_variables},
+    target::Server,
     wire::{Connect, Publish, Version, Will},
 };
 use anyhow::{Result, ensure};
+use floodplain_testkit::without_our_variables;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,

@@ -1,11 +1,11 @@
 //! What the suites run against: a list of addresses, or a server of our own per test.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use floodplain_testkit::Program;
 use serde_json::Value;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -78,211 +78,77 @@ pub(crate) fn each_version(test: impl Fn(&Target, crate::wire::Version) -> Resul
     }
 }
 
-/// Our own server as a real process; killed when dropped.
+/// Our own server of this build; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
-    pub(crate) mqtt: SocketAddr,
-    pub(crate) http: SocketAddr,
+    process: floodplain_testkit::Server,
     /// Present if the data folder belongs to this server alone.
     _folder: Option<tempfile::TempDir>,
+}
+
+impl std::ops::Deref for Server {
+    type Target = floodplain_testkit::Server;
+
+    fn deref(&self) -> &Self::Target {
+        &self.process
+    }
 }
 
 impl Server {
     /// A server on free ports with an empty data folder.
     pub(crate) fn fresh() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut server = Self::start(folder.path())?;
-        server._folder = Some(folder);
-        Ok(server)
+        let process = program(folder.path()).start()?;
+        Ok(Self { process, _folder: Some(folder) })
     }
 
-    /// Starts the binary of this build on `data` and waits until it accepts traffic.
-    pub(crate) fn start(data: &Path) -> Result<Self> {
-        let ready = data.join("ready.json");
-        let mut child = spawn(data, &ready)?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let addresses: Value = loop {
-            // Half a file is not JSON: then it is read again.
-            if let Ok(text) = std::fs::read_to_string(&ready)
-                && let Ok(value) = serde_json::from_str(&text)
-            {
-                break value;
-            }
-            if let Some(status) = child.try_wait()? {
-                bail!("the server ended with {status}: {}", tail(&data.join("server.log")));
-            }
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                bail!("the server was not ready within 60 s: {}", tail(&data.join("server.log")));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        let address = |name: &str| -> Result<SocketAddr> {
-            addresses[name].as_str().with_context(|| format!("no {name} in {addresses}"))?.parse().context("address")
-        };
-        Ok(Self { mqtt: address("mqtt")?, http: address("http")?, child, _folder: None })
+    /// Starts the binary of this build on `folder` and waits until it accepts traffic.
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
+        Ok(Self { process: program(folder).start()?, _folder: None })
     }
 
     /// Starts the binary and kills it after `life`, ready or not.
-    pub(crate) fn start_and_kill(data: &Path, life: Duration) -> Result<()> {
-        let mut child = spawn(data, &data.join("ready.json"))?;
+    pub(crate) fn start_and_kill(folder: &Path, life: Duration) -> Result<()> {
+        let starting = program(folder).spawn()?;
         std::thread::sleep(life);
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        starting.kill()
     }
 
-    /// kill -9, and waits until the process is gone.
-    pub(crate) fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    /// SIGTERM, and waits until the process has ended with success.
-    pub(crate) fn terminate(mut self) -> Result<()> {
-        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status()?;
-        anyhow::ensure!(sent.success(), "kill -TERM ended with {sent}");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                anyhow::ensure!(status.success(), "the server ended with {status}");
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "the server did not end within 30 s of SIGTERM");
-            std::thread::sleep(Duration::from_millis(5));
+    /// Runs SQL over HTTP and returns the rows as JSON objects.
+    pub(crate) fn sql(&self, query: &str) -> Result<Vec<Value>> {
+        let body = serde_json::json!({ "query": query }).to_string();
+        let answer = self.ask("POST", "/api/v1/sql", &body)?;
+        let mut value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {query}: {answer}"))?;
+        ensure!(value.get("error").is_none(), "{query}: {}", value["error"]);
+        match value["rows"].take() {
+            Value::Array(rows) => Ok(rows),
+            _ => bail!("no rows in the answer to {query}: {answer}"),
         }
-    }
-
-    /// Payloads of all records whose topic is like `pattern`, in the order of the log per device.
-    pub(crate) fn log(&self, pattern: &str) -> Result<Vec<Vec<u8>>> {
-        let rows = self.sql(&format!(
-            "SELECT utf8(payload) AS payload FROM records WHERE stream = 'telemetry' AND topic LIKE '{pattern}' \
-             ORDER BY \"partition\", generation, \"offset\""
-        ))?;
-        let payload = |row: &Value| row["payload"].as_str().map(|text| text.as_bytes().to_vec());
-        rows.iter().map(|row| payload(row).with_context(|| format!("no payload in {row}"))).collect()
     }
 
     /// Waits until the `n` of a query is this one.
     pub(crate) fn heard(&self, query: &str, n: u64) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.sql(query)?[0]["n"] != n {
-            anyhow::ensure!(Instant::now() < deadline, "{query} did not become {n} within 30 s");
+            ensure!(Instant::now() < deadline, "{query} did not become {n} within 30 s");
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
 
-    /// The values of a counter: of all its labels, or of one as in `name{reason="busy"}`.
-    pub(crate) fn counted(&self, counter: &str) -> Result<u64> {
-        let metrics = http_get(self.http, "/metrics")?;
-        let mut values = metrics.lines().filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let is_it = series == counter || series.split_once('{').is_some_and(|(name, _)| name == counter);
-            is_it.then(|| value.parse::<u64>())
-        });
-        let first = values.next().with_context(|| format!("no {counter}: {metrics}"))??;
-        values.try_fold(first, |sum, value| Ok(sum + value?))
+    /// kill -9, and waits until the process is gone.
+    pub(crate) fn kill(self) -> Result<()> {
+        self.process.kill()
     }
 
-    /// All of `/metrics`.
-    pub(crate) fn metrics(&self) -> Result<String> {
-        http_get(self.http, "/metrics")
-    }
-
-    /// Runs SQL over HTTP and returns the rows as JSON objects.
-    pub(crate) fn sql(&self, query: &str) -> Result<Vec<Value>> {
-        let body = serde_json::json!({ "query": query }).to_string();
-        let answer = http_post(self.http, "/api/v1/sql", &body)?;
-        let mut value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {query}: {answer}"))?;
-        anyhow::ensure!(value.get("error").is_none(), "{query}: {}", value["error"]);
-        match value["rows"].take() {
-            Value::Array(rows) => Ok(rows),
-            _ => bail!("no rows in the answer to {query}: {answer}"),
-        }
+    /// SIGTERM, and waits until the process has ended with success.
+    pub(crate) fn terminate(self) -> Result<()> {
+        self.process.terminate()
     }
 }
 
-fn spawn(data: &Path, ready: &Path) -> Result<Child> {
-    match std::fs::remove_file(ready) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("remove the old ready file"),
-        _ => {}
-    }
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log"))?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_floodplain"));
-    without_our_variables(&mut command);
-    // A test may leave a configuration in the folder of its server.
-    let config = data.join("floodplain.toml");
-    if config.is_file() {
-        command.env("FLOODPLAIN_CONFIG", config);
-    }
-    command
-        .arg("serve")
-        .arg("--ready-file")
-        .arg(ready)
-        .env("FLOODPLAIN_DATA_DIR", data.join("data"))
-        .env("FLOODPLAIN_MQTT__ADDRESS", "127.0.0.1:0")
-        .env("FLOODPLAIN_HTTP__ADDRESS", "127.0.0.1:0")
-        .env("FLOODPLAIN_POSTGRES__ADDRESS", "127.0.0.1:0")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("start the server")
-}
-
-/// What the shell of a developer says must not become the configuration of a test.
-pub(crate) fn without_our_variables(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FLOODPLAIN_") {
-            command.env_remove(name);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Already gone after `kill`.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(20).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-}
-
-/// A POST over a plain socket; returns the body of a 200.
-fn http_post(address: SocketAddr, path: &str, body: &str) -> Result<String> {
-    let headers = format!(
-        "Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    http(address, &format!("POST {path} HTTP/1.0\r\nHost: {address}\r\n{headers}"))
-}
-
-/// A GET over a plain socket; returns the body of a 200.
-fn http_get(address: SocketAddr, path: &str) -> Result<String> {
-    http(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))
-}
-
-/// HTTP/1.0: no chunks, the body ends with the connection.
-fn http(address: SocketAddr, request: &str) -> Result<String> {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, rest) = answer.split_once("\r\n\r\n").context("no HTTP head")?;
-    let status = head.lines().next().unwrap_or_default();
-    anyhow::ensure!(status.split(' ').nth(1) == Some("200"), "{status}: {rest}");
-    Ok(rest.to_owned())
+fn program(folder: &Path) -> Program {
+    Program::new(Path::new(env!("CARGO_BIN_EXE_floodplain")), folder)
 }
 
 /// A tool that `cargo xtask tools` installs or checks.

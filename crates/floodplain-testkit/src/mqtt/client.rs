@@ -1,31 +1,73 @@
 //! A blocking test client: one socket, one deadline for everything, nothing hidden.
 
-use crate::wire::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Prop, Publish, Version};
+#![expect(clippy::disallowed_methods, reason = "other processes do not run by a clock of ours")]
+
+use super::wire::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet, Prop, Publish, Version};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     collections::VecDeque,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 /// How long anything that must happen may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a test listens to be sure that nothing comes. Where order allows it, tests send a
 /// last message instead and check that it comes next.
-pub(crate) const QUIET: Duration = Duration::from_millis(300);
+pub const QUIET: Duration = Duration::from_millis(300);
 
-#[derive(Debug)]
-pub(crate) struct Connack {
-    pub(crate) session_present: bool,
-    pub(crate) code: u8,
-    pub(crate) props: Vec<Prop>,
+/// Why there is nothing more to hear on a connection that the client has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    #[error("closed by the broker")]
+    ByBroker,
+    #[error("the line is cut")]
+    Cut,
+}
+
+/// Where clients connect to, and until when they hear anything. Shared by those whose broker loses its power.
+#[derive(Debug, Clone)]
+pub struct Line {
+    address: SocketAddr,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Line {
+    /// From now on whatever comes is not heard: it may have been said by a machine that would have been dead.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has been cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::SeqCst)
+    }
+}
+
+impl From<SocketAddr> for Line {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, is_cut: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Connack {
+    pub session_present: bool,
+    pub code: u8,
+    pub props: Vec<Prop>,
+}
+
+#[derive(Debug)]
+pub struct Client {
     stream: TcpStream,
-    pub(crate) version: Version,
+    line: Line,
+    pub version: Version,
     buffer: Vec<u8>,
     /// Publications that came while the client waited for something else.
     early: VecDeque<Publish>,
@@ -34,16 +76,18 @@ pub(crate) struct Client {
 
 impl Client {
     /// Opens the socket and sends nothing.
-    pub(crate) fn open(address: SocketAddr, version: Version) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("connect to {address}"))?;
+    pub fn open(line: impl Into<Line>, version: Version) -> Result<Self> {
+        let line = line.into();
+        let stream = TcpStream::connect_timeout(&line.address, PATIENCE)
+            .with_context(|| format!("connect to {}", line.address))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, version, buffer: Vec::new(), early: VecDeque::new(), last_id: 0 })
+        Ok(Self { stream, line, version, buffer: Vec::new(), early: VecDeque::new(), last_id: 0 })
     }
 
     /// Connects and returns the answer, whatever it is.
-    pub(crate) fn connect(address: SocketAddr, connect: &Connect) -> Result<(Self, Connack)> {
-        let mut client = Self::open(address, connect.version)?;
+    pub fn connect(line: impl Into<Line>, connect: &Connect) -> Result<(Self, Connack)> {
+        let mut client = Self::open(line, connect.version)?;
         client.send(&connect.encode())?;
         match client.recv()? {
             Packet::Connack { session_present, code, props } => Ok((client, Connack { session_present, code, props })),
@@ -52,33 +96,35 @@ impl Client {
     }
 
     /// Connects and must be let in; returns whether a session was present.
-    pub(crate) fn resume(address: SocketAddr, connect: &Connect) -> Result<(Self, bool)> {
-        let (client, connack) = Self::connect(address, connect)?;
+    pub fn resume(line: impl Into<Line>, connect: &Connect) -> Result<(Self, bool)> {
+        let (client, connack) = Self::connect(line, connect)?;
         ensure!(connack.code == 0, "refused with {:#04x}", connack.code);
         Ok((client, connack.session_present))
     }
 
     /// Connects with a clean start.
-    pub(crate) fn clean(address: SocketAddr, version: Version, id: &str) -> Result<Self> {
-        let (client, present) = Self::resume(address, &Connect::new(version, id))?;
+    pub fn clean(line: impl Into<Line>, version: Version, id: &str) -> Result<Self> {
+        let (client, present) = Self::resume(line, &Connect::new(version, id))?;
         ensure!(!present, "session present after a clean start");
         Ok(client)
     }
 
-    pub(crate) fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &TcpStream {
         &self.stream
     }
 
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).context("send")
     }
 
     /// The next packet within `wait`; `None` if none came. Fails when the broker has closed.
-    pub(crate) fn recv_within(&mut self, wait: Duration) -> Result<Option<Packet>> {
+    pub fn recv_within(&mut self, wait: Duration) -> Result<Option<Packet>> {
         let deadline = Instant::now() + wait;
         let mut chunk = [0; 65_536];
         loop {
             if let Some(packet) = wire::parse(self.version, &mut self.buffer)? {
+                // Asked after it has come: what was heard was said before the line was cut.
+                ensure!(!self.line.is_cut(), Ended::Cut);
                 return Ok(Some(packet));
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -87,7 +133,7 @@ impl Client {
             }
             self.stream.set_read_timeout(Some(left))?;
             match self.stream.read(&mut chunk) {
-                Ok(0) => bail!("closed by the broker"),
+                Ok(0) => bail!(Ended::ByBroker),
                 Ok(n) => self.buffer.extend(&chunk[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -96,12 +142,12 @@ impl Client {
         }
     }
 
-    pub(crate) fn recv(&mut self) -> Result<Packet> {
+    pub fn recv(&mut self) -> Result<Packet> {
         self.recv_within(PATIENCE)?.with_context(|| format!("nothing came within {PATIENCE:?}"))
     }
 
     /// The next packet that is not a publication; those are kept for [`Self::message`].
-    pub(crate) fn answer(&mut self) -> Result<Packet> {
+    pub fn answer(&mut self) -> Result<Packet> {
         loop {
             match self.recv()? {
                 Packet::Publish(publish) => self.early.push_back(publish),
@@ -110,7 +156,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn next_id(&mut self) -> u16 {
+    pub fn next_id(&mut self) -> u16 {
         self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         self.last_id
     }
@@ -123,7 +169,7 @@ impl Client {
     }
 
     /// Publishes and goes through the whole handshake of its QoS; returns the reason code.
-    pub(crate) fn publish(&mut self, mut publish: Publish) -> Result<u8> {
+    pub fn publish(&mut self, mut publish: Publish) -> Result<u8> {
         if publish.qos > 0 {
             publish.id = self.next_id();
         }
@@ -143,7 +189,7 @@ impl Client {
     }
 
     /// Publishes text and must be believed.
-    pub(crate) fn say(&mut self, topic: &str, text: &str, qos: u8) -> Result<()> {
+    pub fn say(&mut self, topic: &str, text: &str, qos: u8) -> Result<()> {
         let code = self.publish(Publish::new(topic, text, qos))?;
         // 0x10: accepted, nobody subscribed.
         ensure!(code == 0 || code == 0x10, "publish to {topic} was refused with {code:#04x}");
@@ -151,7 +197,7 @@ impl Client {
     }
 
     /// Subscribes; returns one code per filter.
-    pub(crate) fn subscribe_with(&mut self, props: &[Prop], filters: &[(&str, u8)]) -> Result<Vec<u8>> {
+    pub fn subscribe_with(&mut self, props: &[Prop], filters: &[(&str, u8)]) -> Result<Vec<u8>> {
         let id = self.next_id();
         self.send(&wire::subscribe(self.version, id, props, filters))?;
         match self.answer()? {
@@ -164,13 +210,13 @@ impl Client {
     }
 
     /// Subscribes to one filter and must be granted exactly `qos`.
-    pub(crate) fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
+    pub fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
         let codes = self.subscribe_with(&[], &[(filter, qos)])?;
         ensure!(codes == [qos], "{filter} with QoS {qos} was answered by {codes:?}");
         Ok(())
     }
 
-    pub(crate) fn unsubscribe(&mut self, filters: &[&str]) -> Result<Vec<u8>> {
+    pub fn unsubscribe(&mut self, filters: &[&str]) -> Result<Vec<u8>> {
         let id = self.next_id();
         self.send(&wire::unsubscribe(self.version, id, filters))?;
         match self.answer()? {
@@ -180,7 +226,7 @@ impl Client {
     }
 
     /// The next publication, not acknowledged.
-    pub(crate) fn message_raw(&mut self) -> Result<Publish> {
+    pub fn message_raw(&mut self) -> Result<Publish> {
         if let Some(publish) = self.early.pop_front() {
             return Ok(publish);
         }
@@ -191,7 +237,7 @@ impl Client {
     }
 
     /// Acknowledges `publish` through the whole handshake of its QoS.
-    pub(crate) fn accept(&mut self, publish: &Publish) -> Result<()> {
+    pub fn accept(&mut self, publish: &Publish) -> Result<()> {
         match publish.qos {
             0 => Ok(()),
             1 => self.send(&wire::ack(PUBACK, publish.id)),
@@ -204,14 +250,14 @@ impl Client {
     }
 
     /// The next publication, acknowledged.
-    pub(crate) fn message(&mut self) -> Result<Publish> {
+    pub fn message(&mut self) -> Result<Publish> {
         let publish = self.message_raw()?;
         self.accept(&publish)?;
         Ok(publish)
     }
 
     /// The next publication must carry this text.
-    pub(crate) fn hears(&mut self, topic: &str, text: &str) -> Result<Publish> {
+    pub fn hears(&mut self, topic: &str, text: &str) -> Result<Publish> {
         let publish = self.message().with_context(|| format!("waiting for {text:?} on {topic}"))?;
         ensure!(
             publish.topic == topic && publish.text() == text,
@@ -223,7 +269,7 @@ impl Client {
     }
 
     /// Nothing comes for a while.
-    pub(crate) fn hears_nothing(&mut self) -> Result<()> {
+    pub fn hears_nothing(&mut self) -> Result<()> {
         ensure!(self.early.is_empty(), "unexpected {:?}", self.early);
         match self.recv_within(QUIET)? {
             None => Ok(()),
@@ -231,7 +277,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn ping(&mut self) -> Result<()> {
+    pub fn ping(&mut self) -> Result<()> {
         self.send(&[0xc0, 0])?;
         let answer = self.answer()?;
         ensure!(answer == Packet::Pingresp, "expected PINGRESP, got {answer:?}");
@@ -239,7 +285,7 @@ impl Client {
     }
 
     /// Waits until the broker closes; returns what it sent before.
-    pub(crate) fn until_closed(&mut self) -> Result<Vec<Packet>> {
+    pub fn until_closed(&mut self) -> Result<Vec<Packet>> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         loop {
@@ -249,7 +295,7 @@ impl Client {
                 Err(e) => {
                     let reset =
                         e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::ConnectionReset);
-                    if reset || e.to_string() == "closed by the broker" {
+                    if reset || e.downcast_ref() == Some(&Ended::ByBroker) {
                         return Ok(seen);
                     }
                     return Err(e);
@@ -259,11 +305,11 @@ impl Client {
     }
 
     /// DISCONNECT with success, then waits for the broker to close.
-    pub(crate) fn leave(self) -> Result<()> {
+    pub fn leave(self) -> Result<()> {
         self.leave_with(0, &[])
     }
 
-    pub(crate) fn leave_with(mut self, code: u8, props: &[Prop]) -> Result<()> {
+    pub fn leave_with(mut self, code: u8, props: &[Prop]) -> Result<()> {
         self.send(&wire::disconnect(self.version, code, props))?;
         let seen = self.until_closed()?;
         ensure!(
@@ -274,7 +320,7 @@ impl Client {
     }
 
     /// Cuts the connection without DISCONNECT.
-    pub(crate) fn cut(self) {
+    pub fn cut(self) {
         drop(self.stream);
     }
 }

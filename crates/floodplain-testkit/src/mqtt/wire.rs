@@ -6,16 +6,16 @@
 use anyhow::{Context, Result, bail, ensure};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
     V311 = 4,
     V5 = 5,
 }
 
-pub(crate) const BOTH: [Version; 2] = [Version::V311, Version::V5];
+pub const BOTH: [Version; 2] = [Version::V311, Version::V5];
 
 /// A property (MQTT 5.0 §2.2.2.2), by identifier.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Prop {
+pub enum Prop {
     Byte(u8, u8),
     Two(u8, u16),
     Four(u8, u32),
@@ -25,21 +25,21 @@ pub(crate) enum Prop {
     User(String, String),
 }
 
-pub(crate) const PAYLOAD_FORMAT: u8 = 0x01;
-pub(crate) const MESSAGE_EXPIRY: u8 = 0x02;
-pub(crate) const CONTENT_TYPE: u8 = 0x03;
-pub(crate) const RESPONSE_TOPIC: u8 = 0x08;
-pub(crate) const CORRELATION: u8 = 0x09;
-pub(crate) const SUBSCRIPTION_ID: u8 = 0x0b;
-pub(crate) const SESSION_EXPIRY: u8 = 0x11;
-pub(crate) const ASSIGNED_ID: u8 = 0x12;
-pub(crate) const WILL_DELAY: u8 = 0x18;
-pub(crate) const RECEIVE_MAXIMUM: u8 = 0x21;
-pub(crate) const TOPIC_ALIAS: u8 = 0x23;
-pub(crate) const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
-pub(crate) const MAXIMUM_PACKET_SIZE: u8 = 0x27;
+pub const PAYLOAD_FORMAT: u8 = 0x01;
+pub const MESSAGE_EXPIRY: u8 = 0x02;
+pub const CONTENT_TYPE: u8 = 0x03;
+pub const RESPONSE_TOPIC: u8 = 0x08;
+pub const CORRELATION: u8 = 0x09;
+pub const SUBSCRIPTION_ID: u8 = 0x0b;
+pub const SESSION_EXPIRY: u8 = 0x11;
+pub const ASSIGNED_ID: u8 = 0x12;
+pub const WILL_DELAY: u8 = 0x18;
+pub const RECEIVE_MAXIMUM: u8 = 0x21;
+pub const TOPIC_ALIAS: u8 = 0x23;
+pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
+pub const MAXIMUM_PACKET_SIZE: u8 = 0x27;
 
-pub(crate) fn var_int(mut n: u32, out: &mut Vec<u8>) {
+pub fn var_int(mut n: u32, out: &mut Vec<u8>) {
     loop {
         let low = (n % 128) as u8;
         n /= 128;
@@ -50,16 +50,16 @@ pub(crate) fn var_int(mut n: u32, out: &mut Vec<u8>) {
     }
 }
 
-pub(crate) fn text(s: &str, out: &mut Vec<u8>) {
+pub fn text(s: &str, out: &mut Vec<u8>) {
     data(s.as_bytes(), out);
 }
 
-pub(crate) fn data(bytes: &[u8], out: &mut Vec<u8>) {
+pub fn data(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(u16::try_from(bytes.len()).expect("test data is short").to_be_bytes());
     out.extend(bytes);
 }
 
-pub(crate) fn props(list: &[Prop], out: &mut Vec<u8>) {
+pub fn props(list: &[Prop], out: &mut Vec<u8>) {
     let mut body = Vec::new();
     for prop in list {
         match prop {
@@ -96,7 +96,7 @@ pub(crate) fn props(list: &[Prop], out: &mut Vec<u8>) {
 }
 
 /// Puts a fixed header before `body`.
-pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
     var_int(u32::try_from(body.len()).expect("test data is short"), &mut out);
     out.extend(body);
@@ -104,32 +104,32 @@ pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Will {
-    pub(crate) topic: String,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) qos: u8,
-    pub(crate) retain: bool,
-    pub(crate) props: Vec<Prop>,
+pub struct Will {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: u8,
+    pub retain: bool,
+    pub props: Vec<Prop>,
 }
 
 /// A CONNECT to be built; the default is a clean start with keep-alive off.
 #[derive(Debug, Clone)]
-pub(crate) struct Connect {
-    pub(crate) version: Version,
-    pub(crate) id: String,
-    pub(crate) clean: bool,
-    pub(crate) keep_alive: u16,
-    pub(crate) will: Option<Will>,
-    pub(crate) props: Vec<Prop>,
+pub struct Connect {
+    pub version: Version,
+    pub id: String,
+    pub clean: bool,
+    pub keep_alive: u16,
+    pub will: Option<Will>,
+    pub props: Vec<Prop>,
 }
 
 impl Connect {
-    pub(crate) fn new(version: Version, id: impl Into<String>) -> Self {
+    pub fn new(version: Version, id: impl Into<String>) -> Self {
         Self { version, id: id.into(), clean: true, keep_alive: 0, will: None, props: Vec::new() }
     }
 
     /// A session that outlives the connection by `expiry_s` (3.1.1 knows only "for good").
-    pub(crate) fn lasting(version: Version, id: impl Into<String>, expiry_s: u32) -> Self {
+    pub fn lasting(version: Version, id: impl Into<String>, expiry_s: u32) -> Self {
         let mut connect = Self::new(version, id);
         connect.clean = false;
         if version == Version::V5 {
@@ -138,7 +138,7 @@ impl Connect {
         connect
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         text("MQTT", &mut body);
         body.push(self.version as u8);
@@ -166,37 +166,37 @@ impl Connect {
 
 /// A PUBLISH, to be sent or as it came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Publish {
-    pub(crate) topic: String,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) qos: u8,
-    pub(crate) retain: bool,
-    pub(crate) dup: bool,
+pub struct Publish {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: u8,
+    pub retain: bool,
+    pub dup: bool,
     /// 0 when there is none.
-    pub(crate) id: u16,
-    pub(crate) props: Vec<Prop>,
+    pub id: u16,
+    pub props: Vec<Prop>,
 }
 
 impl Publish {
-    pub(crate) fn new(topic: impl Into<String>, payload: impl Into<Vec<u8>>, qos: u8) -> Self {
+    pub fn new(topic: impl Into<String>, payload: impl Into<Vec<u8>>, qos: u8) -> Self {
         Self { topic: topic.into(), payload: payload.into(), qos, ..Self::default() }
     }
 
-    pub(crate) fn retained(mut self) -> Self {
+    pub fn retained(mut self) -> Self {
         self.retain = true;
         self
     }
 
-    pub(crate) fn with(mut self, prop: Prop) -> Self {
+    pub fn with(mut self, prop: Prop) -> Self {
         self.props.push(prop);
         self
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.payload).into_owned()
     }
 
-    pub(crate) fn encode(&self, version: Version) -> Vec<u8> {
+    pub fn encode(&self, version: Version) -> Vec<u8> {
         let mut body = Vec::new();
         text(&self.topic, &mut body);
         if self.qos > 0 {
@@ -209,14 +209,14 @@ impl Publish {
         packet(0x30 | u8::from(self.dup) << 3 | self.qos << 1 | u8::from(self.retain), &body)
     }
 
-    pub(crate) fn user_props(&self) -> Vec<(&str, &str)> {
+    pub fn user_props(&self) -> Vec<(&str, &str)> {
         self.props
             .iter()
             .filter_map(|p| if let Prop::User(k, v) = p { Some((k.as_str(), v.as_str())) } else { None })
             .collect()
     }
 
-    pub(crate) fn subscription_ids(&self) -> Vec<u32> {
+    pub fn subscription_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self
             .props
             .iter()
@@ -228,7 +228,7 @@ impl Publish {
 }
 
 /// A filter with its subscription options byte (MQTT 5.0 §3.8.3.1).
-pub(crate) fn subscribe(version: Version, id: u16, list: &[Prop], filters: &[(&str, u8)]) -> Vec<u8> {
+pub fn subscribe(version: Version, id: u16, list: &[Prop], filters: &[(&str, u8)]) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     if version == Version::V5 {
         props(list, &mut body);
@@ -240,7 +240,7 @@ pub(crate) fn subscribe(version: Version, id: u16, list: &[Prop], filters: &[(&s
     packet(0x82, &body)
 }
 
-pub(crate) fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8> {
+pub fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     if version == Version::V5 {
         body.push(0);
@@ -251,17 +251,17 @@ pub(crate) fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8
     packet(0xa2, &body)
 }
 
-pub(crate) const PUBACK: u8 = 4;
-pub(crate) const PUBREC: u8 = 5;
-pub(crate) const PUBREL: u8 = 6;
-pub(crate) const PUBCOMP: u8 = 7;
+pub const PUBACK: u8 = 4;
+pub const PUBREC: u8 = 5;
+pub const PUBREL: u8 = 6;
+pub const PUBCOMP: u8 = 7;
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP in its short form, which both versions share.
-pub(crate) fn ack(kind: u8, id: u16) -> Vec<u8> {
+pub fn ack(kind: u8, id: u16) -> Vec<u8> {
     packet(kind << 4 | if kind == PUBREL { 2 } else { 0 }, &id.to_be_bytes())
 }
 
-pub(crate) fn disconnect(version: Version, code: u8, list: &[Prop]) -> Vec<u8> {
+pub fn disconnect(version: Version, code: u8, list: &[Prop]) -> Vec<u8> {
     if version == Version::V311 || code == 0 && list.is_empty() {
         return packet(0xe0, &[]);
     }
@@ -272,7 +272,7 @@ pub(crate) fn disconnect(version: Version, code: u8, list: &[Prop]) -> Vec<u8> {
 
 /// What a broker sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Packet {
+pub enum Packet {
     Connack { session_present: bool, code: u8, props: Vec<Prop> },
     Publish(Publish),
     Ack { kind: u8, id: u16, code: u8 },
@@ -347,7 +347,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Takes one whole packet from the front of `buffer`, or nothing if it has not all come yet.
-pub(crate) fn parse(version: Version, buffer: &mut Vec<u8>) -> Result<Option<Packet>> {
+pub fn parse(version: Version, buffer: &mut Vec<u8>) -> Result<Option<Packet>> {
     let Some(&first) = buffer.first() else { return Ok(None) };
     let (mut len, mut at) = (0usize, 1);
     loop {
