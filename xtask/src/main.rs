@@ -2,6 +2,7 @@
 
 mod ci;
 mod console;
+mod faults;
 mod kafka;
 mod real_input;
 mod run;
@@ -25,7 +26,7 @@ const COMMANDS: [(&str, &str, Action); 12] = [
     ("mutants", "build faults into the log; its crash tests must find each", |_| tests::mutants()),
     ("tools", "install what the tests need (nothing, if it is there)", |_| tools::install().map(drop)),
     ("tidy", "small rules that no lint knows", |_| tidy::tidy()),
-    ("faults [ARGS]", "power cuts on real file systems (needs root) and long kill loops", faults),
+    ("faults [ARGS]", "power cuts of the log and of the server (needs root), long kill loops", faults::run),
     (
         "real-input --data DIR",
         "recorded series through mosquitto_pub and paho-mqtt, killed in the middle",
@@ -69,34 +70,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The campaigns that take too long, or need too many rights, for every run of the tests.
-fn faults(args: &[String]) -> Result<()> {
-    let tools = tools::install()?;
-    run::Steps::all(|steps| {
-        steps.each(&[
-            ("power cuts", &|| {
-                run::run(
-                    cargo()
-                        .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
-                        .args(args)
-                        .env("FLOODPLAIN_TEST_TOOLS", tools.folder()),
-                )
-                // It has said what it needs (root, usually); the rest of the campaign needs less, and runs.
-                .context("the power was not cut, or something was lost")
-            }),
-            ("kill loops", &|| {
-                // The same tests as in `cargo xtask test`, with ten times the cycles.
-                run::run(
-                    cargo()
-                        .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
-                        .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
-                        .env("FLOODPLAIN_TEST_KILLS", "1000"),
-                )
-            }),
-        ])
-    })
 }
 
 fn fuzz(args: &[String]) -> Result<()> {

@@ -238,6 +238,16 @@ impl History {
     /// after a recovery must be read after every later one. Others without a firm answer are
     /// forgotten: what a recovery did not find must never come back.
     pub fn settle<'a>(&self, read: impl IntoIterator<Item = &'a [u8]>) {
+        self.keep_or(read, Some(End::Fail));
+    }
+
+    /// The attempts that were found stay as certain as an acknowledged one. Others stay as they are: whoever repeats them
+    /// may bring them.
+    pub fn keep<'a>(&self, read: impl IntoIterator<Item = &'a [u8]>) {
+        self.keep_or(read, None);
+    }
+
+    fn keep_or<'a>(&self, read: impl IntoIterator<Item = &'a [u8]>, missing: Option<End>) {
         let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for stamp in read.into_iter().filter_map(|payload| Stamp::parse(payload).ok()) {
             found.entry(stamp.client).or_default().push(stamp.seq);
@@ -248,7 +258,7 @@ impl History {
             for (seq, end) in attempts.iter_mut() {
                 let here = left.next_if_eq(seq).is_some();
                 if matches!(*end, End::Open | End::Weak) {
-                    *end = if here { End::Ok } else { End::Fail };
+                    *end = if here { End::Ok } else { missing.unwrap_or(*end) };
                 }
             }
         }
@@ -454,5 +464,21 @@ mod tests {
         let second = stamp(2).payload(0);
         let report = history.check([first.as_slice(), second.as_slice()], Copies::PerAttempt);
         assert_eq!(report.violations, [Violation::Refused(stamp(2))]);
+    }
+
+    #[test]
+    fn what_a_recovery_did_not_find_may_be_published_again_where_it_is_only_kept() {
+        let history = History::new();
+        for seq in [1, 2] {
+            history.invoke(&stamp(seq));
+        }
+        let (first, second) = (stamp(1).payload(0), stamp(2).payload(0));
+        history.keep([first.as_slice()]);
+        assert_eq!(history.check([], Copies::PerAttempt).violations, [Violation::Lost(stamp(1))]);
+        // At QoS 2 a repeat is no second attempt.
+        let report = history.check([first.as_slice(), second.as_slice()], Copies::PerAttempt);
+        assert_eq!(report.violations, []);
+        history.keep([first.as_slice(), second.as_slice()]);
+        assert_eq!(history.check([first.as_slice()], Copies::PerAttempt).violations, [Violation::Lost(stamp(2))]);
     }
 }

@@ -1,21 +1,6 @@
-//! Cuts the power of real file systems under load, and looks for what was acknowledged.
-//!
-//! ```text
-//! cargo run --release -p floodplain-testkit --bin powercut -- --cuts 50 --fs ext4,xfs [--seed 1]
-//! ```
-//!
-//! A child process appends to a log on a loop-mounted file system and says what was acknowledged,
-//! and when. At a random moment the file system is shut down (as by pulling the plug: nothing that
-//! is not synced reaches the image any more), the child is killed, the image is mounted anew, the
-//! log is opened and read.
-//!
-//! A machine without power acknowledges nothing, but a child on a file system that is shutting down
-//! may: XFS lets a sync that runs at that moment succeed. So what was acknowledged after the plug
-//! was pulled counts as unknown.
-//!
-//! Exit code 0: nothing was lost. 1: something was. 77: not run, because it needs root, loop
-//! devices and the tools `mount`, `umount` and `mkfs.<fs>` (Debian: `xfsprogs`, `e2fsprogs`).
+//! Power cuts below the log alone.
 
+use super::image::Image;
 use anyhow::{Context as _, bail, ensure};
 use floodplain_log::{
     Append, BatchBuilder, CompletionSink, Compression, Embedded, EmbeddedConfig, Log, OsDisk, Outcome, Reply, Stream,
@@ -26,8 +11,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, BufWriter, Write as _},
-    path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -36,50 +21,14 @@ use std::{
     time::Duration,
 };
 
-const NOT_RUN: u8 = 77;
 /// After so many cuts the file system is made anew.
 const CUTS_PER_IMAGE: u64 = 10;
-const IMAGE_BYTES: u64 = 1 << 30;
 const PARTITIONS: u32 = 8;
 /// Each writer counts from here times its number, so that no sequence comes twice.
 const SEQS_PER_WRITER: u64 = 1 << 32;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [writer, dir, number] = &args[..]
-        && writer == "writer"
-    {
-        return match write_until_it_fails(Path::new(dir), number) {
-            Ok(()) => ExitCode::SUCCESS,
-            // The parent pulls the plug: an error is how a writer ends.
-            Err(_) => ExitCode::FAILURE,
-        };
-    }
-    match campaign(&args) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("powercut: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn campaign(args: &[String]) -> anyhow::Result<ExitCode> {
-    let (mut cuts, mut file_systems, mut seed) = (50_u64, "ext4,xfs".to_owned(), 1_u64);
-    for pair in args.chunks(2) {
-        let [flag, value] = pair else { bail!("{:?} needs a value", pair[0]) };
-        match flag.as_str() {
-            "--cuts" => cuts = value.parse()?,
-            "--fs" => file_systems.clone_from(value),
-            "--seed" => seed = value.parse()?,
-            _ => bail!("unknown flag {flag}: use --cuts, --fs and --seed"),
-        }
-    }
-    let file_systems: Vec<&str> = file_systems.split(',').collect();
-    if let Err(reason) = can_run(&file_systems) {
-        println!("powercut: not run: {reason:#}");
-        return Ok(ExitCode::from(NOT_RUN));
-    }
+/// Cuts `cuts` times in all, on each file system as often.
+pub(super) fn campaign(cuts: u64, file_systems: &[&str], seed: u64) -> anyhow::Result<()> {
     let (mut rng, mut acked, mut copied) = (SmallRng::seed_from_u64(seed), 0, 0);
     for (i, fs) in file_systems.iter().enumerate() {
         let share = cuts / file_systems.len() as u64 + u64::from((i as u64) < cuts % file_systems.len() as u64);
@@ -93,96 +42,7 @@ fn campaign(args: &[String]) -> anyhow::Result<ExitCode> {
         println!("powercut: {fs}: {share} cuts, nothing acknowledged was lost");
     }
     println!("powercut: {cuts} cuts, {acked} acknowledged messages found, {copied} bytes above the last sync kept");
-    Ok(ExitCode::SUCCESS)
-}
-
-fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program).args(args).output().with_context(|| format!("cannot start {program}"))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {}: {}", args.join(" "), error.trim());
     Ok(())
-}
-
-/// An image of a file system, mounted; unmounted and removed when it is dropped.
-struct Image {
-    dir: tempfile::TempDir,
-    mounted: bool,
-}
-
-impl Image {
-    fn make(fs: &str) -> anyhow::Result<Self> {
-        let image = Self { dir: tempfile::tempdir()?, mounted: false };
-        std::fs::File::create(image.file())?.set_len(IMAGE_BYTES)?;
-        std::fs::create_dir(image.mount_point())?;
-        let force = if fs == "xfs" { "-qf" } else { "-qF" };
-        run(&format!("mkfs.{fs}"), &[force, &image.file().to_string_lossy()])?;
-        Ok(image)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("image")
-    }
-
-    fn mount_point(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-
-    fn mount(&mut self) -> anyhow::Result<()> {
-        run("mount", &["-o", "loop", &self.file().to_string_lossy(), &self.mount_point().to_string_lossy()])?;
-        self.mounted = true;
-        Ok(())
-    }
-
-    /// Stops the file system at once, without letting it write its own log.
-    fn pull_the_plug(&self) -> anyhow::Result<()> {
-        shutdown::now(&std::fs::File::open(self.mount_point())?).context("cannot shut the file system down")
-    }
-
-    fn unmount(&mut self) -> anyhow::Result<()> {
-        run("umount", &[&self.mount_point().to_string_lossy()])?;
-        self.mounted = false;
-        Ok(())
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        if self.mounted
-            && let Err(error) = self.unmount()
-        {
-            eprintln!("powercut: {error:#}");
-        }
-    }
-}
-
-fn can_run(file_systems: &[&str]) -> anyhow::Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
-    ensure!(uid == Some("0"), "needs root");
-    for fs in file_systems {
-        let mut image = Image::make(fs)?;
-        image.mount().context("needs loop devices")?;
-        image.pull_the_plug()?;
-        image.unmount()?;
-    }
-    Ok(())
-}
-
-#[expect(unsafe_code, reason = "std has no way to shut a file system down")]
-mod shutdown {
-    use std::{fs::File, io, os::fd::AsRawFd as _};
-
-    /// `XFS_IOC_GOINGDOWN` and `EXT4_IOC_SHUTDOWN`: `_IOR('X', 125, __u32)`.
-    const GOING_DOWN: libc::c_ulong = 0x8004_587d;
-    /// Discard the journal too: only what was synced may be found later.
-    const NO_LOG_FLUSH: u32 = 2;
-
-    pub(super) fn now(mount_point: &File) -> io::Result<()> {
-        let flags = NO_LOG_FLUSH;
-        // SAFETY: the descriptor is open and the call reads one u32, which lives until it returns.
-        let result = unsafe { libc::ioctl(mount_point.as_raw_fd(), GOING_DOWN, &raw const flags) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
 }
 
 /// Nanoseconds since 1970, on the clock that parent and child share.
@@ -298,7 +158,7 @@ fn read_all(log: &dyn Log) -> anyhow::Result<Vec<Vec<u8>>> {
 }
 
 /// The child: appends as fast as it can and prints what becomes of it.
-fn write_until_it_fails(dir: &Path, number: &str) -> anyhow::Result<()> {
+pub(super) fn write_until_it_fails(dir: &Path, number: &str) -> anyhow::Result<()> {
     const ROUNDS_UNDER_WAY: usize = 3;
     let number: u64 = number.parse()?;
     let mut rng = SmallRng::seed_from_u64(number);

@@ -1,0 +1,72 @@
+//! Power cuts and kills, more of them than every run of the tests could have.
+
+use crate::{
+    run::{self, Steps, cargo, target},
+    tools,
+};
+use anyhow::{Result, bail};
+
+/// The campaigns that take too long, or need too many rights, for every run of the tests.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let (of_log, of_server) = cuts(args)?;
+    let tools = tools::install()?;
+    // It says what it needs (root, usually); the rest of the campaign needs less, and runs.
+    let powercut = |args: &[String]| {
+        run::run(
+            cargo()
+                .args(["run", "--release", "--package", "floodplain-testkit", "--bin", "powercut", "--"])
+                .args(args)
+                .env("FLOODPLAIN_TEST_TOOLS", tools.folder()),
+        )
+    };
+    Steps::all(|steps| {
+        steps.each(&[
+            ("power cuts", &|| powercut(&of_log)),
+            ("power cuts of the server", &|| {
+                run::run(cargo().args(["build", "--release", "--locked", "--package", "floodplain"]))?;
+                powercut(&of_server)
+            }),
+            ("kill loops", &|| {
+                // The same tests as in `cargo xtask test`, with ten times the cycles.
+                run::run(
+                    cargo()
+                        .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
+                        .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
+                        .env("FLOODPLAIN_TEST_KILLS", "1000"),
+                )
+            }),
+        ])
+    })
+}
+
+/// What `powercut` is given for the log, and for the server.
+fn cuts(args: &[String]) -> Result<(Vec<String>, Vec<String>)> {
+    let program = target().join("release/floodplain").to_string_lossy().into_owned();
+    let (mut of_log, mut of_server) = (Vec::new(), vec!["server".to_owned(), "--program".to_owned(), program]);
+    for pair in args.chunks(2) {
+        let [flag, value] = pair else { bail!("{:?} needs a value", pair[0]) };
+        match flag.as_str() {
+            "--cuts" => of_log.extend([flag.clone(), value.clone()]),
+            "--server-cuts" => of_server.extend(["--cuts-each".to_owned(), value.clone()]),
+            "--fs" | "--seed" => {
+                [&mut of_log, &mut of_server].into_iter().for_each(|args| args.extend_from_slice(pair))
+            }
+            _ => bail!("unknown flag {flag}: use --cuts, --server-cuts (on each file system), --fs and --seed"),
+        }
+    }
+    Ok((of_log, of_server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_campaign_is_given_its_own_flags_and_those_of_both() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let (of_log, of_server) = cuts(&words("--cuts 7 --server-cuts 3 --fs xfs")).unwrap();
+        assert_eq!(of_log, words("--cuts 7 --fs xfs"));
+        assert_eq!(of_server[3..], words("--cuts-each 3 --fs xfs"));
+        assert!(cuts(&words("--cut 7")).is_err() && cuts(&words("--cuts")).is_err());
+    }
+}
