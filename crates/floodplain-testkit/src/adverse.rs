@@ -244,11 +244,12 @@ impl AdverseLog {
     pub fn settle(&self) {
         const PATIENCE: Duration = Duration::from_secs(30);
         let is_under_way = |state: &mut State| {
-            let told = |partition| state.advances.iter().rev().find(|(of, _)| *of == partition).map(|(_, to)| *to);
-            let is_told = |(partition, visible): (&Partition, &Position)| {
-                told(*partition).unwrap_or(*visible) >= self.inner.watermark(*partition)
-            };
-            !state.pending.is_empty() || !state.visible.iter().all(is_told)
+            let mut told = state.visible.clone();
+            for (partition, watermark) in &state.advances {
+                let newest = told.entry(*partition).or_default();
+                *newest = (*newest).max(*watermark);
+            }
+            !state.pending.is_empty() || told.iter().any(|(partition, told)| *told < self.inner.watermark(*partition))
         };
         let waited = self.shared.arrived.wait_timeout_while(self.shared.state(), PATIENCE, is_under_way);
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
