@@ -8,6 +8,7 @@ mod engine;
 mod engine_faults;
 mod files;
 mod hostile;
+mod keeping;
 mod latest;
 mod merging;
 mod model;
