@@ -7,6 +7,7 @@ mod dedup;
 mod engine;
 mod engine_faults;
 mod files;
+mod fixture;
 mod hostile;
 mod keeping;
 mod latest;
