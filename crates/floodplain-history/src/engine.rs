@@ -8,11 +8,15 @@ mod change;
 mod command;
 mod commit;
 mod dead_letters;
+mod keeping;
+mod orphans;
 mod place;
 mod repeats;
 mod replay;
 
 pub use commit::Wake;
+pub use keeping::LogRetention;
+pub(crate) use keeping::Mark;
 
 use crate::{
     Error, Result,
@@ -38,13 +42,8 @@ use floodplain_types::{Clock, Position, StreamId, StreamName, Timestamp};
 use place::Placing;
 use repeats::Ids;
 use replay::Unsaved;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-use tracing::{error, warn};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use tracing::error;
 
 /// Bytes asked for in one read: what is decoded between two looks at buffers.
 const READ_BYTES: usize = 256 << 10;
@@ -75,6 +74,8 @@ pub struct EngineConfig {
     pub flush_bytes: usize,
     /// A buffer that is so old is flushed.
     pub flush_age: Duration,
+    /// What the log keeps; `None` if that is all. Buffers are flushed, and snapshots written, well before it forgets their records.
+    pub log_retention: Option<LogRetention>,
     /// More tables are not made by themselves: their messages go to [`crate::route::MESSAGES`].
     pub tables_max: usize,
     /// How old rows of a table may become, where nothing is set for it while the server runs; else bindings say it.
@@ -100,6 +101,7 @@ impl EngineConfig {
             buffers_max: 4096,
             flush_bytes: 64 << 20,
             flush_age: Duration::from_secs(600),
+            log_retention: None,
             tables_max: 256,
             retention: BTreeMap::new(),
             files_bytes_max: None,
@@ -173,6 +175,10 @@ pub struct Engine {
     /// A change of the manifest that has begun; no other begins before its end.
     pending: Option<Pending>,
     next_file: u64,
+    /// The folder says that it has files.
+    has_noted_files: bool,
+    /// When snapshots were written the last time, or when it was opened if they were not.
+    snapshots: (Mark, bool),
     /// Files have been added since it was last looked at what is too old, or too much.
     has_grown: bool,
     rows: Rows,
@@ -186,7 +192,8 @@ impl Engine {
     /// tenant, which is made with as many partitions as `state` if there is none.
     ///
     /// # Errors
-    /// Those of disk and log; [`Error::Manifest`] if a table has files and no schema.
+    /// Those of disk and log; [`Error::Manifest`] if a table has files and no schema, or if the manifest does not know all files
+    /// that there are: nothing was removed then.
     pub fn open(
         config: EngineConfig,
         disk: Arc<dyn Disk>,
@@ -227,6 +234,8 @@ impl Engine {
             turn: 0,
             pending: None,
             next_file: 0,
+            has_noted_files: false,
+            snapshots: (Mark::default(), false),
             has_grown: true,
             rows: Rows::new(),
             placing: Placing::default(),
@@ -236,6 +245,7 @@ impl Engine {
             clock,
             route,
         };
+        engine.snapshots.0 = engine.mark();
         engine.log.watch(engine.wake.clone());
         for catalog in &mut engine.catalogs {
             commit::fold(&*engine.log, catalog, engine.clock.now())?;
@@ -296,11 +306,11 @@ impl Engine {
             manifest.files(name).for_each(|entry| table.add(&self.disk, entry.clone()));
             table.overwritten_values = manifest.overwritten_values(name);
         }
-        for table in tables.values() {
-            let known: BTreeSet<&str> = table.files.keys().map(String::as_str).collect();
-            remove_orphans(&*self.disk, &table.dir, &known)?;
-        }
-        Ok(())
+        self.check_files(tables.values())?;
+        self.remove_orphans(tables.values())?;
+        drop(tables);
+        // If it has lost something, then files that are not there any more.
+        if self.manifest.fold().lacks_records() { commit::write_snapshot_anyway(&mut self.manifest) } else { Ok(()) }
     }
 
     fn open_sources(&mut self) {
@@ -520,16 +530,4 @@ impl Engine {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
-}
-
-fn remove_orphans(disk: &dyn Disk, dir: &Path, known: &BTreeSet<&str>) -> Result<()> {
-    let entries = disk.list(dir).map_err(|source| Error::Io { action: "list", path: dir.to_owned(), source })?;
-    for entry in entries.iter().filter(|entry| !known.contains(entry.name.as_str())) {
-        let path = dir.join(&entry.name);
-        // It costs space until the next start.
-        if let Err(error) = disk.remove(&path) {
-            warn!(path = %path.display(), %error, "history file without an entry could not be removed");
-        }
-    }
-    Ok(())
 }

@@ -28,19 +28,16 @@ use tracing::{error, warn};
 const IDLE: Duration = Duration::from_secs(1);
 /// And after a failure.
 const BACKOFF: Duration = Duration::from_millis(200);
-/// How often schemas and manifest are written down: retention of the log does not wait for them.
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
-
 /// How long a stop writes rows to files. The server waits a little longer before it gives up.
 const STOP_FLUSH_MAX: Duration = Duration::from_secs(4);
 
 /// History of one tenant: a thread that reads the log, and files.
 ///
 /// Wiring: open it after the log and before the listeners, with the streams whose messages become tables, the
-/// stream `state`, a stream of one partition for the manifest that retention does not touch, and a folder of its
-/// own. A query takes [`Log::watermark`] of all partitions it reads when it starts, awaits [`Handle::wait_decoded`]
-/// with them, takes [`Handle::snapshot`] of each table, and reads that on a thread that may block. Stop it
-/// after the listeners and before the log. Retention of the data streams must stay behind [`Handle::replay_from`].
+/// stream `state`, a stream of one partition for the manifest, what the log keeps ([`crate::engine::LogRetention`]), and a
+/// folder of its own. A query takes [`Log::watermark`] of all partitions it reads when it starts, awaits
+/// [`Handle::wait_decoded`] with them, takes [`Handle::snapshot`] of each table, and reads that on a thread that may
+/// block. Stop it after the listeners and before the log.
 #[derive(Debug)]
 pub struct History {
     handle: Handle,
@@ -68,17 +65,13 @@ impl History {
         clock: Arc<dyn Clock>,
         route: Arc<dyn Route>,
     ) -> Result<Self> {
-        let mut engine = Engine::open(config, disk, log.clone(), clock.clone(), route)?;
+        let mut engine = Engine::open(config, disk, log.clone(), clock, route)?;
         let (shared, wake, stop) = (engine.shared().clone(), engine.wake().clone(), Arc::new(AtomicBool::new(false)));
         let stopping = stop.clone();
         let run = move || {
-            let mut snapshot_at = clock.now() + SNAPSHOT_EVERY;
             while !stopping.load(Ordering::Acquire) {
-                if clock.now() >= snapshot_at {
-                    snapshot_at = clock.now() + SNAPSHOT_EVERY;
-                    if let Err(error) = engine.write_snapshots() {
-                        warn!(%error, "snapshot of history was not written");
-                    }
+                if let Err(error) = engine.write_due_snapshots() {
+                    warn!(%error, "snapshot of history was not written");
                 }
                 match engine.step() {
                     Ok(true) => {}

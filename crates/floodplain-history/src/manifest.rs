@@ -13,12 +13,13 @@ use crate::{
     window::Window,
 };
 use floodplain_fold::{
-    Fold, Input, Outputs, RestoreError,
+    Fold, Input, Loss, Outputs, RestoreError,
     wire::{Get, Put, WireError},
 };
 use floodplain_types::Position;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -31,6 +32,8 @@ pub struct ManifestFold {
     flushed: BTreeMap<(String, Window, String), Position>,
     replay_from: BTreeMap<String, Position>,
     void: u64,
+    /// What was found missing on the way here. No part of the state: a replay may find less.
+    lacks_records: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -113,9 +116,18 @@ impl ManifestFold {
         self.void
     }
 
+    /// Whether records are missing, by their versions or by what the log says: then it does not know all files that there are.
+    #[must_use]
+    pub const fn lacks_records(&self) -> bool {
+        self.lacks_records
+    }
+
     /// Folds the value of a record; returns whether it applied.
     pub fn apply_value(&mut self, value: &[u8]) -> bool {
-        let applies = ManifestRecord::decode(value).is_ok_and(|record| self.apply_record(record));
+        let record = ManifestRecord::decode(value);
+        // Whoever has written it has seen those before it.
+        self.lacks_records |= record.as_ref().is_ok_and(|record| record.version > self.version.saturating_add(1));
+        let applies = record.is_ok_and(|record| self.apply_record(record));
         self.void += u64::from(!applies);
         applies
     }
@@ -191,6 +203,10 @@ impl Fold for ManifestFold {
         self.apply_value(input.record.value.unwrap_or_default());
     }
 
+    fn missed(&mut self, _lost: &Range<Position>, _loss: Loss) {
+        self.lacks_records = true;
+    }
+
     fn snapshot(&self, out: &mut Vec<u8>) {
         out.put_u64(self.version);
         out.put_u64(self.void);
@@ -231,7 +247,7 @@ impl Fold for ManifestFold {
         let replay_from = get.list(|get| Ok((get.str()?.to_owned(), get.position()?)))?;
         get.end()?;
         let (flushed, replay_from) = (flushed.into_iter().collect(), replay_from.into_iter().collect());
-        *self = Self { version, tables, flushed, replay_from, void };
+        *self = Self { version, tables, flushed, replay_from, void, lacks_records: false };
         Ok(())
     }
 }

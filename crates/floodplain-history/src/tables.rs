@@ -5,7 +5,7 @@ use crate::{
     bindings::{Binding, BindingError, Bindings},
     buffer::WindowBuffer,
     columns::Columns,
-    engine::Wake,
+    engine::{Mark, Wake},
     file::FileEntry,
     jobs::{Jobs, Replay},
     latest,
@@ -18,7 +18,7 @@ use crate::{
 };
 use floodplain_decode::schema::TableSchema;
 use floodplain_log::Partition;
-use floodplain_types::{Position, Timestamp};
+use floodplain_types::Position;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
@@ -87,7 +87,7 @@ pub(crate) struct Table {
 #[derive(Debug)]
 pub(crate) struct Buffer {
     pub(crate) rows: WindowBuffer,
-    pub(crate) since: Timestamp,
+    pub(crate) since: Mark,
     /// The first record of each partition that has rows here and is in no file. Of those that are decoded again, all are.
     pub(crate) first: BTreeMap<Arc<str>, Position>,
 }

@@ -46,7 +46,9 @@ const GROUP_TARGET_BYTES: u64 = 4 << 20;
 /// A journal ends early when its index in memory has this many frames (40 bytes each).
 const JOURNAL_FRAMES_MAX: usize = 1 << 18;
 
-/// The active journal is finished when it is older than this part of what is kept, so that age retention finds it...
+/// A journal is at most this part of what is kept by size ...
+const JOURNAL_SIZE_PART: u64 = 8;
+/// ... and the active one is finished when it is older than this part of what is kept by age, so that age retention finds it...
 const JOURNAL_AGE_PART: u32 = 8;
 /// ... and than this at the latest.
 const JOURNAL_AGE_MAX: Duration = Duration::from_hours(24);
@@ -64,7 +66,8 @@ const SEALED_FRAMES_MAX: u64 = 1 << 21;
 pub struct EmbeddedConfig {
     /// The folder of the log; created if need be, locked while open.
     pub dir: PathBuf,
-    /// A journal file ends at this length. Smaller on small disks: at most a 32nd of them.
+    /// A journal file ends at this length. Smaller on small disks, at most a 32nd of them, and where little is kept, at most
+    /// an eighth of that: retention takes whole files.
     pub journal_bytes: u64,
     /// How many bytes of the newest batches stay in memory for live readers.
     pub tail_bytes: u64,
@@ -130,6 +133,8 @@ struct Inner {
     /// Wakes the commit thread.
     queued: Condvar,
     queued_bytes: AtomicU64,
+    /// Of all groups that were written since it was opened.
+    appended_bytes: AtomicU64,
     /// When it was opened.
     opened: std::time::Instant,
     /// Journals that wait for their segment, and the frames in them.
@@ -320,6 +325,18 @@ impl Embedded {
     #[must_use]
     pub fn poisoned(&self) -> Option<Arc<str>> {
         self.inner.poisoned.get().cloned()
+    }
+
+    /// The length above which retention takes the oldest records: as configured, or a part of the disk.
+    #[must_use]
+    pub fn retention_bytes(&self) -> u64 {
+        self.inner.retention_bytes
+    }
+
+    /// How many bytes were appended since the log was opened, as its length counts them. It only grows.
+    #[must_use]
+    pub fn appended_bytes(&self) -> u64 {
+        self.inner.appended_bytes.load(Ordering::Relaxed)
     }
 
     /// Does at once what the house-keeping thread does in the background: moves finished journals

@@ -153,7 +153,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Size,
         limits: Some(("1MiB", "1GiB")),
         default: "64MiB",
-        help: "length at which a journal file ends; at most a 32nd of the disk",
+        help: "length at which a journal file ends; at most a 32nd of the disk, and an eighth of log.retention_size",
     },
     Key {
         name: "log.tail_size",

@@ -5,7 +5,11 @@ use floodplain_access::Registry;
 use floodplain_api::{Api, Bound, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
 use floodplain_gateway::{Gateway, GatewayConfig};
-use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
+use floodplain_history::{
+    History,
+    engine::{EngineConfig, LogRetention},
+    route::DefaultRoute,
+};
 use floodplain_log::{DataStreams, DataStreamsError, Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
 use floodplain_postgres::Entrance;
 use floodplain_sql::{Sql, Tables};
@@ -329,7 +333,7 @@ fn open_alerts(config: &Config, log: Arc<dyn Log>, data: DataStreams) -> Result<
 /// Tables of what devices publish. What is in memory only is decoded from the log again.
 fn open_history(
     config: &Config,
-    log: Arc<dyn Log>,
+    log: Arc<Embedded>,
     streams: &DataStreams,
     alerts: &Alerts,
 ) -> Result<(History, Tables), StartError> {
@@ -343,6 +347,9 @@ fn open_history(
         Some(bytes) => bytes,
         None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
     });
+    let (age, bytes, log_bytes) = (config.log.retention_age, log.retention_bytes(), log.clone());
+    let appended_bytes = Arc::new(move || log_bytes.appended_bytes());
+    history.log_retention = Some(LogRetention { age, bytes, appended_bytes });
     history.bindings.clone_from(&config.bindings);
     history.retention.clone_from(&config.retention);
     let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));

@@ -9,9 +9,10 @@ use crate::{
     manifest::{Cause, Flushed, ManifestRecord},
     run::Run,
     snapshot::{FileHandle, rewrite},
+    tables::Buffer,
     window::Window,
 };
-use floodplain_types::{Position, Timestamp};
+use floodplain_types::Position;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// Snapshots of manifest and schemas are written after so many bytes of records.
@@ -46,27 +47,28 @@ struct Part {
 pub(super) type BufferKey = (String, Window);
 
 impl Engine {
-    /// All buffers, with their bytes and ages.
-    pub(super) fn buffers(&self) -> Vec<(BufferKey, usize, Timestamp)> {
-        let tables = self.shared.tables();
+    /// All buffers, with their bytes, and whether they are old.
+    pub(super) fn buffers(&self) -> Vec<(BufferKey, usize, bool)> {
+        let (now, tables) = (self.mark(), self.shared.tables());
         let buffers =
             tables.iter().flat_map(|(name, table)| table.buffers.iter().map(move |(window, b)| (name, window, b)));
-        buffers.map(|(name, window, buffer)| ((name.clone(), *window), buffer.rows.bytes(), buffer.since)).collect()
+        let buffer = |(name, window, buffer): (&String, &Window, &Buffer)| {
+            ((name.clone(), *window), buffer.rows.bytes(), self.is_old(buffer, now))
+        };
+        buffers.map(buffer).collect()
     }
 
     /// The buffers that are to be flushed now.
     pub(super) fn due(&self) -> Vec<BufferKey> {
         let mut buffers = self.buffers();
-        let (now, bytes) = (self.now(), buffers.iter().map(|(_, bytes, _)| bytes).sum::<usize>());
+        let bytes = buffers.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         metrics::gauge!("floodplain_history_buffered_bytes").set(bytes as f64);
         if bytes > self.config.buffers_bytes_max || buffers.len() > self.config.buffers_max {
             // The largest half: fewer files than one by one.
             buffers.sort_by_key(|(_, bytes, _)| std::cmp::Reverse(*bytes));
             buffers.truncate(buffers.len().div_ceil(2));
         } else {
-            buffers.retain(|(_, bytes, since)| {
-                *bytes >= self.config.flush_bytes || now.since(*since) >= self.config.flush_age
-            });
+            buffers.retain(|(_, bytes, is_old)| *bytes >= self.config.flush_bytes || *is_old);
         }
         buffers.into_iter().map(|(key, ..)| key).collect()
     }
@@ -196,6 +198,9 @@ impl Engine {
 
     /// Goes on with the change that has begun, to its end.
     pub(super) fn go_on(&mut self) -> Result<()> {
+        if self.pending.as_ref().is_some_and(|pending| !pending.parts.is_empty()) {
+            self.note_files()?;
+        }
         while let Some(part) = self.pending.as_ref().and_then(|pending| pending.parts.last()) {
             self.next_file += 1;
             let name = format!("{:010}-{}.parquet", self.manifest.fold().version() + 1, self.next_file);

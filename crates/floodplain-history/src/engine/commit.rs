@@ -186,9 +186,11 @@ pub(super) fn fold_past<F: Fold>(
 }
 
 pub(super) fn write_snapshot<F: Fold>(runner: &mut Runner<F>) -> Result<()> {
-    if runner.bytes_since_snapshot() == 0 {
-        return Ok(());
-    }
+    if runner.bytes_since_snapshot() == 0 { Ok(()) } else { write_snapshot_anyway(runner) }
+}
+
+/// Also if nothing was folded since the last one.
+pub(super) fn write_snapshot_anyway<F: Fold>(runner: &mut Runner<F>) -> Result<()> {
     runner.begin_snapshot(floodplain_types::Timestamp(0));
     let Some(snapshot) = runner.take_snapshot() else { return Ok(()) };
     runner.snapshots().write(&snapshot).map(drop).map_err(|error| Error::Fold(error.into()))

@@ -397,9 +397,11 @@ impl Engine {
         let stream = source.stream;
         let head = RowHead { device, time_us, time_ns, stream, position, row, received_us };
         let placed = self.table(ready.table, schema, |table| {
-            let since = self.now();
-            let new =
-                || Buffer { rows: WindowBuffer::new(table.columns.clone(), window), since, first: BTreeMap::new() };
+            let new = || Buffer {
+                rows: WindowBuffer::new(table.columns.clone(), window),
+                since: self.mark(),
+                first: BTreeMap::new(),
+            };
             let buffer = table.buffers.entry(window).or_insert_with(new);
             if !found.is_again {
                 buffer.first.entry(source.name.clone()).or_insert(position);

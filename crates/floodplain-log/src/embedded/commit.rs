@@ -194,6 +194,7 @@ impl Committer {
         self.writer.synced = JournalPos { seq: self.writer.seq, pos: self.writer.len };
         metrics.groups.increment(1);
         metrics.journal_bytes.increment(bytes);
+        inner.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
 
         self.publish(built.buf.into(), &built.frames);
         for (unit, positions) in waiting {

@@ -5,8 +5,8 @@ mod journals;
 mod tests;
 
 use super::{
-    EmbeddedConfig, HouseCalls, Inner, LockGuard, Queue, Streams, View, commit::Writer, house::House,
-    open_files::OpenFiles, repair, repair::Cause,
+    EmbeddedConfig, HouseCalls, Inner, JOURNAL_SIZE_PART, LockGuard, Queue, Streams, View, commit::Writer,
+    house::House, open_files::OpenFiles, repair, repair::Cause,
 };
 use crate::{
     FastMap, Partition,
@@ -127,11 +127,13 @@ pub(super) fn open(
         _ => OpenError::Io { action: "lock", path: lock_path, source },
     })?;
     let total_bytes = disk.space(&dir).context("ask for the space of", &dir)?.total_bytes;
-    config.journal_bytes = config.journal_bytes.min((total_bytes / 32).max(1 << 20));
+    let retention_bytes = config.retention_bytes.unwrap_or(total_bytes / 5);
+    // Retention takes whole segments: with larger ones it would take what was written a moment ago.
+    let part = (total_bytes / 32).min(retention_bytes / JOURNAL_SIZE_PART);
+    config.journal_bytes = config.journal_bytes.min(part.max(1 << 20));
     // Segments are written while their journals are still there, and so is the tail at a restart.
     let least_reserve = 4 * config.journal_bytes;
     let reserve_bytes = config.reserve_bytes.unwrap_or((total_bytes / 20).min(4 << 30).max(least_reserve));
-    let retention_bytes = config.retention_bytes.unwrap_or(total_bytes / 5);
 
     let mut recovery = Recovery {
         disk: Arc::clone(&disk),
@@ -182,6 +184,7 @@ pub(super) fn open(
         queue: Mutex::new(Queue::default()),
         queued: Condvar::new(),
         queued_bytes: AtomicU64::new(0),
+        appended_bytes: AtomicU64::new(0),
         opened: started,
         sealed_count: AtomicU64::new(0),
         sealed_frames: AtomicU64::new(0),

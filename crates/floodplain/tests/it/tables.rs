@@ -1,7 +1,7 @@
 //! From a payload to a row of a table.
 
 use crate::{
-    process::{Server, run, stderr, stdout},
+    process::{Server, python, run, stderr, stdout},
     serve::Mqtt,
 };
 use std::path::Path;
@@ -58,6 +58,43 @@ fn rows_outlive_the_server() {
         }
         server.wait();
     }
+}
+
+/// What other programs read is what a query shows.
+#[test]
+fn pyarrow_reads_the_files_of_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ndevice_level = 2\ntable = { name = \"traffic\" }\n\
+                decoder = { format = \"json\", types = { n = \"int64\" } }\nkey_columns = [\"n\"]\n";
+    std::fs::write(folder.path().join("floodplain.toml"), file).unwrap();
+    let mut server = Server::start(folder.path());
+    let mut mqtt = Mqtt::connect(server.mqtt, "gateway");
+    for n in 0..200 {
+        // Devices take turns, times go back and forth, and some come twice.
+        let (device, second) = (format!("devices/truck-{}/engine", n % 3), 7 * n % 50);
+        let time = format!("2026-01-01T00:00:{second:02}Z");
+        mqtt.publish(&device, &format!(r#"{{"ts": "{time}", "rpm": {n}.5, "oil": {{"temp": {second}}}}}"#));
+        mqtt.publish(&device, &format!(r#"{{"ts": "{time}", "lamp": {}, "gear": "ü{n}", "tags": [{n}]}}"#, n % 2 == 0));
+        mqtt.publish(&format!("roads/a{}", n % 2), &format!(r#"{{"ts": "{time}", "n": {}, "value": {n}}}"#, n % 5));
+    }
+    mqtt.publish("devices/truck-1/engine", r#"{"rpm": 0, "note": "without a time"}"#);
+    mqtt.publish("roads/a0", r#"{"ts": "2026-01-01T00:00:00Z", "value": -1}"#);
+    let expected = ["engine", "traffic"].map(|table| {
+        let columns = if table == "engine" {
+            r#"device, time, rpm, lamp, gear, "oil.temp", note, _rest"#
+        } else {
+            "device, time, n, value, _rest"
+        };
+        let (status, body) =
+            server.post("/api/v1/sql", "Content-Type: text/plain\r\n", &format!("SELECT {columns} FROM {table}"));
+        assert_eq!(status, 200, "{body}");
+        (table, serde_json::from_str::<serde_json::Value>(&body).unwrap()["rows"].take())
+    });
+    server.signal("TERM");
+    assert!(server.wait().success(), "{}", server.logged());
+    let history = folder.path().join("data/history");
+    let expected = serde_json::json!(std::collections::BTreeMap::from(expected));
+    python("parquet_cases.py", &[history.to_str().unwrap(), &expected.to_string()]);
 }
 
 #[test]

@@ -139,6 +139,29 @@ fn retention_keeps_a_fifth_of_the_disk_by_default() {
     assert_eq!((log.start(p), counted(&counts)), (Position::ZERO, [0; 3]));
 }
 
+/// With journals that are longer than what is kept, retention would take all that was there, as soon as one ended.
+#[test]
+fn retention_by_size_keeps_most_of_it_whatever_the_length_of_journals() {
+    const KEPT_BYTES: u64 = 16 << 20;
+    let mut bed = Bed::new();
+    bed.config.retention_bytes = Some(KEPT_BYTES);
+    let (log, _) = bed.open();
+    assert_eq!((log.retention_bytes(), log.appended_bytes()), (KEPT_BYTES, 0));
+    let p = log.open_stream(&stream_id("s"), 1).unwrap().partition(0);
+    let value = "x".repeat(256 << 10);
+    let mut most = 0;
+    for n in 1..=256_u64 {
+        put(&*log, p, &[&value], Class::All);
+        log.maintain().unwrap();
+        let kept = n - log.start(p).offset;
+        most = most.max(kept);
+        assert!(kept >= n.min(7 * KEPT_BYTES / 8 / value.len() as u64 - 1), "{kept} records of {n}");
+    }
+    assert!(most <= 66, "{most} records are more than is to be kept");
+    let bytes = log.appended_bytes();
+    assert!((256 * value.len() as u64..257 * value.len() as u64).contains(&bytes), "{bytes}");
+}
+
 #[test]
 fn trimming_takes_whole_segments_in_time() {
     let bed = Bed::small_journals();
