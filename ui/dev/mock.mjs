@@ -91,19 +91,22 @@ export function mock({ claimed = false, empty = false, pumps = 0 } = {}) {
       return { ...answer, failure: { stage: used.decoder.format, reason: 'the payload is no text', byte_position, line: null } };
     }
     if (used.decoder.format === 'text') {
-      const fields = [{ name: used.decoder.column ?? 'value', role: 'value', type: 'Utf8', value: payload }];
-      return { ...answer, rows: [{ table, device, time: null, id: null, fields }] };
+      const name = used.decoder.column ?? 'value';
+      const fields = [{ name, column: name, role: 'value', type: 'Utf8', value: payload }];
+      return { ...answer, rows: [{ table, device, time: null, id: null, fields, rest: null }] };
     }
     try {
       const parsed = JSON.parse(payload);
       for (const item of Array.isArray(parsed) ? parsed : [parsed]) {
         const fields = typeof item === 'object' && item ? Object.entries(item) : [['value', item]];
+        const others = fields.filter(([, v]) => typeof v === 'object');
         answer.rows.push({
           table, device, time: item?.[used.time_field ?? 'ts'] ?? null, id: used.dedup?.field ? String(item?.[used.dedup.field]) : null,
           fields: fields.filter(([name]) => name !== (used.time_field ?? 'ts')).map(([name, v]) => ({
-            name, role: used.key_columns.includes(name) ? 'key' : 'value', type: { number: 'Float64', boolean: 'Boolean' }[typeof v] ?? 'Utf8',
+            name, column: typeof v === 'object' ? null : name === 'device' ? 'device_field' : name, role: used.key_columns.includes(name) ? 'key' : 'value', type: { number: 'Float64', boolean: 'Boolean' }[typeof v] ?? 'Utf8',
             value: typeof v === 'object' ? JSON.stringify(v) : v,
           })),
+          rest: others.length ? Object.fromEntries(others) : null,
         });
       }
     } catch (error) {

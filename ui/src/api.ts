@@ -56,10 +56,11 @@ export interface Sample {
   topic: string; device?: string; payload: string | null; payload_base64: string | null; content_type?: string | null;
   user_properties?: [string, string][];
 }
-export interface Field { name: string; role: string; type: string; value: unknown }
+/** `column` is the one of the table that takes it; null: it goes to `_rest`. */
+export interface Field { name: string; role: string; column: string | null; type: string; value: unknown }
 export interface Tested {
   binding: string; device: string; table: string | null;
-  rows: { table: string; device: string; time: string | null; id: string | null; fields: Field[] }[];
+  rows: { table: string; device: string; time: string | null; id: string | null; fields: Field[]; rest: Record<string, unknown> | null }[];
   failure: { stage: string; reason: string; byte_position: number | null; line: number | null } | null;
 }
 export interface Job {

@@ -18,6 +18,8 @@ test('bindings: the test shows rows, then the failure at its byte', async (t) =>
   await payload.fill('{"ts": "2026-11-26T11:05:07Z", "ü": -18.2}');
   await page.getByText('1 row', { exact: true }).waitFor();
   await page.getByRole('cell', { name: '-18.2' }).waitFor();
+  await payload.fill('{"device": "x", "door": {"open": true}, "cargo": 7}');
+  for (const row of ['device_field of device x Utf8 value', '_rest of door {"open":true} Utf8 value', 'cargo 7 Float64 value']) await page.getByRole('row', { name: row }).waitFor();
   await payload.fill('{"cargo": }');
   await page.getByText(/expected a value/).waitFor();
   assert.equal(await page.locator('mark').textContent(), '}');

@@ -30,13 +30,14 @@ const PAGES = [
   }],
   ['alerts', '#/alerts?edit=oil-too-hot', 'role=heading[name="oil-too-hot"][level=2]'],
   ['dead-letters', '#/dead-letters', 'summary', async (page) => page.locator('summary').first().click()],
+  ['dead-letters-of-one', '#/dead-letters?binding=cooling-units', 'text="Only those of binding"'],
   ['users', '#/users', 'role=heading[name="API tokens"]'],
   ['login', '#/login', 'role=button[name="Log in"]'],
   ['setup', '#/setup?token=one-time', 'role=button[name="Create user"]'],
   ['not-found', '#/nowhere', 'role=heading[name="Not found"]'],
 ];
 // The real server has what its fleet sent, and no page of this list that the mock's own objects fill.
-const HERE = REAL ? PAGES.filter(([name]) => !['sql', 'alerts', 'dead-letters'].includes(name)) : PAGES;
+const HERE = REAL ? PAGES.filter(([name]) => !['sql', 'alerts', 'dead-letters', 'dead-letters-of-one'].includes(name)) : PAGES;
 
 let it;
 before(async () => (it = await start()));

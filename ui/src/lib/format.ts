@@ -37,16 +37,21 @@ export function time(text: string | number | null | undefined, full = false): st
   return (full || !isToday ? `${year}-${pad(month)}-${pad(day)} ` : '') + clock + zone;
 }
 
+/** The day of a time, as the reader wants it. */
+export const day = (text: string) => time(text, true).slice(0, 10);
+
 export function ago(text: string | null, now = Date.now()): string {
   if (!text) return 'never';
-  return `${duration((now - new Date(text).getTime()) / 1000)} ago`;
+  const seconds = (now - new Date(text).getTime()) / 1000;
+  return seconds < 1.5 ? 'just now' : `${duration(seconds)} ago`;
 }
 
 export function duration(seconds: number): string {
   seconds = Math.max(0, Math.round(seconds));
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
-  if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  const minutes = Math.floor((seconds % 3600) / 60);
+  if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h${minutes ? ` ${minutes} min` : ''}`;
   return `${Math.floor(seconds / 86_400)} d`;
 }
 
