@@ -1,7 +1,7 @@
 //! Power cuts and kills, more of them than every run of the tests could have.
 
 use crate::{
-    run::{self, Steps, cargo, target},
+    run::{self, GROUPS, Steps, cargo, target},
     tools,
 };
 use anyhow::{Result, bail};
@@ -22,15 +22,18 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     Steps::all(|steps| {
         steps.each(&[
             ("power cuts", &|| powercut(&of_log)),
-            ("power cuts of the server", &|| {
-                run::run(cargo().args(["build", "--release", "--locked", "--package", "floodplain"]))?;
-                powercut(&of_server)
+            // As `cargo xtask test` builds them, so that there is one set of artefacts.
+            ("build tests", &|| {
+                run::run(cargo().args(["test", "--release", "--locked"]).args(GROUPS[0]).arg("--no-run"))
             }),
+            ("power cuts of the server", &|| powercut(&of_server)),
             ("kill loops", &|| {
                 // The same tests as in `cargo xtask test`, with ten times the cycles.
                 run::run(
                     cargo()
-                        .args(["test", "--release", "--package", "floodplain", "--test", "blackbox", "kill"])
+                        .args(["test", "--release", "--locked"])
+                        .args(GROUPS[0])
+                        .args(["--test", "blackbox", "kill"])
                         .env("FLOODPLAIN_TEST_TOOLS", tools.folder())
                         .env("FLOODPLAIN_TEST_KILLS", "1000"),
                 )

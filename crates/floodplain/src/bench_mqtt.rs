@@ -117,6 +117,8 @@ struct Report {
     lost: u64,
     /// CPU seconds of the broker while measuring.
     broker_cpu_s: Option<f64>,
+    /// The same by the names of its threads.
+    broker_threads: Vec<(String, process::Times)>,
     /// Share of one core that the generator used: at 0.9 and above the rate is only a floor.
     generator_load: f64,
     /// Publish to delivery.
@@ -136,7 +138,11 @@ impl Report {
 
     /// CPU seconds of the broker per million of `unit`.
     fn cpu_s_per_million(&self) -> Option<f64> {
-        self.broker_cpu_s.filter(|_| self.count > 0).map(|cpu| cpu / self.count as f64 * 1e6)
+        self.broker_cpu_s.and_then(|cpu| self.per_million(cpu))
+    }
+
+    fn per_million(&self, cpu_s: f64) -> Option<f64> {
+        (self.count > 0).then(|| cpu_s / self.count as f64 * 1e6)
     }
 
     fn json(&self) -> Value {
@@ -145,6 +151,11 @@ impl Report {
                 |h| json!({ "p50": ms(h, 0.5), "p99": ms(h, 0.99), "p999": ms(h, 0.999), "max": h.max() as f64 / 1e6 }),
             )
         };
+        let thread = |(name, times): &(String, process::Times)| {
+            let [user, system] = [times.user, times.system].map(|time| self.per_million(time.as_secs_f64()));
+            (name.clone(), json!({ "user": user, "system": system }))
+        };
+        let threads: serde_json::Map<String, Value> = self.broker_threads.iter().map(thread).collect();
         json!({
             "shape": self.shape,
             "unit": self.unit,
@@ -153,6 +164,7 @@ impl Report {
             "per_second": self.rate(),
             "lost": self.lost,
             "broker_cpu_s_per_million": self.cpu_s_per_million(),
+            "broker_threads_cpu_s_per_million": threads,
             "broker_rss_kib": self.broker_rss_kib,
             "kib_per_connection": self.kib_per_connection,
             "generator_load": self.generator_load,
@@ -161,36 +173,34 @@ impl Report {
         })
     }
 
-    fn table(&self) -> Vec<(&'static str, String)> {
-        let mut rows = vec![
-            ("shape", self.shape.clone()),
-            ("counted", self.unit.to_owned()),
-            ("count", self.count.to_string()),
-            ("per second", format!("{:.0}", self.rate())),
-            ("lost", self.lost.to_string()),
-            ("generator load", format!("{:.2}", self.generator_load)),
-        ];
+    fn table(&self) -> Vec<[String; 2]> {
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
+        row("shape", self.shape.clone());
+        row("counted", self.unit.to_owned());
+        row("count", self.count.to_string());
+        row("per second", format!("{:.0}", self.rate()));
+        row("lost", self.lost.to_string());
+        row("generator load", format!("{:.2}", self.generator_load));
         if let Some(cpu) = self.cpu_s_per_million() {
-            rows.push(("broker CPU s per million", format!("{cpu:.2}")));
+            row("broker CPU s per million", format!("{cpu:.2}"));
+        }
+        for (name, times) in &self.broker_threads {
+            let [user, system] = [times.user, times.system].map(|time| self.per_million(time.as_secs_f64()));
+            if let (Some(user), Some(system)) = (user, system) {
+                row(&format!("of it threads {name}"), format!("{user:.2} and in the kernel {system:.2}"));
+            }
         }
         if let Some(kib) = self.broker_rss_kib {
-            rows.push(("broker memory KiB", kib.to_string()));
+            row("broker memory KiB", kib.to_string());
         }
         if let Some(kib) = self.kib_per_connection {
-            rows.push(("KiB per connection", format!("{kib:.2}")));
+            row("KiB per connection", format!("{kib:.2}"));
         }
         for (name, histogram) in [("delivery", &self.delivery), ("PUBACK", &self.ack)] {
             if let Some(h) = histogram.as_ref().filter(|h| !h.is_empty()) {
                 for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-                    let name = match (name, label) {
-                        ("delivery", "p50") => "delivery p50 ms",
-                        ("delivery", "p99") => "delivery p99 ms",
-                        ("delivery", _) => "delivery p99.9 ms",
-                        (_, "p50") => "PUBACK p50 ms",
-                        (_, "p99") => "PUBACK p99 ms",
-                        _ => "PUBACK p99.9 ms",
-                    };
-                    rows.push((name, format!("{:.2}", ms(h, quantile))));
+                    row(&format!("{name} {label} ms"), format!("{:.2}", ms(h, quantile)));
                 }
             }
         }
@@ -219,7 +229,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let printed = match args.output.output {
         Output::Json => writeln!(output::stdout(), "{}", report.json()),
         Output::Table => {
-            let rows: Vec<Vec<String>> = report.table().into_iter().map(|(n, v)| vec![n.to_owned(), v]).collect();
+            let rows: Vec<Vec<String>> = report.table().into_iter().map(Vec::from).collect();
             write_table(&mut output::stdout(), &["measure".to_owned(), "value".to_owned()], &rows)
         }
     };

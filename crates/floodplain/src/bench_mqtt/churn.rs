@@ -65,6 +65,7 @@ pub(super) fn run(load: &Load) -> Result<Report> {
         seconds: after.seconds_since(&before),
         lost: 0,
         broker_cpu_s: after.broker_cpu_s_since(&before),
+        broker_threads: after.threads_since(&before),
         generator_load: after.generator_load_since(&before),
         delivery: None,
         ack: None,

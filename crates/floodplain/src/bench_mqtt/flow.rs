@@ -149,6 +149,7 @@ pub(super) fn run(load: &Load, flow: &Flow, shape: String) -> Result<Report> {
         seconds: after.seconds_since(&before),
         lost,
         broker_cpu_s: after.broker_cpu_s_since(&before),
+        broker_threads: after.threads_since(&before),
         generator_load: after.generator_load_since(&before),
         delivery: (!state.delivery.is_empty()).then_some(state.delivery),
         ack: (!state.ack.is_empty()).then_some(state.ack),

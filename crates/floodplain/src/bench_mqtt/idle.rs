@@ -45,6 +45,7 @@ pub(super) fn run(load: &Load, connections: usize) -> Result<Report> {
         seconds: connected.seconds_since(&before),
         lost: 0,
         broker_cpu_s: connected.broker_cpu_s_since(&before),
+        broker_threads: connected.threads_since(&before),
         generator_load: connected.generator_load_since(&before),
         delivery: None,
         ack: None,

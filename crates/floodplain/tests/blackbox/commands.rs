@@ -170,6 +170,8 @@ fn the_grid_measures_this_program() {
     let round = &report["cells"][0]["rounds"][0];
     assert!(round["count"].as_u64() > Some(0) && round["lost"] == 0, "{report}");
     assert!(round["broker_cpu_s_per_million"].is_f64() && report["fdatasync_ms"]["p50"].is_f64(), "{report}");
+    let of_worker = &round["broker_threads_cpu_s_per_million"]["mqtt"];
+    assert!(of_worker["user"].is_f64() && of_worker["system"].is_f64(), "{report}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the grid leaves nothing behind");
 }
 
