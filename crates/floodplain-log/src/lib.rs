@@ -1,7 +1,7 @@
 //! The one durable log that everything else is derived from.
 //!
 //! [`Batch`] is the currency: whole RecordBatches v2, with [`MessageRef`] for what a record means.
-//! [`Log`] is the contract; [`Disk`] is the only door to files.
+//! [`Log`] is the contract, and [`Owners`] who may fold it; [`Disk`] is the only door to files.
 
 mod message;
 mod record_batch;
@@ -11,6 +11,7 @@ mod data_streams;
 mod disk;
 mod embedded;
 mod os_disk;
+mod owners;
 
 mod catalog;
 mod checkpoint;
@@ -35,6 +36,7 @@ pub use embedded::{DamagedRange, Embedded, EmbeddedConfig, MAX_UNIT_BYTES, OpenE
 pub(crate) use fast_map::FastMap;
 pub use message::{Correlation, MessageError, MessageRef, header};
 pub use os_disk::OsDisk;
+pub use owners::{AllSlots, Fence, OwnerSink, Owners, Slot, slot_of};
 pub use record_batch::{
     BATCH_BYTES, Batch, BatchBuilder, BatchError, Compression, HEADER_BYTES, Headers, MAX_RECORDS_BYTES, Record,
     RecordIter, Records,

@@ -9,6 +9,7 @@ mod fixture;
 mod kafka;
 mod memory;
 mod order;
+mod owners;
 mod resume;
 mod sectors;
 mod seeds;
