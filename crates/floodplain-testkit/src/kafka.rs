@@ -398,6 +398,33 @@ impl KafkaCluster {
         Ok(())
     }
 
+    /// Waits for a request with this number of an API, as Kafka's protocol has them: a broker hears it, and is
+    /// [muted](Self::mute) from then on.
+    ///
+    /// # Errors
+    /// There is no such node, or it has no proxy.
+    pub fn mute_at(&self, id: NodeId, api: i16) -> Result<()> {
+        self.proxy(id)?.set(Way::MuteAt(api));
+        Ok(())
+    }
+
+    /// Waits for such a request: a broker does not hear it, and is [cut off](Self::cut) from then on.
+    ///
+    /// # Errors
+    /// There is no such node, or it has no proxy.
+    pub fn cut_at(&self, id: NodeId, api: i16) -> Result<()> {
+        self.proxy(id)?.set(Way::CutAt(api));
+        Ok(())
+    }
+
+    /// Whether the request that [`Self::mute_at`] or [`Self::cut_at`] wait for is still to come.
+    ///
+    /// # Errors
+    /// There is no such node, or it has no proxy.
+    pub fn waits(&self, id: NodeId) -> Result<bool> {
+        Ok(self.proxy(id)?.waits())
+    }
+
     /// Lets clients through to a broker again.
     ///
     /// # Errors

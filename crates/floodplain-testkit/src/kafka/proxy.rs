@@ -19,6 +19,12 @@ pub(super) enum Way {
     Mute,
     /// There are no connections; new ones are closed at once.
     Cut,
+    /// As [`Self::Open`], until a client makes a request with this number of an API: the broker hears it, and from then
+    /// on it is [`Self::Mute`].
+    MuteAt(i16),
+    /// As [`Self::Open`], until a client makes such a request: the broker does not hear it, and from then on it is
+    /// [`Self::Cut`].
+    CutAt(i16),
     /// The proxy ends.
     Closed,
 }
@@ -65,13 +71,12 @@ impl Proxy {
     /// Changes the way of bytes; what is just being written still goes the old one. Where bytes were lost, or will be,
     /// connections end.
     pub(super) fn set(&self, way: Way) {
-        let mut state = self.shared.state();
-        if state.way == Way::Mute || matches!(way, Way::Cut | Way::Closed) {
-            for (_, client, broker) in state.open.drain(..) {
-                drop((client.shutdown(Shutdown::Both), broker.shutdown(Shutdown::Both)));
-            }
-        }
-        state.way = way;
+        self.shared.state().set(way);
+    }
+
+    /// Whether it waits for a request.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.shared.state().way, Way::MuteAt(_) | Way::CutAt(_))
     }
 }
 
@@ -80,6 +85,60 @@ impl Drop for Proxy {
         self.set(Way::Closed);
         // Wakes the thread that accepts, which then ends.
         drop(TcpStream::connect(self.address));
+    }
+}
+
+impl State {
+    fn set(&mut self, way: Way) {
+        if self.way == Way::Mute || matches!(way, Way::Cut | Way::Closed) {
+            for (_, client, broker) in self.open.drain(..) {
+                drop((client.shutdown(Shutdown::Both), broker.shutdown(Shutdown::Both)));
+            }
+        }
+        self.way = way;
+    }
+
+    /// A client makes requests with these numbers; whether the broker hears them.
+    fn hear(&mut self, requests: &[i16]) -> bool {
+        match self.way {
+            Way::MuteAt(api) if requests.contains(&api) => self.set(Way::Mute),
+            Way::CutAt(api) if requests.contains(&api) => {
+                self.set(Way::Cut);
+                return false;
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Where the requests of a connection begin: each has its length before it, and the number of its API at its start.
+#[derive(Debug, Default)]
+struct Requests {
+    /// What is known of length and number of the next one.
+    head: Vec<u8>,
+    /// Bytes of the last one that are still to come.
+    left: usize,
+}
+
+impl Requests {
+    /// The numbers of all requests of which the beginning ends in `bytes`.
+    fn take(&mut self, mut bytes: &[u8]) -> Vec<i16> {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let skipped = self.left.min(bytes.len());
+            self.left -= skipped;
+            bytes = &bytes[skipped..];
+            let (head, rest) = bytes.split_at(bytes.len().min(6 - self.head.len()));
+            self.head.extend_from_slice(head);
+            bytes = rest;
+            if let [a, b, c, d, e, f] = self.head[..] {
+                found.push(i16::from_be_bytes([e, f]));
+                self.left = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(2);
+                self.head.clear();
+            }
+        }
+        found
     }
 }
 
@@ -131,11 +190,15 @@ fn connect(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
 /// Moves bytes until one side ends, then ends both.
 fn pump(shared: &Shared, number: u64, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut requests = Requests::default();
     while let Ok(length) = from.read(&mut buffer)
         && length > 0
     {
         if is_answer && shared.state().way == Way::Mute {
             continue;
+        }
+        if !is_answer && !shared.state().hear(&requests.take(&buffer[..length])) {
+            break;
         }
         if to.write_all(&buffer[..length]).is_err() {
             break;
@@ -215,6 +278,45 @@ mod tests {
         broker.write_all(b"2").unwrap();
         proxy.set(Way::Open);
         assert!(has_ended(&mut client));
+    }
+
+    #[test]
+    fn requests_are_found_however_they_are_cut() {
+        let request = |api: i16, body: usize| {
+            let length = (2 + body as u32).to_be_bytes();
+            [&length[..], &api.to_be_bytes(), &vec![9; body]].concat()
+        };
+        let bytes = [request(18, 0), request(26, 300), request(0, 1)].concat();
+        for size in 1..bytes.len() {
+            let mut requests = Requests::default();
+            let found: Vec<i16> = bytes.chunks(size).flat_map(|chunk| requests.take(chunk)).collect();
+            assert_eq!(found, [18, 26, 0], "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_request_springs_the_trap() {
+        let proxy = Proxy::start(echo()).unwrap();
+        let request = [0, 0, 0, 3, 0, 26, 7];
+        let other = [0, 0, 0, 3, 0, 25, 7];
+        let echoed = |client: &mut TcpStream, request: &[u8]| {
+            let mut answer = vec![0; request.len()];
+            client.write_all(request).and_then(|()| client.read_exact(&mut answer)).is_ok()
+        };
+        for way in [Way::MuteAt(26), Way::CutAt(26)] {
+            let mut client = client(&proxy);
+            proxy.set(way);
+            assert!(echoed(&mut client, &other) && proxy.waits(), "{way:?}");
+            client.write_all(&request).unwrap();
+            crate::wait_until("it is heard", &|| (), || !proxy.waits());
+            proxy.set(Way::Open);
+            assert!(has_ended(&mut client), "{way:?}");
+            assert!(echoed(&mut another(&proxy), &request));
+        }
+    }
+
+    fn another(proxy: &Proxy) -> TcpStream {
+        client(proxy)
     }
 
     #[test]
