@@ -52,7 +52,7 @@ pub enum OpenError {
 /// Dropping it ends as [`Self::close`] does.
 #[derive(Debug)]
 pub struct KafkaLog {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -252,7 +252,11 @@ impl Inner {
     }
 
     /// The streams of the batches and the permits that were taken for them. After this nothing is refused.
-    fn admit(&self, append: &Append, order: Option<InOrder>) -> Result<(Vec<Arc<OpenStream>>, u64), Refusal> {
+    pub(crate) fn admit(
+        &self,
+        append: &Append,
+        order: Option<InOrder>,
+    ) -> Result<(Vec<Arc<OpenStream>>, u64), Refusal> {
         if self.is_closing.load(Ordering::Acquire) {
             return Err(Refusal::Closing);
         }

@@ -1,7 +1,8 @@
 //! The log on Apache Kafka: streams are topics, any number of nodes write and read them.
 //!
 //! `KafkaLog` keeps the contract of [`floodplain_log::Log`]; where Kafka keeps it otherwise than the embedded engine,
-//! `docs/decisions/0011-log-on-kafka.md` says how. librdkafka and its OpenSSL are built with the feature `kafka` alone;
+//! `docs/decisions/0011-log-on-kafka.md` says how. `KafkaOwners` shares the folding of it among nodes, see
+//! `docs/decisions/0012-owners-on-kafka.md`. librdkafka and its OpenSSL are built with the feature `kafka` alone;
 //! without it there is nothing here. No program depends on this crate yet.
 #![cfg(feature = "kafka")]
 
@@ -20,9 +21,12 @@ mod past;
 mod record;
 mod tail;
 
+mod owners;
+
 mod admin;
 mod metrics;
 mod time;
 
 pub use config::{KafkaConfig, Sasl, SaslMechanism, Security, Tls};
 pub use kafka::{KafkaLog, OpenError};
+pub use owners::{KafkaOwners, OwnersConfig};

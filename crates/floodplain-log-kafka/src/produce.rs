@@ -340,7 +340,7 @@ fn give_up(producer: &OurProducer, kind: &str) {
     }
 }
 
-fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
+pub(crate) fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
     let mut headers: Option<OwnedHeaders> = None;
     for header in record.headers() {
         // Checked at submission.

@@ -6,6 +6,9 @@ use floodplain_types::StreamId;
 /// The topic that names all streams in the order of their creation; see `docs/formats/kafka-streams.md`.
 pub(crate) const STREAMS: &str = "_floodplain.streams";
 
+/// The topic whose partitions are slots. Nobody writes to it.
+pub(crate) const SLOTS: &str = "_floodplain.slots";
+
 /// `<tenant>.<stream>`, with `.g<n>` behind it from generation 1 on, which is the second: `.g2`.
 pub(crate) fn name(prefix: &str, id: &StreamId) -> String {
     let mut name = format!("{prefix}{}.{}", id.tenant, id.stream);
@@ -28,6 +31,13 @@ pub(crate) fn streams_settings(config: &KafkaConfig) -> Vec<(&'static str, Strin
     let mut settings = shared(config);
     let never = || "-1".to_owned();
     settings.extend([("cleanup.policy", "delete".to_owned()), ("retention.ms", never()), ("retention.bytes", never())]);
+    settings
+}
+
+/// Settings of [`SLOTS`].
+pub(crate) fn slots_settings(config: &KafkaConfig) -> Vec<(&'static str, String)> {
+    let mut settings = shared(config);
+    settings.push(("cleanup.policy", "delete".to_owned()));
     settings
 }
 

@@ -19,7 +19,10 @@ use std::{
 
 /// Started by the first test that needs it. Its brokers die with the process.
 static SHARED: LazyLock<Mutex<KafkaCluster>> = LazyLock::new(|| {
-    let options = KafkaOptions { proxied: true, ..KafkaOptions::default() };
+    // Owners may be missed sooner than the least of 6 s.
+    let settings = vec![("group.min.session.timeout.ms".to_owned(), "1000".to_owned())];
+    let start_timeout = Duration::from_secs(400);
+    let options = KafkaOptions { proxied: true, settings, start_timeout, ..KafkaOptions::default() };
     Mutex::new(KafkaCluster::start(&KafkaJars::find().unwrap(), 3, &folder(), options).unwrap())
 });
 
@@ -60,15 +63,20 @@ impl Kafka {
     /// Settings of a log that is alone with its topics.
     pub(crate) fn config(&self) -> KafkaConfig {
         static LOGS: AtomicU32 = AtomicU32::new(0);
-        KafkaConfig {
-            topic_prefix: format!("log{}-", LOGS.fetch_add(1, Ordering::Relaxed)),
-            // Tests write records of other times.
-            retention: None,
-            producers: 2,
-            close_timeout: Duration::from_secs(20),
-            request_timeout: Duration::from_secs(25),
-            ..KafkaConfig::new(self.0.bootstrap().split(','))
-        }
+        config_at(&self.0.bootstrap(), &format!("log{}-", LOGS.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// Settings of a log at these brokers with this prefix of its topics.
+pub(crate) fn config_at(bootstrap: &str, prefix: &str) -> KafkaConfig {
+    KafkaConfig {
+        topic_prefix: prefix.to_owned(),
+        // Tests write records of other times.
+        retention: None,
+        producers: 2,
+        close_timeout: Duration::from_secs(20),
+        request_timeout: Duration::from_secs(25),
+        ..KafkaConfig::new(bootstrap.split(','))
     }
 }
 

@@ -11,6 +11,7 @@ mod mock;
 mod nodes;
 mod outcomes;
 mod outside;
+mod owners;
 mod security;
 mod statistics;
 mod transactions;

@@ -1,0 +1,260 @@
+//! A node that owns slots: in this process, or in one that is frozen and killed.
+
+use super::{folding, ranges::Ranges};
+use crate::fixture::{open, say_what_is_wrong};
+use floodplain_log::{
+    Append, Batch, CompletionSink, Fence, Outcome, OwnerSink, Owners, Partition, Refusal, Reply, Slot,
+};
+use floodplain_log_kafka::{KafkaConfig, KafkaLog, KafkaOwners, OwnersConfig};
+use floodplain_testkit::{Outcomes, batch_of, wait_until};
+use floodplain_types::Class;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Set in the child process: where the cluster is, the prefix of its topics, and how many slots there are.
+const CHILD: &str = "FLOODPLAIN_TEST_OWNER";
+
+/// What a node owns, and what it was told.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    slots: Mutex<BTreeMap<Slot, Fence>>,
+    /// The newest fence of each slot, whether it was lost or not.
+    newest: Mutex<BTreeMap<Slot, Fence>>,
+    told: Mutex<Vec<String>>,
+    speaks: AtomicBool,
+}
+
+impl Held {
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.slots.lock().unwrap().keys().copied().collect()
+    }
+
+    pub(crate) fn fences(&self) -> Vec<Fence> {
+        self.slots.lock().unwrap().values().copied().collect()
+    }
+
+    /// The newest fence of a slot, also one that was lost.
+    pub(crate) fn fence(&self, slot: Slot) -> Option<Fence> {
+        self.newest.lock().unwrap().get(&slot).copied()
+    }
+
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn say(&self, text: String) {
+        if self.speaks.load(Ordering::Relaxed) {
+            println!("owner {text}");
+        }
+        self.told.lock().unwrap().push(text);
+    }
+}
+
+impl OwnerSink for Held {
+    fn gained(&self, fence: Fence) {
+        let before = self.slots.lock().unwrap().insert(fence.slot(), fence);
+        assert_eq!(before, None, "gained twice");
+        self.newest.lock().unwrap().insert(fence.slot(), fence);
+        self.say(format!("gained {}", fence.slot().0));
+    }
+
+    fn lost(&self, slot: Slot) {
+        assert!(self.slots.lock().unwrap().remove(&slot).is_some(), "lost what was not gained");
+        self.say(format!("lost {}", slot.0));
+    }
+}
+
+/// Short times, so that tests need not wait long.
+pub(crate) fn owners_config(slots: u32) -> OwnersConfig {
+    OwnersConfig {
+        slots,
+        session_timeout: Duration::from_secs(5),
+        transaction_timeout: Duration::from_secs(5),
+        spacing: Duration::from_millis(5),
+        threads: 4,
+        ..OwnersConfig::default()
+    }
+}
+
+/// A node in this process.
+#[derive(Debug)]
+pub(crate) struct Node {
+    // Dropped in this order.
+    pub(crate) owners: Arc<KafkaOwners>,
+    pub(crate) log: Arc<KafkaLog>,
+    pub(crate) held: Arc<Held>,
+    outcomes: Arc<Outcomes>,
+    tags: AtomicU64,
+}
+
+impl Node {
+    pub(crate) fn open(config: KafkaConfig, owners: OwnersConfig) -> Arc<Self> {
+        let log = open(KafkaConfig { producers: 1, ..config });
+        let owners = KafkaOwners::open(&log, owners).unwrap();
+        let held = Arc::new(Held::default());
+        owners.watch(Arc::clone(&held) as Arc<dyn OwnerSink>);
+        Arc::new(Self { owners, log, held, outcomes: Outcomes::new(), tags: AtomicU64::new(0) })
+    }
+
+    /// Waits until it owns so many slots.
+    pub(crate) fn wait_for_slots(&self, count: usize) {
+        wait_until(&format!("{count} slots are owned"), &|| (), || self.held.slots().len() == count);
+    }
+
+    pub(crate) fn begin(&self, fence: Fence, batches: Vec<(Partition, Batch)>) -> u64 {
+        let tag = self.tags.fetch_add(1, Ordering::Relaxed);
+        let sink = Arc::clone(&self.outcomes) as Arc<dyn CompletionSink>;
+        self.owners.commit(fence, Append { batches, class: Class::All }, Reply { sink, tag });
+        tag
+    }
+
+    pub(crate) fn ended(&self, tag: u64) -> Outcome {
+        self.outcomes.wait(tag, &|| ())
+    }
+
+    pub(crate) fn commit(&self, fence: Fence, batches: Vec<(Partition, Batch)>) -> Outcome {
+        self.ended(self.begin(fence, batches))
+    }
+
+    /// Commits one record.
+    pub(crate) fn commit_value(&self, fence: Fence, partition: Partition, value: &str) -> Outcome {
+        self.commit(fence, vec![(partition, batch_of(b"key", value.as_bytes(), 1))])
+    }
+}
+
+/// A node in a process of its own, which does what it is told line by line.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    /// `None` when it was told to end.
+    orders: Option<ChildStdin>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts a child that runs the test of this name, which calls [`run_child`] first.
+    pub(crate) fn start(test: &str, config: &KafkaConfig, slots: u32) -> Self {
+        let settings = format!("{} {} {slots}", config.bootstrap_servers.join(","), config.topic_prefix);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CHILD, settings)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (lines, says) = (BufReader::new(child.stdout.take().unwrap()), Arc::clone(&said));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if let Some((_, text)) = line.split_once("owner ") {
+                    says.lock().unwrap().push(text.to_owned());
+                }
+            }
+        });
+        let orders = child.stdin.take();
+        Self { child, orders, said }
+    }
+
+    pub(crate) fn order(&mut self, line: &str) {
+        writeln!(self.orders.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// Waits until it has said a line that begins so; the rest of it.
+    pub(crate) fn wait_for(&self, start: &str) -> String {
+        let find = || self.said.lock().unwrap().iter().find_map(|line| line.strip_prefix(start).map(str::to_owned));
+        wait_until(&format!("the process says {start}"), &|| (), || find().is_some());
+        find().unwrap()
+    }
+
+    /// SIGSTOP, and waits until it stands still.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let is_stopped = || std::fs::read_to_string(&stat).unwrap().rsplit(") ").next().unwrap().starts_with('T');
+        wait_until("the process stands still", &|| (), is_stopped);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success(), "{signal}");
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Lets it end as a process should.
+    pub(crate) fn end(&mut self) {
+        self.orders = None;
+        wait_until("the process ends", &|| (), || self.said.lock().unwrap().iter().any(|line| line == "ends"));
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop((self.child.kill(), self.child.wait()));
+    }
+}
+
+/// Whether this process is such a child; then it has done what it was told.
+pub(crate) fn run_child() -> bool {
+    let Ok(settings) = std::env::var(CHILD) else { return false };
+    say_what_is_wrong();
+    let [servers, prefix, slots] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!("{settings}") };
+    let config = crate::fixture::config_at(servers, prefix);
+    let node = Node::open(config, owners_config(slots.parse().unwrap()));
+    node.held.speaks.store(true, Ordering::Relaxed);
+    node.held.told().iter().for_each(|text| println!("owner {text}"));
+    let mut ranges = None;
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            // To the first partition, as the owner of the first slot.
+            ["commit", value] => {
+                let partition = crate::fixture::stream(&node.log, "a", 1).partition(0);
+                let tag = node
+                    .begin(node.held.fence(Slot(0)).unwrap(), vec![(partition, batch_of(b"key", value.as_bytes(), 1))]);
+                let (node, value) = (Arc::clone(&node), value.to_owned());
+                std::thread::spawn(move || {
+                    let text = match node.ended(tag) {
+                        Outcome::Committed(_) => "committed".to_owned(),
+                        Outcome::Unknown => "unknown".to_owned(),
+                        Outcome::Refused(Refusal::Fenced) => "fenced".to_owned(),
+                        Outcome::Refused(refusal) => refusal.to_string(),
+                    };
+                    println!("owner ended {value} {text}");
+                });
+            }
+            ["range"] => ranges = Some(Ranges::start(&node)),
+            ["fold"] => folding::run(&node, &AtomicBool::new(false)),
+            _ => panic!("{line}"),
+        }
+    }
+    if let Some(ranges) = ranges {
+        let acked = ranges.stop();
+        println!("owner acked {acked:?}");
+    }
+    node.owners.close();
+    println!("owner ends");
+    true
+}
