@@ -43,6 +43,7 @@ pub(crate) struct Impatient {
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) base: Position,
+    pub(crate) records: u32,
     /// `None` where they were too many to keep: then it stands for `batches` batches, and this is the last one.
     pub(crate) publications: Option<VecDeque<(u32, Arc<Publication>)>>,
     pub(crate) batches: u64,
@@ -79,6 +80,8 @@ struct Submitted {
     /// Messages of QoS 0.
     unanswered: u64,
     since: Timestamp,
+    /// The unit that must be committed before this one is submitted, by its `seq`.
+    after: Option<u64>,
 }
 
 /// How a unit ended, as far as the worker must know.
@@ -103,7 +106,11 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Appends {
     open: [Open; 3],
+    /// What follows the unit of class `all`, see [`Self::push_after`].
+    follows: Open,
     submitted: HashMap<u64, Submitted>,
+    /// Units that follow one that is not committed yet, in order.
+    following: VecDeque<Submitted>,
     /// Units that the log refused for now, and those made since: order is kept.
     held: VecDeque<Submitted>,
     /// Their acknowledgements are held although nothing is tried any more: the outcome is open, or
@@ -142,13 +149,63 @@ impl Open {
         self.used += 1;
         self.used - 1
     }
+
+    /// What has gathered, as the unit with this number, if there is anything.
+    fn close(&mut self, class: Class, seq: u64, now: Timestamp) -> Option<Submitted> {
+        if self.used == 0 && self.waiters.is_empty() {
+            return None;
+        }
+        let mut batches = Vec::with_capacity(self.used);
+        let mut publications = Vec::with_capacity(self.used);
+        for part in &mut self.parts[..self.used] {
+            if let Some(batch) = part.builder.finish(Compression::None) {
+                batches.push((part.partition, batch));
+                publications.push(std::mem::take(&mut part.publications));
+            }
+        }
+        let waiters = std::mem::take(&mut self.waiters);
+        let unanswered = self.unanswered;
+        (self.used, self.bytes, self.unanswered) = (0, 0, 0);
+        Some(Submitted { seq, class, batches, publications, waiters, unanswered, since: now, after: None })
+    }
+
+    /// Adds a record.
+    fn push(
+        &mut self,
+        partition: Partition,
+        write: impl Fn(&mut BatchBuilder) -> Result<u32, BatchError>,
+        publication: Option<Arc<Publication>>,
+    ) -> Result<Place, BatchError> {
+        let mut idx = match self.parts[..self.used].iter().rposition(|part| part.partition == partition) {
+            Some(idx) => idx,
+            None => self.part(partition),
+        };
+        let mut before = self.parts[idx].builder.len_bytes();
+        let mut written = write(&mut self.parts[idx].builder);
+        if let Err(BatchError::Full) = written {
+            idx = self.part(partition);
+            before = 0;
+            written = write(&mut self.parts[idx].builder);
+        }
+        // A batch that was begun for it is the last one.
+        self.used -= usize::from(self.parts[idx].builder.is_empty());
+        let delta = written?;
+        let part = &mut self.parts[idx];
+        self.bytes += part.builder.len_bytes() - before;
+        if let Some(publication) = publication {
+            part.publications.push_back((delta, publication));
+        }
+        Ok(Place { batch: idx as u32, delta })
+    }
 }
 
 impl Appends {
     pub(crate) fn new(worker: u32) -> Self {
         Self {
             open: Default::default(),
+            follows: Open::default(),
             submitted: HashMap::new(),
+            following: VecDeque::new(),
             held: VecDeque::new(),
             orphans: Vec::new(),
             next_tag: UNIT_TAGS,
@@ -170,27 +227,26 @@ impl Appends {
         write: impl Fn(&mut BatchBuilder) -> Result<u32, BatchError>,
         publication: Option<Arc<Publication>>,
     ) -> Result<Place, BatchError> {
-        let open = &mut self.open[slot(class)];
-        let mut idx = match open.parts[..open.used].iter().rposition(|part| part.partition == partition) {
-            Some(idx) => idx,
-            None => open.part(partition),
-        };
-        let mut before = open.parts[idx].builder.len_bytes();
-        let mut written = write(&mut open.parts[idx].builder);
-        if let Err(BatchError::Full) = written {
-            idx = open.part(partition);
-            before = 0;
-            written = write(&mut open.parts[idx].builder);
-        }
-        // A batch that was begun for it is the last one.
-        open.used -= usize::from(open.parts[idx].builder.is_empty());
-        let delta = written?;
-        let part = &mut open.parts[idx];
-        open.bytes += part.builder.len_bytes() - before;
-        if let Some(publication) = publication {
-            part.publications.push_back((delta, publication));
-        }
-        Ok(Place { batch: idx as u32, delta })
+        self.open[slot(class)].push(partition, write, publication)
+    }
+
+    /// Adds a record to the unit of class `all` that is submitted once this turn's unit of class `all` is committed, for a
+    /// log that does not keep units whole.
+    ///
+    /// # Errors
+    /// A record that is too large for a batch; nothing was added.
+    pub(crate) fn push_after(
+        &mut self,
+        partition: Partition,
+        write: impl Fn(&mut BatchBuilder) -> Result<u32, BatchError>,
+        publication: Option<Arc<Publication>>,
+    ) -> Result<Place, BatchError> {
+        self.follows.push(partition, write, publication)
+    }
+
+    /// Lets `waiter` wait for the unit of [`Self::push_after`].
+    pub(crate) fn wait_after(&mut self, waiter: Waiter) {
+        self.follows.waiters.push(waiter);
     }
 
     /// Lets `waiter` wait for this turn's unit of `class`.
@@ -205,7 +261,7 @@ impl Appends {
 
     /// Whether the unit of some class is so large that it should go now.
     pub(crate) fn is_full(&self) -> bool {
-        self.open.iter().any(|open| open.bytes >= UNIT_BYTES)
+        self.opens().any(|open| open.bytes >= UNIT_BYTES)
     }
 
     /// The number that no unit has yet: [`Self::oldest`] reaches it once all that was made by now has ended.
@@ -215,12 +271,17 @@ impl Appends {
 
     /// Whether all units with smaller tags have ended.
     pub(crate) fn is_idle(&self) -> bool {
-        self.submitted.is_empty() && self.held.is_empty() && self.open.iter().all(|open| open.used == 0)
+        let nothing_waits = self.submitted.is_empty() && self.held.is_empty() && self.following.is_empty();
+        nothing_waits && !self.is_open()
     }
 
     /// Whether something has gathered that was not submitted.
     pub(crate) fn is_open(&self) -> bool {
-        self.open.iter().any(|open| open.used > 0)
+        self.opens().any(|open| open.used > 0)
+    }
+
+    fn opens(&self) -> impl Iterator<Item = &Open> {
+        self.open.iter().chain([&self.follows])
     }
 
     /// Whether the log takes nothing more until restart.
@@ -235,18 +296,26 @@ impl Appends {
 
     /// The oldest unit that has not ended.
     pub(crate) fn oldest(&self) -> u64 {
-        let units = self.submitted.values().chain(self.held.front());
+        let units = self.submitted.values().chain(self.held.front()).chain(self.following.front());
         units.map(|unit| unit.seq).min().unwrap_or(self.next_seq)
     }
 
     /// Submits what this turn has collected, after what was held before.
     pub(crate) fn submit(&mut self, log: &dyn Log, reply: &Arc<dyn floodplain_log::CompletionSink>, now: Timestamp) {
-        // Events of sessions are class `all`, but for `Received`, which goes with its message: so a
+        // Events of sessions are class `all`, but for a `Received` that goes with its message: so a
         // lower class of the same turn must lie before them.
         for class in CLASSES {
-            if let Some(unit) = self.close(class, now) {
+            let seq = self.next_seq;
+            if let Some(unit) = self.open[slot(class)].close(class, seq, now) {
                 self.held.push_back(unit);
+                self.next_seq += 1;
             }
+        }
+        // What it follows is in the unit of class `all`, which was closed last.
+        if let Some(mut unit) = self.follows.close(Class::All, self.next_seq, now) {
+            unit.after = self.next_seq.checked_sub(1);
+            self.next_seq += 1;
+            self.following.push_back(unit);
         }
         if now < self.retry_at {
             return;
@@ -266,39 +335,13 @@ impl Appends {
         }
     }
 
-    fn close(&mut self, class: Class, now: Timestamp) -> Option<Submitted> {
-        let open = &mut self.open[slot(class)];
-        if open.used == 0 && open.waiters.is_empty() {
-            return None;
-        }
-        let mut batches = Vec::with_capacity(open.used);
-        let mut publications = Vec::with_capacity(open.used);
-        for part in &mut open.parts[..open.used] {
-            if let Some(batch) = part.builder.finish(Compression::None) {
-                batches.push((part.partition, batch));
-                publications.push(std::mem::take(&mut part.publications));
-            }
-        }
-        let unit = Submitted {
-            seq: self.next_seq,
-            class,
-            batches,
-            publications,
-            waiters: std::mem::take(&mut open.waiters),
-            unanswered: open.unanswered,
-            since: now,
-        };
-        self.next_seq += 1;
-        (open.used, open.bytes, open.unanswered) = (0, 0, 0);
-        Some(unit)
-    }
-
     /// Takes the end of a unit.
     pub(crate) fn ended(&mut self, tag: u64, outcome: Outcome, now: Timestamp, metrics: &Metrics) -> End {
         let Some(unit) = self.submitted.remove(&tag) else { return End::Quiet };
         if matches!(outcome, Outcome::Refused(_)) {
             self.order.refusals_seen += 1;
         }
+        self.follow(unit.seq, &outcome);
         match outcome {
             Outcome::Committed(bases) => {
                 let place = |waiter: &Waiter| match waiter {
@@ -310,7 +353,8 @@ impl Appends {
                 let sent = unit.batches.iter().zip(unit.publications).zip(&bases);
                 let sent = sent.map(|(((partition, batch), publications), base)| {
                     let bytes = batch.as_bytes().len() + publications.len() * size_of::<Publication>();
-                    (*partition, Sent { base: *base, publications: Some(publications), batches: 1, bytes })
+                    let records = batch.record_count();
+                    (*partition, Sent { base: *base, records, publications: Some(publications), batches: 1, bytes })
                 });
                 let sent = sent.collect();
                 End::Committed { waiters, sent }
@@ -329,8 +373,7 @@ impl Appends {
                     metrics.dropped_log_refused.increment(unit.unanswered);
                     return End::Quiet;
                 }
-                let later = self.held.iter().position(|held| held.seq > unit.seq).unwrap_or(self.held.len());
-                self.held.insert(later, unit);
+                self.hold(unit);
                 End::Quiet
             }
             Outcome::Refused(Refusal::TooLarge { .. }) => {
@@ -360,6 +403,37 @@ impl Appends {
         }
     }
 
+    /// Keeps a unit until the next [`Self::submit`], in its place.
+    fn hold(&mut self, unit: Submitted) {
+        let later = self.held.iter().position(|held| held.seq > unit.seq).unwrap_or(self.held.len());
+        self.held.insert(later, unit);
+    }
+
+    /// The unit with the number `seq` has ended: lets go what follows it.
+    fn follow(&mut self, seq: u64, outcome: &Outcome) {
+        let Some(at) = self.following.iter().position(|unit| unit.after == Some(seq)) else { return };
+        match outcome {
+            Outcome::Committed(_) => self.following[at].after = None,
+            // It is tried again.
+            Outcome::Refused(
+                Refusal::Overloaded { .. }
+                | Refusal::Behind { .. }
+                | Refusal::AfterRefused
+                | Refusal::DiskFull { .. }
+                | Refusal::Unavailable { .. },
+            ) => {}
+            Outcome::Refused(_) | Outcome::Unknown => {
+                if let Some(unit) = self.following.remove(at) {
+                    self.orphans.push((unit.since, unit.waiters));
+                }
+            }
+        }
+        // In order: a client's messages must not overtake each other.
+        while let Some(unit) = self.following.pop_front_if(|unit| unit.after.is_none()) {
+            self.hold(unit);
+        }
+    }
+
     /// Whether the log has made us hold anything: then no publisher is read.
     pub(crate) fn is_holding(&self) -> bool {
         !self.held.is_empty()
@@ -370,7 +444,8 @@ impl Appends {
     pub(crate) fn impatient(&mut self, now: Timestamp, patience: Duration) -> Impatient {
         let late = |since: Timestamp| now.since(since) > patience;
         let mut impatient = Impatient::default();
-        for unit in self.held.iter_mut().chain(self.submitted.values_mut()).filter(|unit| late(unit.since)) {
+        let units = self.held.iter_mut().chain(self.submitted.values_mut()).chain(&mut self.following);
+        for unit in units.filter(|unit| late(unit.since)) {
             unit.waiters.retain_mut(|waiter| {
                 let was_told = match waiter {
                     Waiter::Open { is_told, .. } => std::mem::replace(is_told, true),

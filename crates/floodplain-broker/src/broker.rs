@@ -2,6 +2,7 @@
 
 use crate::{
     BrokerConfig, Worker,
+    fences::Fences,
     folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold, StreamNames, WaitingIndex},
     mailbox::{Mail, Mailbox},
     owner::{DataPartition, Owner, RequestPartition},
@@ -10,15 +11,16 @@ use crate::{
     seams::Access,
     worker::Shared,
 };
-use floodplain_fold::{Fold, Next, OpenError, Runner, RunnerConfig, RunnerError, Snapshots};
+use floodplain_fold::{Fold, Next, OpenError, Runner, RunnerConfig, RunnerError, Settled, Snapshots};
 use floodplain_log::{
-    Append, BatchBuilder, Compression, DataStreams, DataStreamsError, Disk, Log, Outcome, Partition, ReadError,
-    Refusal, Stream,
+    Append, BatchBuilder, Compression, DataStreams, DataStreamsError, Disk, Log, Outcome, Owners, Partition, ReadError,
+    Refusal, Reply, Stream,
 };
-use floodplain_types::{Class, Clock, StreamId, StreamName, TenantId};
+use floodplain_types::{Class, Clock, PartitionId, StreamId, StreamName, TenantId};
 use std::{
     path::PathBuf,
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 /// Why the broker could not start.
@@ -39,6 +41,9 @@ pub enum StartError {
     /// The log cannot be read.
     #[error("cannot read the log")]
     Read(#[from] ReadError),
+    /// Another process folds this partition, and has not let go.
+    #[error("another server on this log owns partition {0}; stop it first: sharing the work is not built yet")]
+    NotOwned(PartitionId),
     /// The log does not take the record that says this server has started.
     #[error("the log takes no records: {0}")]
     Log(String),
@@ -52,6 +57,8 @@ pub enum StartError {
 pub struct Environment {
     pub access: Access,
     pub log: Arc<dyn Log>,
+    /// Who says which partitions this process folds with outputs: all, on the embedded engine.
+    pub owners: Arc<dyn Owners>,
     /// For snapshots, in `data_dir/folds`.
     pub disk: Arc<dyn Disk>,
     pub data_dir: PathBuf,
@@ -59,6 +66,9 @@ pub struct Environment {
     /// Tells this run of the server from all others.
     pub run: u64,
 }
+
+/// An owner that has died is missed after a while; one that lives keeps what it has.
+const OWNED_WITHIN: Duration = Duration::from_secs(45);
 
 /// What workers are built from. Shared by the threads that build them.
 #[derive(Debug)]
@@ -75,7 +85,7 @@ impl Broker {
     /// # Errors
     /// [`StartError`].
     pub fn open(config: BrokerConfig, environment: Environment, workers: usize) -> Result<Self, StartError> {
-        let Environment { access, log, disk, data_dir, clock, run } = environment;
+        let Environment { access, log, owners, disk, data_dir, clock, run } = environment;
         if !(1..=64).contains(&workers) {
             return Err(StartError::Workers(workers));
         }
@@ -105,7 +115,10 @@ impl Broker {
             requests,
             dlq,
             run: RunId(run),
+            fences: Arc::new(Fences::new(owners.slots())),
+            owners,
         });
+        shared.owners.watch(shared.fences.clone());
         Ok(Self { shared, disk, data_dir, positions })
     }
 
@@ -129,7 +142,7 @@ impl Broker {
             if !self.say_started(partition)? {
                 unsaid.push(partition.index);
             }
-            replay(&mut sessions, &*shared.log, &*shared.clock)?;
+            self.replay(&mut sessions)?;
             let presence = self.replayed(PresenceFold::default(), partition)?;
             requests.push(RequestPartition::new(partition, sessions, presence));
         }
@@ -161,7 +174,7 @@ impl Broker {
             folds: F::EMITS.then(|| self.positions.clone()),
         };
         let mut runner = Runner::open(fold, config, log)?;
-        replay(&mut runner, log, &*self.shared.clock)?;
+        self.replay(&mut runner)?;
         Ok(runner)
     }
 
@@ -180,13 +193,50 @@ impl Broker {
         let none = std::iter::empty::<(&str, &[u8])>();
         batch.push(now, None, Some(&value), none).expect("a small record fits an empty batch");
         let batches = batch.finish(Compression::None).map(|batch| (partition, batch)).into_iter().collect();
-        match append(&*self.shared.log, Append { batches, class: Class::All }) {
+        match ended(|reply| self.shared.log.submit(Append { batches, class: Class::All }, Some(reply))) {
             Outcome::Committed(_) => Ok(true),
             Outcome::Refused(Refusal::DiskFull { .. } | Refusal::Overloaded { .. } | Refusal::Behind { .. }) => {
                 Ok(false)
             }
             Outcome::Refused(refusal) => Err(StartError::Log(refusal.to_string())),
             Outcome::Unknown => Err(StartError::Log("the outcome of an append is unknown".to_owned())),
+        }
+    }
+
+    /// Folds up to the watermark, and appends what that emits, as soon as the slot is owned. Where the log has no room for that now, the
+    /// worker goes on.
+    fn replay<F: Fold>(&self, runner: &mut Runner<F>) -> Result<(), StartError> {
+        let Shared { log, clock, owners, fences, .. } = &*self.shared;
+        let log = &**log;
+        loop {
+            match runner.next(log, clock.now()) {
+                Next::Append(unit) => {
+                    let partition = runner.partition();
+                    let fence = fences.wait_for(self.shared.slot_of(partition.index), OWNED_WITHIN);
+                    let Some(fence) = fence else {
+                        let id = log.partition_id(partition).ok_or(ReadError::UnknownPartition(partition))?;
+                        return Err(StartError::NotOwned(id));
+                    };
+                    match runner.on_outcome(ended(|reply| owners.commit(fence, unit, reply))) {
+                        Ok(Settled::Retry(refusal)) => {
+                            tracing::warn!(%refusal, fold = F::NAME, "the log takes nothing now, its folds catch up later");
+                            return Ok(());
+                        }
+                        // The slot is given anew, or is another's for good: that is waited for.
+                        Err(RunnerError::Fenced { .. }) if fences.of(fence.slot()) != Some(fence) => runner.regained(),
+                        settled => drop(settled?),
+                    }
+                }
+                Next::Read { partition, from, max_bytes } => {
+                    let read = log.read(partition, from, max_bytes);
+                    match read {
+                        Ok(read) => drop(runner.on_read(log, partition, from, Ok(&read))?),
+                        Err(error) => drop(runner.on_read(log, partition, from, Err(error))?),
+                    }
+                }
+                Next::Step => runner.step(),
+                Next::Idle => return Ok(()),
+            }
         }
     }
 
@@ -205,8 +255,8 @@ impl Broker {
     }
 }
 
-/// Appends and blocks until the end.
-fn append(log: &dyn Log, append: Append) -> Outcome {
+/// Blocks until the end of what `append` appends.
+fn ended(append: impl FnOnce(Reply)) -> Outcome {
     #[derive(Debug)]
     struct Sink(mpsc::SyncSender<Outcome>);
     impl floodplain_log::CompletionSink for Sink {
@@ -218,30 +268,6 @@ fn append(log: &dyn Log, append: Append) -> Outcome {
         }
     }
     let (sender, receiver) = mpsc::sync_channel(1);
-    log.submit(append, Some(floodplain_log::Reply { sink: Arc::new(Sink(sender)), tag: 0 }));
+    append(Reply { sink: Arc::new(Sink(sender)), tag: 0 });
     receiver.recv().unwrap_or(Outcome::Unknown)
-}
-
-/// Folds up to the watermark, and appends what that emits. Where the log has no room for that now, the worker goes on.
-fn replay<F: Fold>(runner: &mut Runner<F>, log: &dyn Log, clock: &dyn Clock) -> Result<(), StartError> {
-    loop {
-        match runner.next(log, clock.now()) {
-            Next::Append(unit) => {
-                let outcome = append(log, unit);
-                if let floodplain_fold::Settled::Retry(refusal) = runner.on_outcome(outcome)? {
-                    tracing::warn!(%refusal, fold = F::NAME, "the log takes nothing now, its folds catch up later");
-                    return Ok(());
-                }
-            }
-            Next::Read { partition, from, max_bytes } => {
-                let read = log.read(partition, from, max_bytes);
-                match read {
-                    Ok(read) => drop(runner.on_read(log, partition, from, Ok(&read))?),
-                    Err(error) => drop(runner.on_read(log, partition, from, Err(error))?),
-                }
-            }
-            Next::Step => runner.step(),
-            Next::Idle => return Ok(()),
-        }
-    }
 }

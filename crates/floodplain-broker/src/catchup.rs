@@ -96,6 +96,7 @@ impl Worker {
             session.subscriptions.push(Subscribed { filter, wanted, start });
         }
         session.received = stored.inbound().to_vec();
+        session.apart = stored.apart().to_vec();
         session.retained_due = wishes.len() as u32;
         let releases = restore_outbound(session, stored, shared.data.partitions());
         self.welcome(conn, true);

@@ -186,9 +186,29 @@ impl Worker {
         self.append_with_it(class, client, partition, event)
     }
 
-    /// Appends an event in the unit of what was appended last with this class: both are there after a crash, or neither.
+    /// The dedup id of the next event: an engine may write a record twice, and the fold knows the second one by it.
+    pub(crate) fn event_id(&mut self) -> Arc<str> {
+        self.event_seq += 1;
+        format!("{:x}.{:x}.{:x}", self.shared.run.0, self.idx, self.event_seq).into()
+    }
+
+    /// Appends an event in the unit of what was appended last with this class: both are there after a crash, or neither, if
+    /// the log keeps units whole.
     pub(crate) fn append_with_it(
         &mut self,
+        class: Class,
+        client: &str,
+        partition: u32,
+        event: &Event,
+    ) -> Option<crate::append::Place> {
+        let id = self.event_id();
+        self.append_as(&id, class, client, partition, event)
+    }
+
+    /// The same with a dedup id from [`Self::event_id`].
+    pub(crate) fn append_as(
+        &mut self,
+        id: &str,
         class: Class,
         client: &str,
         partition: u32,
@@ -197,9 +217,6 @@ impl Worker {
         let value = event.encode();
         let now = self.now.as_millis();
         let key = Some(client.as_bytes()).filter(|key| !key.is_empty());
-        // An engine may write a record twice: the fold knows the second one by this.
-        self.event_seq += 1;
-        let id = format!("{:x}.{:x}.{:x}", self.shared.run.0, self.idx, self.event_seq);
         let headers = [(floodplain_log::header::DEDUP_ID, id.as_bytes())];
         let write = |batch: &mut floodplain_log::BatchBuilder| batch.push(now, key, Some(&value), headers);
         let pushed = self.appends.push(class, self.shared.requests.partition(partition), write, None);

@@ -176,6 +176,7 @@ impl Worker {
             fresh: 0,
             began: folds::Positions::default(),
             received: Vec::new(),
+            apart: Vec::new(),
             inbound: 0,
             out: Outbound { window, queue_bytes: self.held.part(), ..Outbound::default() },
             lookups: std::collections::VecDeque::new(),

@@ -303,18 +303,18 @@ impl Worker {
         self.appends.wait(Class::All, Waiter::Outbound { conn, seq });
     }
 
-    /// Everything up to `Progress` number `seq` is committed.
+    /// `Progress` number `seq` is committed; of one before it that may still be open, where its outcome is unknown.
     pub(crate) fn outbound_committed(&mut self, conn: ConnId, seq: u32) {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
         let mut publishes = Vec::new();
         let mut releases = Vec::new();
         for flight in &mut session.out.in_flight {
             match flight.stage {
-                Stage::PublishHeld if flight.seq <= seq => {
+                Stage::PublishHeld if flight.seq == seq => {
                     flight.stage = Stage::AwaitsPubrec;
                     publishes.extend(flight.held.take().map(|queued| (flight.id, queued)));
                 }
-                Stage::PubrelHeld if flight.seq <= seq => {
+                Stage::PubrelHeld if flight.seq == seq => {
                     flight.stage = Stage::AwaitsPubcomp;
                     releases.push(flight.id);
                 }

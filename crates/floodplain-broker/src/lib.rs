@@ -17,6 +17,7 @@ mod deliver;
 mod denied;
 mod dlq;
 mod estate;
+mod fences;
 pub mod folds;
 mod held;
 mod index;

@@ -14,8 +14,8 @@ use crate::{
     jobs::{Job, JobResult, Work},
     publication::{Placed, Publication},
 };
-use floodplain_fold::{Next, Runner};
-use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Reply};
+use floodplain_fold::{Next, Runner, RunnerError};
+use floodplain_log::{Fence, MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Refusal, Reply};
 use floodplain_types::{Class, Position, Timestamp};
 use questions::Barrier;
 use snapshots::Snapshotting;
@@ -81,6 +81,10 @@ pub(crate) struct RequestPartition {
     pub(crate) presence: Runner<PresenceFold>,
     /// Connections whose `Open` is committed and not yet folded, and where it lies at least.
     opening: Vec<(Position, ConnId)>,
+    /// By which its last unit was appended.
+    fence: Option<Fence>,
+    /// Ownership is gone, and nothing more can be emitted until it is back.
+    is_fenced: bool,
     retry_at: Timestamp,
     is_dirty: bool,
     reading: Reading,
@@ -260,7 +264,10 @@ impl DataPartition {
         while self.take_sent(|sent| sent.base < batch.base).is_some() {}
         // An engine may leave out offsets between its records: then only they know where they are.
         let is_dense = batch.batch.last_offset_delta() + 1 == batch.batch.record_count();
-        if let Some(publications) = self.take_sent(|sent| sent.base == batch.base).and_then(|sent| sent.publications)
+        let sent = self.take_sent(|sent| sent.base == batch.base);
+        // And one that cuts batches otherwise has others' records between those of ours.
+        let is_whole = |sent: &Sent| sent.records == batch.batch.record_count();
+        if let Some(publications) = sent.filter(is_whole).and_then(|sent| sent.publications)
             && is_dense
         {
             let base = batch.base;
@@ -296,6 +303,8 @@ impl RequestPartition {
             sessions,
             presence,
             opening: Vec::new(),
+            fence: None,
+            is_fenced: false,
             retry_at: Timestamp(0),
             is_dirty: true,
             reading: Reading::No,
@@ -405,8 +414,14 @@ impl Worker {
             let requests = &mut self.owner.requests[at];
             match requests.sessions.next(log, self.now) {
                 Next::Append(append) => {
-                    let tag = u64::from(requests.partition.index);
-                    log.submit(append, Some(Reply { sink: self.mailbox.clone(), tag }));
+                    let index = requests.partition.index;
+                    requests.fence = shared.fences.of(shared.slot_of(index));
+                    let reply = Reply { sink: self.mailbox.clone(), tag: u64::from(index) };
+                    match requests.fence {
+                        Some(fence) => shared.owners.commit(fence, append, reply),
+                        // It may come back, as after a long freeze.
+                        None => self.owner_completed(reply.tag, Outcome::Refused(Refusal::Fenced)),
+                    }
                 }
                 Next::Step => {
                     requests.sessions.step();
@@ -488,11 +503,13 @@ impl Worker {
                 tracing::error!(%error, "retained messages cannot be folded");
                 break;
             }
+            // A subscriber gets them once.
+            let repeats = data.retained.fold_mut().take_repeats();
             if let Ok(read) = read {
                 if let Err(error) = data.waiting.on_read(log, partition, from, Ok(&read)) {
                     tracing::error!(%error, "waiting messages cannot be indexed");
                 }
-                self.deliver_read(at, &read);
+                self.deliver_read(at, &read, &repeats);
             }
         }
         // Where it has fallen behind it reads for itself.
@@ -511,13 +528,14 @@ impl Worker {
     }
 
     /// Live delivery of what was read, in offset order.
-    fn deliver_read(&mut self, at: usize, read: &Read) {
+    fn deliver_read(&mut self, at: usize, read: &Read, repeats: &[Position]) {
         for batch in &read.batches {
             let data = &mut self.owner.data[at];
             let partition = data.index;
             let delivered = data.delivered;
             let placed = data.publications(batch);
-            for placed in placed.into_iter().filter(|placed| placed.position >= delivered) {
+            let is_new = |placed: &Placed| placed.position >= delivered && !repeats.contains(&placed.position);
+            for placed in placed.into_iter().filter(is_new) {
                 self.route_committed(partition, placed);
             }
         }
@@ -555,6 +573,10 @@ impl Worker {
                 requests.retry_at = now + Duration::from_millis(50);
             }
             Ok(_) => {}
+            Err(RunnerError::Fenced { partition }) => {
+                tracing::warn!(%partition, "sessions can emit nothing until the partition is owned again");
+                requests.is_fenced = true;
+            }
             Err(error) => tracing::error!(%error, "sessions can emit nothing more until restart"),
         }
         self.owner.dirty = true;
@@ -585,6 +607,13 @@ impl Worker {
         }
         self.scan_sessions();
         self.count_sessions();
+        for requests in self.owner.requests.iter_mut().filter(|requests| requests.is_fenced) {
+            let fence = self.shared.fences.of(self.shared.slot_of(requests.partition.index));
+            if fence.is_some() && fence != requests.fence {
+                requests.is_fenced = false;
+                requests.sessions.regained();
+            }
+        }
         // What a lost wake-up or a retry has left is found here.
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);

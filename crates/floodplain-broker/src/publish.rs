@@ -4,7 +4,7 @@ use crate::{
     ConnId, Worker, acks::What, append::Waiter, connect::asked_class, connection::Refusal, folds::Event, metrics::Why,
     publication::Publication, seams::Denied,
 };
-use floodplain_log::{Correlation, MessageRef};
+use floodplain_log::{BatchBuilder, Correlation, MessageRef};
 use floodplain_mqtt::{Ack, DisconnectCode, PubackCode, Publish, PubrelCode, QoS};
 use floodplain_types::{Class, DeviceId};
 use std::sync::Arc;
@@ -55,8 +55,13 @@ impl Worker {
         };
         let topic = aliased.as_deref().unwrap_or(publish.topic);
 
+        // The dedup id of a message that came before and may not have been stored.
+        let mut again = None;
         if let Some(id) = publish.packet_id {
-            if publish.qos == QoS::ExactlyOnce && session.received.binary_search(&id.get()).is_ok() {
+            let is_known = publish.qos == QoS::ExactlyOnce && session.received.binary_search(&id.get()).is_ok();
+            let apart = session.apart.iter().position(|(apart, _)| is_known && *apart == id.get());
+            again = apart.map(|at| session.apart.swap_remove(at).1);
+            if is_known && again.is_none() {
                 // Came before and was stored: PUBREC again, and not delivered again [MQTT-4.3.3-10].
                 self.owe_ready(conn, What::Pubrec(id, PubackCode::Success));
                 return Ok(());
@@ -77,8 +82,14 @@ impl Worker {
             return self.refuse_publish(conn, publish, v5, unwanted);
         }
 
-        let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
         let qos = publish.qos as u8;
+        // A message that could be found without its `Received`, or the other way round, is only submitted behind it, and has
+        // its dedup id: should it come again, it is known by that.
+        let is_apart = qos == 2 && again.is_none() && !shared.log.keeps_units_whole();
+        let received_as = is_apart.then(|| self.event_id());
+        let Some(session) = self.connections[conn.slot as usize].session.as_deref_mut() else { return Ok(()) };
+        let received_as = received_as.filter(|_| session.is_lasting() && session.epoch.is_some());
+        let dedup_id = received_as.clone().or(again);
         let users = publish.properties.user_properties();
         let bound = shared.access.bindings.bound(topic);
         let class = match publish.qos {
@@ -106,6 +117,7 @@ impl Worker {
             key: device.as_bytes(),
             qos,
             retain: publish.retain,
+            dedup_id: dedup_id.as_deref(),
             // Of two retained messages from two partitions the later counts, and a millisecond is long.
             ingest_time_ns: publish.retain.then_some(self.now.0),
             ..MessageRef::default()
@@ -128,12 +140,12 @@ impl Worker {
         let ingest_ms = self.now.as_millis();
         // Another worker that owns it reads it from the log.
         let kept = (qos > 0 && shared.owner_of(home) == self.idx).then(|| publication.clone());
-        let place = self.appends.push(
-            class,
-            shared.data.partition(home),
-            |batch| message.write(batch, ingest_ms, users.iter()),
-            kept,
-        );
+        let (place, write) =
+            (shared.data.partition(home), |batch: &mut BatchBuilder| message.write(batch, ingest_ms, users.iter()));
+        let place = match &received_as {
+            Some(_) => self.appends.push_after(place, write, kept),
+            None => self.appends.push(class, place, write, kept),
+        };
         if place.is_err() {
             self.metrics.refused_messages.count(Why::TooLarge);
             return Err(Refusal::new(DisconnectCode::PacketTooLarge, "message is too large for a record"));
@@ -154,16 +166,23 @@ impl Worker {
                     if let Err(at) = session.received.binary_search(&id.get()) {
                         session.received.insert(at, id.get());
                     }
-                    if let Some(epoch) = epoch.filter(|_| is_lasting) {
-                        let received = Event::Received { epoch, packet_id: id.get() };
+                    if let Some(epoch) = epoch.filter(|_| is_lasting && dedup_id.is_none()) {
+                        let received = Event::Received { epoch, packet_id: id.get(), is_apart: false };
                         self.append_with_it(class, &client, partition, &received);
                     }
                     What::Pubrec(id, PubackCode::Success)
                 } else {
                     What::Puback(id, PubackCode::Success)
                 };
-                let seq = self.owe(conn, what);
-                self.appends.wait(class, Waiter::Ack { conn, seq });
+                let waiter = Waiter::Ack { conn, seq: self.owe(conn, what) };
+                match (received_as, epoch) {
+                    (Some(received_as), Some(epoch)) => {
+                        let received = Event::Received { epoch, packet_id: id.get(), is_apart: true };
+                        self.append_as(&received_as, Class::All, &client, partition, &received);
+                        self.appends.wait_after(waiter);
+                    }
+                    _ => self.appends.wait(class, waiter),
+                }
             }
         }
         if self.appends.is_full() {

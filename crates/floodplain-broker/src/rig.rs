@@ -2,8 +2,8 @@
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
-    Append, Completion, Embedded, EmbeddedConfig, FetchedRecord, InOrder, Log, Outcome, Partition, Read, ReadError,
-    RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
+    AllSlots, Append, Completion, Embedded, EmbeddedConfig, FetchedRecord, InOrder, Log, Outcome, Partition, Read,
+    ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
@@ -77,6 +77,10 @@ impl Log for Counting {
         }
         self.inner.submit_in_order(append, reply, order);
     }
+    fn keeps_units_whole(&self) -> bool {
+        self.inner.keeps_units_whole()
+    }
+
     fn queued_bytes(&self) -> u64 {
         self.inner.queued_bytes()
     }
@@ -260,8 +264,15 @@ impl Rig {
         let access = (self.access)();
         let dir = PathBuf::from("/data");
         let disk = Arc::new(self.disk.clone());
-        let environment =
-            Environment { access, log: shared, disk, data_dir: dir, clock: self.clock.clone(), run: self.run };
+        let environment = Environment {
+            access,
+            owners: Arc::new(AllSlots::new(shared.clone(), 1)),
+            log: shared,
+            disk,
+            data_dir: dir,
+            clock: self.clock.clone(),
+            run: self.run,
+        };
         let is_open = AtomicBool::new(false);
         self.workers = std::thread::scope(|scope| {
             // Opening waits for the log; from then on it moves with the turns, and seeds replay.

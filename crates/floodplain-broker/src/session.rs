@@ -396,6 +396,8 @@ pub(crate) struct Session {
     pub(crate) began: Positions,
     /// Inbound QoS 2 ids between PUBLISH and PUBREL, in order of number.
     pub(crate) received: Vec<u16>,
+    /// Those of them whose messages an earlier connection may not have stored, with the dedup ids to store them by.
+    pub(crate) apart: Vec<(u16, Arc<str>)>,
     /// Inbound QoS 1 and 2 messages whose flow is not finished: what Receive Maximum bounds.
     pub(crate) inbound: u16,
     pub(crate) out: Outbound,

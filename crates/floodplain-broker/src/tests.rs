@@ -1,6 +1,7 @@
 //! Workers as a whole, on logs that are hard to use.
 
 mod answers;
+mod apart;
 mod counted;
 mod crashes;
 mod early;

@@ -7,6 +7,7 @@ use crate::{
     BrokerConfig, ConnId, Job,
     append::{Appends, End, Impatient, UNIT_TAGS, Waiter},
     connection::{Blocked, Connection, Phase},
+    fences::Fences,
     held::HeldTotal,
     jobs::Jobs,
     mailbox::{Letters, Mail, Mailbox},
@@ -17,7 +18,7 @@ use crate::{
     seams::Access,
     wheel::Wheel,
 };
-use floodplain_log::{Completion, CompletionSink, DataStreams, Log, Stream};
+use floodplain_log::{Completion, CompletionSink, DataStreams, Log, Owners, Slot, Stream, slot_of};
 use floodplain_mqtt::DisconnectCode;
 use floodplain_types::{Clock, Position, Timestamp};
 use slab::Slab;
@@ -59,11 +60,18 @@ pub struct Shared {
     pub(crate) requests: Stream,
     pub(crate) dlq: Stream,
     pub(crate) run: crate::folds::RunId,
+    pub(crate) owners: Arc<dyn Owners>,
+    pub(crate) fences: Arc<Fences>,
 }
 
 impl Shared {
     pub(crate) fn workers(&self) -> u32 {
         self.mailboxes.len() as u32
+    }
+
+    /// The slot of partition `index` of every stream. Takes the index of a data partition among all, too.
+    pub(crate) fn slot_of(&self, index: u32) -> Slot {
+        slot_of(&self.requests.id.tenant, index % self.data.partitions_each(), self.owners.slots())
     }
 
     /// The worker that owns partition `index` of every stream, and the connections of its devices. Takes the index of a

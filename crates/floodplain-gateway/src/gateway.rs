@@ -8,7 +8,7 @@ use crate::{
     thread::{Inbox, Thread},
 };
 use floodplain_broker::{Broker, BrokerConfig, Environment, JOB_THREADS, Roster, seams::Access};
-use floodplain_log::{Disk, Log};
+use floodplain_log::{Disk, Log, Owners};
 use floodplain_types::Clock;
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
@@ -54,6 +54,7 @@ impl Gateway {
         config: &GatewayConfig,
         access: Access,
         log: Arc<dyn Log>,
+        owners: Arc<dyn Owners>,
         disk: Arc<dyn Disk>,
         data_dir: PathBuf,
         clock: Arc<dyn Clock>,
@@ -64,7 +65,7 @@ impl Gateway {
         // and clients wait in the backlog.
         let (address, listeners) = listen::bind(config.mqtt_address, count)?;
         let run = run_id(&*clock);
-        let environment = Environment { access, log, disk, data_dir, clock, run };
+        let environment = Environment { access, log, owners, disk, data_dir, clock, run };
         let broker = Arc::new(Broker::open(config.broker.clone(), environment, count)?);
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..count).map(|_| Default::default()).collect();
         // One message per thread: that it is ready, or why not.

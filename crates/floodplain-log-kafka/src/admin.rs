@@ -234,7 +234,7 @@ fn passes(error: &AdminError) -> bool {
 }
 
 /// Waits for an answer of the admin client, whose own timeout ends it.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -547,6 +547,10 @@ impl Log for KafkaLog {
         self.inner.take(append, Some(reply), Some(order));
     }
 
+    fn keeps_units_whole(&self) -> bool {
+        false
+    }
+
     fn queued_bytes(&self) -> u64 {
         self.inner.shared.permits.used()
     }

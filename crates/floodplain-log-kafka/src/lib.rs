@@ -3,7 +3,7 @@
 //! `KafkaLog` keeps the contract of [`floodplain_log::Log`]; where Kafka keeps it otherwise than the embedded engine,
 //! `docs/decisions/0011-log-on-kafka.md` says how. `KafkaOwners` shares the folding of it among nodes, see
 //! `docs/decisions/0012-owners-on-kafka.md`. librdkafka and its OpenSSL are built with the feature `kafka` alone;
-//! without it there is nothing here. No program depends on this crate yet.
+//! without it there is nothing here.
 #![cfg(feature = "kafka")]
 
 mod config;
@@ -24,9 +24,11 @@ mod tail;
 mod owners;
 
 mod admin;
+mod inspect;
 mod metrics;
 mod time;
 
 pub use config::{KafkaConfig, Sasl, SaslMechanism, Security, Tls};
+pub use inspect::{Broker, Cluster, Topic, inspect};
 pub use kafka::{KafkaLog, OpenError};
 pub use owners::{KafkaOwners, OwnersConfig};

@@ -312,6 +312,9 @@ pub trait Log: Send + Sync + fmt::Debug {
         self.submit(append, Some(reply));
     }
 
+    /// Whether a unit that was not acknowledged is found whole or not at all. Else see [`Append`].
+    fn keeps_units_whole(&self) -> bool;
+
     /// Bytes that are queued and not yet written; the capacity while the log takes nothing for
     /// being behind.
     fn queued_bytes(&self) -> u64;

@@ -542,6 +542,10 @@ impl Log for Embedded {
         self.inner.take(append, Some(reply), Some(order));
     }
 
+    fn keeps_units_whole(&self) -> bool {
+        true
+    }
+
     fn queued_bytes(&self) -> u64 {
         match self.inner.is_behind() {
             Some(_) => self.inner.config.queue_bytes,

@@ -1,6 +1,7 @@
 //! The keys of the configuration, and what each part of the server is told.
 
 use crate::{
+    kafka::Kafka,
     settings::{ConfigError, Entry, Key, Kind, Origin, Setting, Settings, Sources},
     telemetry,
 };
@@ -149,6 +150,13 @@ pub static KEYS: &[Key] = &[
         help: "least promise behind an acknowledgement: leader survives a crash of the process, all a power cut",
     },
     Key {
+        name: "log.engine",
+        kind: Kind::OneOf(&["embedded", "kafka"]),
+        limits: None,
+        default: "embedded",
+        help: "where the log is: in files of this machine, or on Apache Kafka; a program that is built with it can do both",
+    },
+    Key {
         name: "log.journal_size",
         kind: Kind::Size,
         limits: Some(("1MiB", "1GiB")),
@@ -189,6 +197,91 @@ pub static KEYS: &[Key] = &[
         limits: Some(("16MiB", "1000TiB")),
         default: "auto",
         help: "length of the log above which the oldest records are removed; auto is a fifth of the disk",
+    },
+    Key {
+        name: "kafka.brokers",
+        kind: Kind::Text,
+        limits: None,
+        default: "127.0.0.1:9092",
+        help: "HOST:PORT of some brokers, with commas between them; the others are learned from them",
+    },
+    Key {
+        name: "kafka.topic_prefix",
+        kind: Kind::Text,
+        limits: None,
+        default: "none",
+        help: "in front of the name of every topic, so that installations may share a cluster",
+    },
+    Key {
+        name: "kafka.replication",
+        kind: Kind::Count,
+        limits: Some(("1", "32")),
+        default: "3",
+        help: "copies of each partition of new topics; 1 lets a single broker work",
+    },
+    Key {
+        name: "kafka.min_insync_replicas",
+        kind: Kind::Count,
+        limits: Some(("1", "32")),
+        default: "2",
+        help: "copies that must have a record before it is acknowledged",
+    },
+    Key {
+        name: "kafka.slots",
+        kind: Kind::Count,
+        limits: Some(("1", "4096")),
+        default: "64",
+        help: "shares of the work of folding; an installation keeps the number that it began with",
+    },
+    Key {
+        name: "kafka.session_timeout",
+        kind: Kind::Duration,
+        limits: Some(("1s", "30m")),
+        default: "10s",
+        help: "silence after which a server's shares go to others; brokers set a minimum, usually 6s",
+    },
+    Key {
+        name: "kafka.tls",
+        kind: Kind::OneOf(&["off", "on"]),
+        limits: None,
+        default: "off",
+        help: "whether connections to brokers are encrypted, and their certificates checked",
+    },
+    Key {
+        name: "kafka.tls_ca",
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "authorities of the brokers' certificates, in PEM; none is those of the machine",
+    },
+    Key {
+        name: "kafka.tls_certificate",
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "our certificate, in PEM, where brokers ask for one",
+    },
+    Key {
+        name: "kafka.tls_key",
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "private key of that certificate, in PEM",
+    },
+    Key {
+        name: "kafka.sasl",
+        kind: Kind::OneOf(&["none", "plain", "scram-sha-256", "scram-sha-512"]),
+        limits: None,
+        default: "none",
+        help: "how brokers are told who we are",
+    },
+    Key { name: "kafka.user", kind: Kind::Text, limits: None, default: "none", help: "name of the user for it" },
+    Key {
+        name: "kafka.password_file",
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "file that holds the password of that user",
     },
     Key {
         name: "history.size_max",
@@ -253,6 +346,8 @@ pub struct Config {
     pub workers: usize,
     /// In `data_dir/log`.
     pub log: EmbeddedConfig,
+    /// The log is there instead.
+    pub kafka: Option<Kafka>,
     pub broker: BrokerConfig,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
@@ -305,6 +400,7 @@ impl Config {
         let broker = BrokerConfig { streams, ..broker(&settings) };
         Ok(Self {
             log: log(&settings, &data_dir),
+            kafka: Kafka::of(&settings)?,
             broker,
             bindings,
             retention: settings.entries("tables", table)?.into_iter().collect(),

@@ -7,7 +7,9 @@
 mod alerts;
 mod config;
 mod devices;
+mod engine;
 mod fleet;
+mod kafka;
 mod postgres;
 mod ready;
 mod server;
@@ -20,6 +22,7 @@ pub use config::{Config, KEYS};
 pub use floodplain_api::{CODES, Code, find_code};
 /// The promise behind an acknowledgement, as in `mqtt.ack_class`.
 pub use floodplain_types::Class;
+pub use kafka::{Kafka, KafkaBroker, KafkaCluster, KafkaSasl, KafkaTls};
 pub use server::{Addresses, Server, StartError};
 pub use settings::{ConfigError, Key, Kind, Origin, Setting, Sources};
 pub use telemetry::{log_start_error, start_logs};

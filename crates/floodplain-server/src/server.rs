@@ -1,16 +1,12 @@
 //! The order of start and stop.
 
-use crate::{Config, alerts, devices::TopicDevices, fleet::Known, postgres, ready, telemetry};
+use crate::{Config, alerts, devices::TopicDevices, engine::Engine, fleet::Known, postgres, ready, telemetry};
 use floodplain_access::Registry;
 use floodplain_api::{Api, Bound, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
 use floodplain_gateway::{Gateway, GatewayConfig};
-use floodplain_history::{
-    History,
-    engine::{EngineConfig, LogRetention},
-    route::DefaultRoute,
-};
-use floodplain_log::{DataStreams, DataStreamsError, Disk, Embedded, Log, OpenError, OsDisk, Refusal, Stream};
+use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
+use floodplain_log::{DataStreams, DataStreamsError, Disk, Log, OsDisk, Refusal, Stream};
 use floodplain_postgres::Entrance;
 use floodplain_sql::{Sql, Tables};
 use floodplain_streams::{Alerts, Service};
@@ -71,6 +67,11 @@ pub enum StartError {
     LogLocked(#[source] floodplain_log::OpenError),
     #[error("cannot open the log")]
     Log(#[source] floodplain_log::OpenError),
+    #[cfg(feature = "kafka")]
+    #[error("cannot open the log on kafka")]
+    Kafka(#[source] floodplain_log_kafka::OpenError),
+    #[error("this program was built without kafka: build it with --features kafka")]
+    NoKafka,
     #[error("cannot open stream {stream}")]
     Stream { stream: &'static str, source: Refusal },
     #[error("cannot open the streams of messages")]
@@ -109,7 +110,7 @@ pub struct Server {
     registry: Registry,
     history: History,
     alerts: Service,
-    log: Arc<Embedded>,
+    engine: Engine,
     signal: CancellationToken,
     runtime: Runtime,
 }
@@ -138,15 +139,16 @@ impl Server {
         let http_socket = bind("http", config.http_address)?;
         let postgres_socket = bind("postgres", config.postgres_address)?;
         drop(bind("mqtt", config.mqtt_address)?);
-        let log = open_log(config)?;
+        let engine = Engine::open(config)?;
+        let log = engine.log();
         let registry_path = config.data_dir.join("registry.db");
         let registry = runtime.block_on(Registry::open(&registry_path, Arc::new(SystemClock)));
         let registry = registry.map_err(StartError::Registry)?;
         let streams = open_data(config, &*log)?;
         let alerts = open_alerts(config, log.clone(), streams.clone())?;
-        let (history, tables) = open_history(config, log.clone(), &streams, alerts.alerts())?;
+        let (history, tables) = open_history(config, &engine, &streams, alerts.alerts())?;
         let devices = TopicDevices { history: tables.handle.clone(), streams: streams.clone() };
-        let gateway = start_gateway(config, log.clone(), devices.clone())?;
+        let gateway = start_gateway(config, &engine, devices.clone())?;
         let messages = start_messages(config, log.clone(), streams, devices)?;
         let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), alerts.alerts().clone()));
         let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
@@ -158,9 +160,9 @@ impl Server {
         let signal = signals();
         let (stop, http_stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let stopping = Arc::new(AtomicBool::new(false));
-        let readiness = Arc::new(readiness(Arc::clone(&log), Arc::clone(&stopping)));
+        let readiness = Arc::new(readiness(engine.clone(), Arc::clone(&stopping)));
         let queries = Arc::new(postgres::Queries(sql.clone()));
-        let node = node(config, gateway.mqtt_address(), Arc::clone(&log));
+        let node = node(config, gateway.mqtt_address(), engine.clone());
         let (tables, metrics_handle) = (Some(tables), metrics.clone());
         let limits = Limits::default();
         let login = Arc::new(postgres::Users(registry.clone()));
@@ -196,7 +198,7 @@ impl Server {
             registry,
             history,
             alerts,
-            log,
+            engine,
             signal,
             runtime,
         })
@@ -267,43 +269,22 @@ impl Server {
         if ended.is_err() {
             warn!("http had not ended at its deadline");
         }
-        let (log, history, alerts) = (Arc::clone(&self.log), self.history, self.alerts);
+        let (engine, history, alerts) = (self.engine.clone(), self.history, self.alerts);
         let closing = self.runtime.spawn_blocking(move || {
             history.stop();
             alerts.stop();
-            log.close();
+            engine.close();
         });
         let closed = self.runtime.block_on(async { tokio::time::timeout(LOG_DEADLINE, closing).await });
         if closed.is_err() {
             error!("the log had not closed at its deadline; what was acknowledged is kept");
         }
         self.runtime.shutdown_timeout(RUNTIME_DEADLINE);
-        match self.log.poisoned() {
+        match self.engine.poisoned() {
             None => info!("server has stopped"),
             Some(cause) => error!(%cause, "server has stopped with a poisoned log; what was acknowledged is kept"),
         }
     }
-}
-
-fn open_log(config: &Config) -> Result<Arc<Embedded>, StartError> {
-    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
-    let (log, report) =
-        Embedded::open(disk, Arc::new(SystemClock), config.log.clone()).map_err(|error| match error {
-            OpenError::Locked { .. } => StartError::LogLocked(error),
-            other => StartError::Log(other),
-        })?;
-    let elapsed_ms = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX);
-    info!(
-        elapsed_ms,
-        scanned_bytes = report.scanned_bytes,
-        groups = report.groups,
-        torn = report.torn.len(),
-        "log is open"
-    );
-    for range in &report.corrupt {
-        error!(file = %range.file, bytes = ?range.bytes, "log is damaged here; acknowledged records are missing");
-    }
-    Ok(log)
 }
 
 fn open_stream(log: &dyn Log, name: &'static str, partitions: u32) -> Result<Stream, StartError> {
@@ -333,10 +314,11 @@ fn open_alerts(config: &Config, log: Arc<dyn Log>, data: DataStreams) -> Result<
 /// Tables of what devices publish. What is in memory only is decoded from the log again.
 fn open_history(
     config: &Config,
-    log: Arc<Embedded>,
+    engine: &Engine,
     streams: &DataStreams,
     alerts: &Alerts,
 ) -> Result<(History, Tables), StartError> {
+    let log = engine.log();
     let open = |name, partitions| open_stream(&*log, name, partitions);
     let partitions = config.broker.partitions;
     let inputs = streams.list().to_vec();
@@ -347,9 +329,7 @@ fn open_history(
         Some(bytes) => bytes,
         None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
     });
-    let (age, bytes, log_bytes) = (config.log.retention_age, log.retention_bytes(), log.clone());
-    let appended_bytes = Arc::new(move || log_bytes.appended_bytes());
-    history.log_retention = Some(LogRetention { age, bytes, appended_bytes });
+    history.log_retention = Some(engine.retention(config));
     history.bindings.clone_from(&config.bindings);
     history.retention.clone_from(&config.retention);
     let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
@@ -358,12 +338,13 @@ fn open_history(
     Ok((history, tables))
 }
 
-fn start_gateway(config: &Config, log: Arc<dyn Log>, devices: TopicDevices) -> Result<Gateway, StartError> {
+fn start_gateway(config: &Config, engine: &Engine, devices: TopicDevices) -> Result<Gateway, StartError> {
     let gateway =
         GatewayConfig { mqtt_address: config.mqtt_address, threads: config.workers, broker: config.broker.clone() };
     // Every address is a loopback one, so everybody is who they say they are.
     let access = Access { bindings: Box::new(devices), ..Access::open_loopback() };
-    Ok(Gateway::start(&gateway, access, log, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
+    let (log, owners) = (engine.log(), engine.owners());
+    Ok(Gateway::start(&gateway, access, log, owners, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
 }
 
 /// HTTP takes what MQTT takes, and finds the same device in a topic.
@@ -393,7 +374,7 @@ fn start_messages(
 }
 
 /// What the overview says of this process.
-fn node(config: &Config, mqtt_address: SocketAddr, log: Arc<Embedded>) -> Node {
+fn node(config: &Config, mqtt_address: SocketAddr, engine: Engine) -> Node {
     Node {
         version: env!("CARGO_PKG_VERSION"),
         started: SystemClock.now(),
@@ -402,16 +383,16 @@ fn node(config: &Config, mqtt_address: SocketAddr, log: Arc<Embedded>) -> Node {
         ack_class: config.broker.ack_class,
         data_dir: config.data_dir.clone(),
         disk: Arc::new(OsDisk),
-        poisoned: Arc::new(move || log.poisoned().map(|cause| cause.to_string())),
+        poisoned: Arc::new(move || engine.poisoned().map(|cause| cause.to_string())),
     }
 }
 
-fn readiness(log: Arc<Embedded>, stopping: Arc<AtomicBool>) -> impl Fn() -> Result<(), String> {
+fn readiness(engine: Engine, stopping: Arc<AtomicBool>) -> impl Fn() -> Result<(), String> {
     move || {
         if stopping.load(Ordering::Relaxed) {
             return Err("the server is stopping".to_owned());
         }
-        match log.poisoned() {
+        match engine.poisoned() {
             Some(cause) => Err(format!("the log takes no more records until restart: {cause}")),
             None => Ok(()),
         }
@@ -482,7 +463,7 @@ async fn upkeep(metrics: &'static PrometheusHandle, stop: CancellationToken) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use floodplain_log::{Append, Outcome};
+    use floodplain_log::{Append, Embedded, Outcome};
     use floodplain_testkit::{Fault, FaultDisk, Op, Rule, batch_of};
 
     #[test]
@@ -491,7 +472,7 @@ mod tests {
         let config = floodplain_log::EmbeddedConfig::new(folder.path());
         let (log, _) = Embedded::open(Arc::new(OsDisk), Arc::new(SystemClock), config).unwrap();
         let stopping = Arc::new(AtomicBool::new(false));
-        let ready = readiness(log, Arc::clone(&stopping));
+        let ready = readiness(Engine::Embedded(log), Arc::clone(&stopping));
         assert_eq!(ready(), Ok(()));
         stopping.store(true, Ordering::Relaxed);
         assert_eq!(ready(), Err("the server is stopping".to_owned()));
@@ -508,7 +489,7 @@ mod tests {
             let batches = vec![(partition, batch_of(b"k", b"v", 0))];
             floodplain_log::append(&*log, Append { batches, class: Class::All }).await
         };
-        let ready = readiness(Arc::clone(&log), Arc::default());
+        let ready = readiness(Engine::Embedded(Arc::clone(&log)), Arc::default());
         assert!(matches!(append().await, Outcome::Committed(_)));
         assert_eq!(ready(), Ok(()));
         disk.fail(Rule::nth(1, Fault::Eio).of(Op::Sync).on_kind("log/journal"));

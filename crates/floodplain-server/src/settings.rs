@@ -371,6 +371,17 @@ impl Settings {
         self.values.get(name).unwrap_or_else(|| panic!("key {name} is not in the table of keys"))
     }
 
+    pub(crate) fn text(&self, name: &str) -> &str {
+        &self.get(name).value
+    }
+
+    /// The value does not do.
+    pub(crate) fn bad(&self, name: &str, expected: &str) -> ConfigError {
+        let Setting { key, value, origin } = self.get(name);
+        let (value, origin) = (value.clone(), origin.clone());
+        ConfigError::BadValue { key: key.name, value, origin, expected: expected.to_owned() }
+    }
+
     pub(crate) fn address(&self, name: &str) -> SocketAddr {
         parse_address(&self.get(name).value).expect("checked when it was set")
     }

@@ -28,6 +28,9 @@ pub struct Adversity {
     pub duplicates: u32,
     /// The outcome is [`Outcome::Unknown`]; by chance the records are there or not.
     pub unknown: u32,
+    /// Whether of an append with an unknown outcome a part of the batches may be there, as on an engine that does not keep units
+    /// whole; not of what a fold emits, which goes through its owner's transaction.
+    pub torn: bool,
     /// Ownership of a partition is lost: this append and up to three more that touch it end as
     /// [`Refusal::Fenced`].
     pub fenced: u32,
@@ -41,7 +44,8 @@ pub struct Adversity {
 
 impl Adversity {
     /// Nothing: the log as it is.
-    pub const NONE: Self = Self { holes: 0, gaps: 0, duplicates: 0, unknown: 0, fenced: 0, refused: 0, late: false };
+    pub const NONE: Self =
+        Self { holes: 0, gaps: 0, duplicates: 0, unknown: 0, torn: false, fenced: 0, refused: 0, late: false };
     /// Nothing but delay and holes: what code must bear without noticing.
     pub const MILD: Self = Self { holes: 200, gaps: 100, late: true, ..Self::NONE };
     /// Everything, often.
@@ -57,6 +61,8 @@ pub struct Struck {
     /// Appends with an unknown outcome that were written, and that were not.
     pub unknown_written: u64,
     pub unknown_lost: u64,
+    /// Those of which a part was written.
+    pub unknown_torn: u64,
     pub fenced: u64,
     pub refused: u64,
     /// Appends that were refused because one before them was.
@@ -84,6 +90,7 @@ struct Shared {
     /// Signalled when something waits to be pumped.
     arrived: Condvar,
     late: bool,
+    keeps_units_whole: bool,
 }
 
 struct State {
@@ -209,6 +216,7 @@ impl AdverseLog {
             }),
             arrived: Condvar::new(),
             late: adversity.late,
+            keeps_units_whole: !adversity.torn,
         });
         let tap = Arc::new(Tap(Arc::clone(&shared)));
         inner.watch(Arc::clone(&tap) as Arc<dyn WatermarkSink>);
@@ -304,6 +312,9 @@ impl AdverseLog {
                 return;
             }
             state.struck.unknown_written += u64::from(is_unknown);
+            if is_unknown && !self.shared.keeps_units_whole && !self.is_of_an_owner(&append) {
+                state.keep_a_part(&mut append);
+            }
             state.tear(&mut append, adversity.gaps);
             let copies = state.copies(&append, adversity.duplicates);
             hidden = state.punch(&mut append, adversity.holes);
@@ -322,6 +333,13 @@ impl AdverseLog {
             (Some(reply), Some(order)) => self.inner.submit_in_order(append, reply, order),
             (reply, _) => self.inner.submit(append, reply),
         }
+    }
+
+    /// Whether positions of a fold are among it.
+    fn is_of_an_owner(&self, append: &Append) -> bool {
+        let is_position =
+            |partition| self.inner.partition_id(partition).is_some_and(|id| id.stream.stream.as_str() == "_folds");
+        append.batches.iter().any(|(partition, _)| is_position(*partition))
     }
 
     fn learn(&self, stream: &Stream) {
@@ -464,6 +482,13 @@ impl State {
         }
     }
 
+    /// Leaves out some of the batches, by chance, if there are several.
+    fn keep_a_part(&mut self, append: &mut Append) {
+        let count = append.batches.len();
+        append.batches.retain(|_| count == 1 || self.fate.random());
+        self.struck.unknown_torn += u64::from(append.batches.len() < count);
+    }
+
     /// Whether one of the partitions is not owned (any more).
     fn is_fenced(&mut self, append: &Append, fenced: u32) -> bool {
         if self.strikes(fenced) {
@@ -533,6 +558,10 @@ impl Log for AdverseLog {
 
     fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
         self.take(append, Some(reply), Some(order));
+    }
+
+    fn keeps_units_whole(&self) -> bool {
+        self.shared.keeps_units_whole
     }
 
     fn queued_bytes(&self) -> u64 {

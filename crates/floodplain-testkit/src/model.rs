@@ -134,6 +134,10 @@ impl Log for ModelLog {
         }
     }
 
+    fn keeps_units_whole(&self) -> bool {
+        true
+    }
+
     fn queued_bytes(&self) -> u64 {
         0
     }

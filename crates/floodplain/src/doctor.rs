@@ -1,5 +1,7 @@
 //! `floodplain doctor`: whether this machine can keep what the server promises.
 
+mod kafka;
+
 use crate::{
     clock,
     output::{self, Output, OutputArgs, write_table},
@@ -78,8 +80,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn examine(config: &Config) -> Result<Vec<Finding>> {
     let sync = sync(&config.data_dir)?;
-    let promise = acknowledgement(config.broker.ack_class, sync.verdict);
-    let mut findings = vec![sync, promise, file_system(&config.data_dir)?, space(&config.data_dir)?];
+    let mut findings = match &config.kafka {
+        None => {
+            let promise = acknowledgement(config.broker.ack_class, sync.verdict);
+            vec![sync, promise]
+        }
+        Some(kafka) => kafka::findings(kafka, config.broker.ack_class),
+    };
+    findings.extend([file_system(&config.data_dir)?, space(&config.data_dir)?]);
     findings.push(file_limit()?);
     findings.push(clock());
     for (check, address) in [

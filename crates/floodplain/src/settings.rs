@@ -28,6 +28,12 @@ pub(crate) struct ConfigArgs {
     /// Listener for the PostgreSQL wire [env: FLOODPLAIN_POSTGRES__ADDRESS]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) postgres_address: Option<String>,
+    /// Where the log is: embedded or kafka [env: FLOODPLAIN_LOG__ENGINE]
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) log: Option<String>,
+    /// Some brokers of Apache Kafka, for --log kafka [env: FLOODPLAIN_KAFKA__BROKERS]
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) kafka: Option<String>,
     /// Any key of the configuration, for example `--set tracing.format=json`
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub(crate) set: Vec<(String, String)>,
@@ -48,6 +54,8 @@ impl ConfigArgs {
             ("--mqtt-address", "mqtt.address", &self.mqtt_address),
             ("--http-address", "http.address", &self.http_address),
             ("--postgres-address", "postgres.address", &self.postgres_address),
+            ("--log", "log.engine", &self.log),
+            ("--kafka", "kafka.brokers", &self.kafka),
         ];
         let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key.to_owned(), value.clone()?)));
         let set = self.set.iter().map(|(key, value)| ("--set", key.clone(), value.clone()));

@@ -41,8 +41,9 @@ pub enum Event {
     Unsubscribe { epoch: Position, filters: Vec<TopicFilter> },
     /// What the client has been given.
     Progress { epoch: Position, progress: Progress },
-    /// A QoS 2 PUBLISH with this packet identifier was taken; its message is in the same append unit.
-    Received { epoch: Position, packet_id: u16 },
+    /// A QoS 2 PUBLISH with this packet identifier was taken. Its message is in the same append unit; or it is apart, comes
+    /// after this was committed, and has the dedup id of this record.
+    Received { epoch: Position, packet_id: u16, is_apart: bool },
     /// PUBREL came for this packet identifier: the client may use it for a new message.
     Released { epoch: Position, packet_id: u16 },
     /// The connection has ended.
@@ -275,6 +276,7 @@ pub(crate) mod v1 {
     const LOST: u8 = 14;
     const BURIED: u8 = 15;
     const OPEN_TAKEOVER: u8 = 16;
+    const RECEIVED_APART: u8 = 17;
 
     pub(crate) fn encode(event: &Event) -> Vec<u8> {
         let mut out = vec![VERSION];
@@ -309,8 +311,8 @@ pub(crate) mod v1 {
                 out.put_position(*epoch);
                 put_progress(&mut out, progress);
             }
-            Event::Received { epoch, packet_id } => {
-                out.put_byte(RECEIVED);
+            Event::Received { epoch, packet_id, is_apart } => {
+                out.put_byte(if *is_apart { RECEIVED_APART } else { RECEIVED });
                 out.put_position(*epoch);
                 out.put_u64(u64::from(*packet_id));
             }
@@ -365,7 +367,10 @@ pub(crate) mod v1 {
             PROGRESS | PROGRESS_RETAINED | PROGRESS_LETTERS => {
                 Event::Progress { epoch: get.position()?, progress: take_progress(&mut get, parts)? }
             }
-            RECEIVED => Event::Received { epoch: get.position()?, packet_id: get.u16()? },
+            RECEIVED | RECEIVED_APART => {
+                let is_apart = kind == RECEIVED_APART;
+                Event::Received { epoch: get.position()?, packet_id: get.u16()?, is_apart }
+            }
             RELEASED => Event::Released { epoch: get.position()?, packet_id: get.u16()? },
             CLOSE | CLOSE_RETAINED | CLOSE_LETTERS => Event::Close(Box::new(take_close(&mut get, parts)?)),
             TICK => Event::Tick,

@@ -93,6 +93,8 @@ pub struct RetainedFold {
     /// Those of what was deleted.
     deleted_bytes: usize,
     seen: DedupWindow,
+    /// Where messages came again under the same dedup id, until they are taken. No part of the state.
+    repeats: Vec<Position>,
     /// A copy that is being made; no part of the state.
     copy: Option<Copying<Arc<str>>>,
     meters: Meters,
@@ -131,6 +133,7 @@ impl Default for RetainedFold {
             bytes: 0,
             deleted_bytes: 0,
             seen: DedupWindow::new(64, 16_384),
+            repeats: Vec::new(),
             first: 0,
             copy: None,
             meters: Meters {
@@ -310,6 +313,13 @@ pub fn newest(pages: Vec<RetainedPage>, now: Timestamp) -> (Vec<Candidate>, Opti
     (all, next)
 }
 
+impl RetainedFold {
+    /// Where messages came again that were there before, since this was asked last.
+    pub(crate) fn take_repeats(&mut self) -> Vec<Position> {
+        std::mem::take(&mut self.repeats)
+    }
+}
+
 impl Fold for RetainedFold {
     const NAME: &'static str = "retained";
     const FORMAT: u16 = 1;
@@ -317,17 +327,18 @@ impl Fold for RetainedFold {
 
     fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
         self.expire(input.log_time);
+        if let Some(id) = input.dedup_id()
+            && !self.seen.is_new(input.record.key.unwrap_or_default(), id)
+        {
+            self.repeats.push(input.position);
+            return;
+        }
         // Most messages are not retained, and their flags say so before the rest is looked at.
         if !input.header(header::FLAGS).is_some_and(|flags| flags.contains(&b'r')) {
             return;
         }
         let Ok(message) = MessageRef::parse(input.record) else { return };
         if !message.retain || validate_topic(message.topic).is_err() {
-            return;
-        }
-        if let Some(id) = message.dedup_id
-            && !self.seen.is_new(message.key, id.as_bytes())
-        {
             return;
         }
         let ingest = message.ingest_time_ns.map_or_else(|| input.ingest_time(), Timestamp);

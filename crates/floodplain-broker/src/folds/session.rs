@@ -194,6 +194,7 @@ impl SessionFold {
                 session.done = old.done;
                 session.outbound = old.outbound;
                 session.inbound = old.inbound;
+                session.apart = old.apart;
                 session.letters = old.letters;
                 session.letters_at = old.letters_at;
             }
@@ -424,7 +425,7 @@ fn forget_filter(
 
 impl Fold for SessionFold {
     const NAME: &'static str = "sessions";
-    const FORMAT: u16 = 2;
+    const FORMAT: u16 = 3;
     const EMITS: bool = true;
 
     fn apply(&mut self, input: &Input<'_>, out: &mut Outputs) {
@@ -459,11 +460,13 @@ impl Fold for SessionFold {
                     emit(&client, &letters, &self.names, out);
                 }
             }
-            Event::Received { epoch, packet_id } => {
+            Event::Received { epoch, packet_id, is_apart } => {
                 if let Some(session) = self.current(&client, epoch)
                     && let Err(at) = session.inbound.binary_search(&packet_id)
                 {
                     session.inbound.insert(at, packet_id);
+                    let id = input.dedup_id().and_then(|id| std::str::from_utf8(id).ok());
+                    session.apart.extend(id.filter(|_| is_apart).map(|id| (packet_id, id.into())));
                 }
             }
             Event::Released { epoch, packet_id } => {
@@ -471,6 +474,7 @@ impl Fold for SessionFold {
                     && let Ok(at) = session.inbound.binary_search(&packet_id)
                 {
                     session.inbound.remove(at);
+                    session.apart.retain(|(apart, _)| *apart != packet_id);
                 }
             }
             Event::Close(close) => self.close(&client, &close, now, out),

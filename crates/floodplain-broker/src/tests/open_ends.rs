@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 const HARSH: Adversity = Adversity::HARSH;
 
 /// Connects until that is accepted: with an unknown outcome the server says that it is unavailable (3.1.1: 3).
-fn connected(rig: &mut Rig, flags: u8, id: &str) -> ClientId {
+pub(super) fn connected(rig: &mut Rig, flags: u8, id: &str) -> ClientId {
     loop {
         let client = rig.client();
         rig.send(client, &connect(4, flags, &[], id));

@@ -70,7 +70,7 @@ impl<F: Fold> Runner<F> {
     /// Takes the end of the unit that [`Self::next`] gave.
     ///
     /// # Errors
-    /// [`RunnerError::Fenced`]: drop the runner, its state is another owner's now.
+    /// [`RunnerError::Fenced`]: its outputs are another owner's to emit now; drop the runner, or see [`Self::regained`].
     /// [`RunnerError::Append`]: it appends nothing more, but goes on folding while outputs have room.
     pub fn on_outcome(&mut self, outcome: Outcome) -> Result<Settled, RunnerError> {
         let in_flight = std::mem::replace(&mut self.in_flight, InFlight::Nothing);
@@ -122,6 +122,15 @@ impl<F: Fold> Runner<F> {
                     Err(RunnerError::Append { fold: F::NAME, partition: partition(), source: refusal })
                 }
             },
+        }
+    }
+
+    /// The partition is owned again, by another fence than the one that was refused: what others have emitted meanwhile is found
+    /// out first.
+    pub fn regained(&mut self) {
+        (self.is_stopped, self.in_flight) = (false, InFlight::Nothing);
+        if F::EMITS {
+            self.known = Known::Open;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
+use floodplain_log::AllSlots;
 use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::SystemClock;
 use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd};
@@ -34,9 +35,11 @@ impl World {
         let counts = Counts::default();
         let clock = Arc::new(SystemClock);
         let config = BrokerConfig { partitions: 2, half_open_max: HALF_OPEN_MAX, ..BrokerConfig::default() };
+        let log = Arc::new(ModelLog::new(clock.clone()));
         let environment = Environment {
             access: Access::open_loopback(),
-            log: Arc::new(ModelLog::new(clock.clone())),
+            owners: Arc::new(AllSlots::new(log.clone(), 1)),
+            log,
             disk: Arc::new(FaultDisk::new(1)),
             data_dir: "/data".into(),
             clock,

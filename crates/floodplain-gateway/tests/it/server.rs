@@ -3,7 +3,7 @@
 
 use floodplain_broker::{BrokerConfig, seams::Access};
 use floodplain_gateway::{Gateway, GatewayConfig};
-use floodplain_log::{Disk, Embedded, EmbeddedConfig, Log, OsDisk};
+use floodplain_log::{AllSlots, Disk, Embedded, EmbeddedConfig, Log, OsDisk};
 use floodplain_testkit::{AdverseLog, Adversity};
 use floodplain_types::SystemClock;
 use std::{
@@ -51,7 +51,8 @@ impl Server {
         let seed = SERVERS.fetch_add(1, Ordering::Relaxed);
         println!("this server's log has the seed {seed}");
         let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, seed);
-        let gateway = Gateway::start(&config, access, shared, disk, dir.path().to_owned(), clock).unwrap();
+        let owners = Arc::new(AllSlots::new(shared.clone(), 1));
+        let gateway = Gateway::start(&config, access, shared, owners, disk, dir.path().to_owned(), clock).unwrap();
         Self { address: gateway.mqtt_address(), log, gateway, dir }
     }
 

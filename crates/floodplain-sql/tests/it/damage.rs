@@ -69,6 +69,10 @@ impl Log for Faulty {
     fn submit(&self, append: Append, reply: Option<Reply>) {
         self.log.submit(append, reply);
     }
+    fn keeps_units_whole(&self) -> bool {
+        self.log.keeps_units_whole()
+    }
+
     fn queued_bytes(&self) -> u64 {
         self.log.queued_bytes()
     }

@@ -115,6 +115,10 @@ impl Log for Broken {
         self.inner.submit(append, reply);
     }
 
+    fn keeps_units_whole(&self) -> bool {
+        self.inner.keeps_units_whole()
+    }
+
     fn queued_bytes(&self) -> u64 {
         0
     }

@@ -147,8 +147,23 @@ impl Server {
     }
 }
 
+/// With its log on the brokers of `FLOODPLAIN_TEST_KAFKA` (`HOST:PORT,...`), if that is set and the build can do it: in topics
+/// of its own, which go by the name of its folder.
 fn program(folder: &Path) -> Program {
-    Program::new(Path::new(env!("CARGO_BIN_EXE_floodplain")), folder)
+    let mut program = Program::new(Path::new(env!("CARGO_BIN_EXE_floodplain")), folder);
+    if let Ok(brokers) = std::env::var("FLOODPLAIN_TEST_KAFKA") {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        program.variables = vec![
+            ("FLOODPLAIN_LOG__ENGINE", "kafka".to_owned()),
+            ("FLOODPLAIN_KAFKA__BROKERS", brokers),
+            ("FLOODPLAIN_KAFKA__TOPIC_PREFIX", format!("{name}-")),
+            // Many servers, one after the other, share small brokers.
+            ("FLOODPLAIN_MQTT__PARTITIONS", "4".to_owned()),
+            ("FLOODPLAIN_KAFKA__SLOTS", "4".to_owned()),
+        ];
+    }
+    program
 }
 
 /// A tool that `cargo xtask tools` installs or checks.

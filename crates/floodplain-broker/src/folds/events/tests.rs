@@ -124,7 +124,11 @@ fn event() -> impl Strategy<Value = Event> {
         (position(), progress()).prop_map(|(epoch, progress)| Event::Progress { epoch, progress }),
         (0_u32..99, lost()).prop_map(|(partition, lost)| Event::Lost { partition, lost }),
         (position(), letters()).prop_map(|(epoch, letters)| Event::Buried { epoch, letters }),
-        (position(), any::<u16>()).prop_map(|(epoch, packet_id)| Event::Received { epoch, packet_id }),
+        (position(), any::<u16>(), any::<bool>()).prop_map(|(epoch, packet_id, is_apart)| Event::Received {
+            epoch,
+            packet_id,
+            is_apart
+        }),
         (position(), any::<u16>()).prop_map(|(epoch, packet_id)| Event::Released { epoch, packet_id }),
         close,
         Just(Event::Tick),
@@ -169,7 +173,7 @@ fn the_bytes_of_version_1() {
     for (event, expected) in [
         (Event::Tick, &[1, 8][..]),
         (Event::ServerStart { run: RunId(128) }, &[1, 9, 0x80, 1]),
-        (Event::Received { epoch, packet_id: 9 }, &[1, 5, 0, 0xac, 2, 9]),
+        (Event::Received { epoch, packet_id: 9, is_apart: false }, &[1, 5, 0, 0xac, 2, 9]),
         (Event::Released { epoch, packet_id: 9 }, &[1, 6, 0, 0xac, 2, 9]),
         (
             Event::Subscribe {

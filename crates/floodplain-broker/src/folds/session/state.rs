@@ -48,6 +48,8 @@ pub struct Session {
     pub(super) outbound: Vec<(u16, Outbound)>,
     /// QoS 2 packet identifiers in use by the client, sorted.
     pub(super) inbound: Vec<u16>,
+    /// Those of them whose messages come apart, and may never have come: the dedup id of each.
+    pub(super) apart: Vec<(u16, Arc<str>)>,
     /// What the index has given up and `dlq` does not tell yet.
     pub(super) letters: Letters,
     /// When it is told.
@@ -83,6 +85,7 @@ impl Session {
             done: Vec::new(),
             outbound: Vec::new(),
             inbound: Vec::new(),
+            apart: Vec::new(),
             letters: Letters::default(),
             letters_at: None,
         }
@@ -109,6 +112,12 @@ impl Session {
     #[must_use]
     pub fn inbound(&self) -> &[u16] {
         &self.inbound
+    }
+
+    /// Those of [`Self::inbound`] whose messages may not have been stored: if one comes again it is stored with this dedup id.
+    #[must_use]
+    pub fn apart(&self) -> &[(u16, Arc<str>)] {
+        &self.apart
     }
 
     /// From where on this session needs the messages of `subscription`.

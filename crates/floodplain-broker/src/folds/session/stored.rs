@@ -126,6 +126,7 @@ fn put_session(out: &mut Vec<u8>, session: &Session) {
         done,
         outbound,
         inbound,
+        apart,
         letters,
         letters_at,
     } = session;
@@ -163,6 +164,11 @@ fn put_session(out: &mut Vec<u8>, session: &Session) {
     }
     v1::put_letters(out, letters.as_slice());
     out.put_option(*letters_at, Vec::put_time);
+    out.put_u64(apart.len() as u64);
+    for (packet_id, id) in apart {
+        out.put_u64(u64::from(*packet_id));
+        out.put_str(id);
+    }
 }
 
 fn take_client(get: &mut Get<'_>) -> Result<ClientId, WireError> {
@@ -225,6 +231,7 @@ fn take_session(get: &mut Get<'_>, format: u16) -> Result<Session, WireError> {
         inbound: get.list(Get::u16)?,
         letters: if format > 1 { get.list(v1::take_letter)?.into() } else { Letters::default() },
         letters_at: if format > 1 { get.option(Get::time)? } else { None },
+        apart: if format > 2 { get.list(|get| Ok((get.u16()?, get.str()?.into())))? } else { Vec::new() },
     })
 }
 

@@ -200,7 +200,7 @@ fn an_older_epoch_changes_nothing() {
         subscribes(old, "a", 1, 5),
         Event::Unsubscribe { epoch: old, filters: vec![filter("a")] },
         Event::Progress { epoch: old, progress },
-        Event::Received { epoch: old, packet_id: 1 },
+        Event::Received { epoch: old, packet_id: 1, is_apart: false },
         Event::Released { epoch: old, packet_id: 1 },
         closes(old, true),
     ] {
@@ -254,8 +254,8 @@ fn a_resumed_session_has_what_it_had() {
     let (epoch, _) = feed.event(0, "c", &opens(open(false, 99)));
     assert!(!feed.fold.session("c").unwrap().is_resumed);
     feed.event(1, "c", &subscribes(epoch, "a/+", 1, 5));
-    feed.event(1, "c", &Event::Received { epoch, packet_id: 9 });
-    feed.event(1, "c", &Event::Received { epoch, packet_id: 3 });
+    feed.event(1, "c", &Event::Received { epoch, packet_id: 9, is_apart: false });
+    feed.event(1, "c", &Event::Received { epoch, packet_id: 3, is_apart: false });
     feed.event(1, "c", &Event::Released { epoch, packet_id: 9 });
     let sent = |offset, state| Outbound { partition: 1, position: Position::new(0, offset), state };
     let progress = Progress {
@@ -466,20 +466,24 @@ fn what_a_session_is_done_with_undelivered_is_told_with_its_progress() {
 }
 
 #[test]
-fn a_snapshot_of_format_1_is_read() {
+fn snapshots_of_earlier_formats_are_read() {
     let mut feed = Sessions::default();
     let (epoch, _) = feed.event(0, "a", &opens(open(false, 1000)));
     feed.event(0, "a", &subscribes(epoch, "x", 1, 5));
-    // Format 2 adds an empty list of letters and no time to the session, and an empty list of ended sessions behind it.
+    // Format 2 adds an empty list of letters and no time to the session, and an empty list of ended sessions behind it; format 3
+    // an empty list of messages that are apart, before that.
     let bytes = feed.bytes();
     let mut dedup = Vec::new();
     feed.fold.seen.snapshot(&mut dedup);
-    let old = [&bytes[..bytes.len() - dedup.len() - 3], &dedup].concat();
-    let mut restored = SessionFold::default();
-    restored.restore(1, &old).unwrap();
-    let mut again = Vec::new();
-    restored.snapshot(&mut again);
-    assert_eq!(again, bytes);
+    let before = bytes.len() - dedup.len();
+    for (format, session, behind) in [(1, before - 4, &[][..]), (2, before - 2, &[0][..])] {
+        let old = [&bytes[..session], behind, &dedup].concat();
+        let mut restored = SessionFold::default();
+        restored.restore(format, &old).unwrap();
+        let mut again = Vec::new();
+        restored.snapshot(&mut again);
+        assert_eq!(again, bytes);
+    }
 }
 
 #[test]
@@ -607,7 +611,7 @@ fn random_event(feed: &Sessions, client: &str, kind: u8, qos: u8, n: u32) -> (bo
                 letters: if n > 9 { vec![letter("expired", 1, u64::from(n))] } else { vec![] },
             },
         },
-        6 => Event::Received { epoch, packet_id: n as u16 % 3 },
+        6 => Event::Received { epoch, packet_id: n as u16 % 3, is_apart: n.is_multiple_of(2) },
         7 => Event::Released { epoch, packet_id: n as u16 % 3 },
         8 => closes(epoch, qos > 0),
         9 => Event::Close(Box::new(Close { session_expiry_s: Some(n), ..close(epoch, true) })),

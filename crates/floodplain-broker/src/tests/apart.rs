@@ -1,0 +1,113 @@
+//! A log that does not keep units whole: of a QoS 2 message and its `Received` it may have one without the other.
+
+use super::open_ends::connected;
+use crate::rig::{ClientId, Rig, packet};
+use floodplain_testkit::Adversity;
+use std::collections::{BTreeMap, BTreeSet};
+
+const TORN: Adversity = Adversity { torn: true, unknown: 100, ..Adversity::HARSH };
+
+/// A subscriber with QoS 2 to `t` and a lasting session, which comes again when its connection ends.
+struct Subscriber {
+    client: ClientId,
+    /// What it has got, and how often.
+    got: BTreeMap<u16, u32>,
+    /// Ids of messages that it has, and that were not released.
+    taken: BTreeSet<u16>,
+}
+
+impl Subscriber {
+    fn new(rig: &mut Rig) -> Self {
+        let client = connected(rig, 0, "sub");
+        let mut subscriber = Self { client, got: BTreeMap::new(), taken: BTreeSet::new() };
+        rig.send(client, &packet(0x82, b"\x00\x01\x00\x01t\x02"));
+        while rig.take_or_end(subscriber.client, 5).is_none() {
+            subscriber.client = connected(rig, 0, "sub");
+            rig.send(subscriber.client, &packet(0x82, b"\x00\x01\x00\x01t\x02"));
+        }
+        subscriber
+    }
+
+    /// Answers all that has come.
+    fn answer(&mut self, rig: &mut Rig) {
+        if !rig.is_open(self.client) {
+            self.client = connected(rig, 0, "sub");
+        }
+        let bytes = rig.take(self.client);
+        let mut rest = &bytes[..];
+        while let [first, len, behind @ ..] = rest {
+            let (body, behind) = behind.split_at(usize::from(*len));
+            match (first & 0xf6, body) {
+                (0x34, [0, 1, b't', high, low, payload @ ..]) => {
+                    if self.taken.insert(u16::from_be_bytes([*high, *low])) {
+                        *self.got.entry(u16::from_be_bytes(payload.try_into().unwrap())).or_default() += 1;
+                    }
+                    rig.send(self.client, &[0x50, 2, *high, *low]);
+                }
+                (0x62, [high, low]) => {
+                    self.taken.remove(&u16::from_be_bytes([*high, *low]));
+                    rig.send(self.client, &[0x70, 2, *high, *low]);
+                }
+                other => panic!("{other:02x?}"),
+            }
+            rest = behind;
+        }
+    }
+}
+
+/// Says something until it has its answer, on as many connections as it takes; gives the number of repeats.
+fn says(rig: &mut Rig, client: &mut ClientId, first: &[u8], again: &[u8], answer: &[u8]) -> u32 {
+    if rig.is_open(*client) {
+        rig.send(*client, first);
+    }
+    for repeats in 0.. {
+        if let Some(answered) = rig.take_or_end(*client, answer.len()) {
+            assert_eq!(answered, answer);
+            return repeats;
+        }
+        *client = connected(rig, 0, "pub");
+        rig.send(*client, again);
+    }
+    unreachable!("it comes through some day")
+}
+
+/// Gives how often something was repeated.
+fn qos_2_comes_once(seed: u64) -> u32 {
+    const COUNT: u16 = 120;
+    let mut rig = Rig::new(TORN, seed);
+    let mut subscriber = Subscriber::new(&mut rig);
+    let mut publisher = connected(&mut rig, 0, "pub");
+    let mut repeats = 0;
+    for n in 1..=COUNT {
+        // A small client takes the same id for every message.
+        let id = n % 2 + 1;
+        let ([high, low], [of_id, id]) = (n.to_be_bytes(), id.to_be_bytes());
+        let publish = |dup: u8| packet(0x34 | dup, &[0, 1, b't', of_id, id, high, low]);
+        repeats += says(&mut rig, &mut publisher, &publish(0), &publish(8), &[0x50, 2, of_id, id]);
+        if (u64::from(n) + seed).is_multiple_of(50) {
+            rig.crash(TORN, seed + u64::from(n));
+        }
+        let pubrel = [0x62, 2, of_id, id];
+        repeats += says(&mut rig, &mut publisher, &pubrel, &pubrel, &[0x70, 2, of_id, id]);
+        subscriber.answer(&mut rig);
+    }
+    for _ in 0..10_000 {
+        if subscriber.got.len() == usize::from(COUNT) && subscriber.taken.is_empty() {
+            break;
+        }
+        rig.advance(std::time::Duration::from_millis(20));
+        subscriber.answer(&mut rig);
+    }
+    let wrong: Vec<_> = (1..=COUNT)
+        .map(|n| (n, subscriber.got.get(&n).copied().unwrap_or(0)))
+        .filter(|(_, count)| *count != 1)
+        .collect();
+    assert!(wrong.is_empty(), "seed {seed}: came another number of times than once: {wrong:?}");
+    repeats
+}
+
+#[test]
+fn qos_2_comes_once_where_a_message_may_be_stored_without_its_id() {
+    let repeats: u32 = (0..8).map(qos_2_comes_once).sum();
+    assert!(repeats > 50, "only {repeats} repeats");
+}
