@@ -31,7 +31,7 @@ use floodplain_history::{
 use floodplain_log::{MessageRef, TELEMETRY};
 use floodplain_types::{Position, Timestamp, validate_topic};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
@@ -232,8 +232,8 @@ struct TestedRow {
     id: Option<String>,
     fields: Vec<TestedField>,
     /// What has no column, as `_rest` would have it. Null: there is nothing.
-    #[schema(required)]
-    rest: Option<Value>,
+    #[schema(required, value_type = Option<Value>)]
+    rest: Option<Box<RawValue>>,
 }
 
 /// A value of a row.
@@ -331,7 +331,7 @@ async fn test_binding(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bod
         let raw = Raw::of(&message, refused.map(|failure| failure.reason.as_str()));
         let fields = vec![TestedField::text("topic", topic), TestedField::text(raw.column, &raw.payload)];
         let (table, owner) = (MESSAGES.to_owned(), device.to_owned());
-        let rest = raw.rest.map(|rest| serde_json::from_str(&rest).unwrap_or(Value::Null));
+        let rest = raw.rest.and_then(|rest| RawValue::from_string(rest.into_owned()).ok());
         tested(device, MESSAGES, vec![TestedRow { table, device: owner, time: None, id: None, fields, rest }], failure)
     };
     let Some(target) = bound.map(|(_, target)| target).or_else(|| DEFAULT.target(&message)) else {
@@ -380,7 +380,7 @@ async fn test_binding(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bod
             time: row.time().map(Time),
             id: dedup.and_then(|dedup| id_of(dedup, &test.user_properties, &row)),
             fields: assignment.fields(&row).map(|(field, placed)| TestedField::new(&field, placed, schema)).collect(),
-            rest: assignment.rest().and_then(|rest| serde_json::from_str(rest).ok()),
+            rest: assignment.rest().and_then(|rest| RawValue::from_string(rest.to_owned()).ok()),
         }
     };
     tested(target.device, target.table, rows().map(row).collect(), failure)

@@ -206,6 +206,10 @@ fn a_test_shows_what_would_become_of_a_message() {
     assert_eq!(field("gear"), [&Value::Null, &"Utf8".into(), &"high".into()]);
     assert_eq!(field("_load"), [&Value::from("load_field"), &"Float64".into(), &3.0.into()]);
     assert_eq!(shown["rows"][0]["rest"], serde_json::json!({ "gear": "high" }));
+    // A number that no float holds is shown as the table keeps it.
+    let number = r#"{"topic":"devices/truck-7/engine","payload":"{\"gear\": 99999999999999999999}"}"#;
+    let (status, text) = server.post("/api/v1/bindings/test", "content-type: application/json\r\n", number);
+    assert!(status == 200 && text.contains(r#""rest":{"gear":99999999999999999999}"#), "{status} {text}");
     let text = floodplain(folder.path(), &server, &["binding", "test", engine, "-m", message]);
     assert!(text.contains("gear (in _rest)") && text.contains("_load (as load_field)"), "{text}");
     floodplain(folder.path(), &server, &["table", "set", "engine", "--retention", "1d"]);
