@@ -213,9 +213,11 @@ impl DataPartition {
     pub(crate) fn new(
         partition: Partition,
         index: u32,
-        retained: Runner<RetainedFold>,
+        mut retained: Runner<RetainedFold>,
         waiting: Runner<WaitingIndex>,
     ) -> Self {
+        // From here on it tells them.
+        retained.fold_mut().take_repeats();
         let delivered = retained.position();
         let interest = Interest::new(index);
         Self {
@@ -534,7 +536,8 @@ impl Worker {
             let partition = data.index;
             let delivered = data.delivered;
             let placed = data.publications(batch);
-            let is_new = |placed: &Placed| placed.position >= delivered && !repeats.contains(&placed.position);
+            let is_new =
+                |placed: &Placed| placed.position >= delivered && repeats.binary_search(&placed.position).is_err();
             for placed in placed.into_iter().filter(is_new) {
                 self.route_committed(partition, placed);
             }

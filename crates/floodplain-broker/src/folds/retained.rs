@@ -93,8 +93,9 @@ pub struct RetainedFold {
     /// Those of what was deleted.
     deleted_bytes: usize,
     seen: DedupWindow,
-    /// Where messages came again under the same dedup id, until they are taken. No part of the state.
-    repeats: Vec<Position>,
+    /// Where messages came again under the same dedup id, in order, until they are taken; nobody asks while it replays. No part
+    /// of the state.
+    repeats: Option<Vec<Position>>,
     /// A copy that is being made; no part of the state.
     copy: Option<Copying<Arc<str>>>,
     meters: Meters,
@@ -133,7 +134,7 @@ impl Default for RetainedFold {
             bytes: 0,
             deleted_bytes: 0,
             seen: DedupWindow::new(64, 16_384),
-            repeats: Vec::new(),
+            repeats: None,
             first: 0,
             copy: None,
             meters: Meters {
@@ -314,9 +315,9 @@ pub fn newest(pages: Vec<RetainedPage>, now: Timestamp) -> (Vec<Candidate>, Opti
 }
 
 impl RetainedFold {
-    /// Where messages came again that were there before, since this was asked last.
+    /// Where messages came again that were there before, in order: since this was asked last, and from the first time on.
     pub(crate) fn take_repeats(&mut self) -> Vec<Position> {
-        std::mem::take(&mut self.repeats)
+        self.repeats.replace(Vec::new()).unwrap_or_default()
     }
 }
 
@@ -330,7 +331,7 @@ impl Fold for RetainedFold {
         if let Some(id) = input.dedup_id()
             && !self.seen.is_new(input.record.key.unwrap_or_default(), id)
         {
-            self.repeats.push(input.position);
+            self.repeats.iter_mut().for_each(|repeats| repeats.push(input.position));
             return;
         }
         // Most messages are not retained, and their flags say so before the rest is looked at.
