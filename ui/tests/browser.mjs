@@ -35,7 +35,11 @@ export async function reader(browser, url, options = {}) {
 /** A page of a fresh reader who leaves after the test. */
 export async function open(t, browser, url, path) {
   const { context, page, faults } = await reader(browser, url, { acceptDownloads: true });
-  t.after(() => context.close());
+  t.after(async () => {
+    // The page asks on; what answers it in the test's place may be in the middle of it.
+    await page.unrouteAll({ behavior: 'ignoreErrors' });
+    await context.close();
+  });
   await page.goto(url + path);
   return { page, faults };
 }
