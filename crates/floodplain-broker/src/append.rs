@@ -43,7 +43,8 @@ pub(crate) struct Impatient {
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) base: Position,
-    pub(crate) records: u32,
+    /// [`floodplain_log::Batch::checksum`].
+    pub(crate) checksum: u32,
     /// `None` where they were too many to keep: then it stands for `batches` batches, and this is the last one.
     pub(crate) publications: Option<VecDeque<(u32, Arc<Publication>)>>,
     pub(crate) batches: u64,
@@ -353,8 +354,8 @@ impl Appends {
                 let sent = unit.batches.iter().zip(unit.publications).zip(&bases);
                 let sent = sent.map(|(((partition, batch), publications), base)| {
                     let bytes = batch.as_bytes().len() + publications.len() * size_of::<Publication>();
-                    let records = batch.record_count();
-                    (*partition, Sent { base: *base, records, publications: Some(publications), batches: 1, bytes })
+                    let checksum = batch.checksum();
+                    (*partition, Sent { base: *base, checksum, publications: Some(publications), batches: 1, bytes })
                 });
                 let sent = sent.collect();
                 End::Committed { waiters, sent }

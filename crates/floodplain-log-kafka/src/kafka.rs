@@ -345,6 +345,8 @@ impl Inner {
         let reply = Reply { sink: Arc::new(Once(ended)), tag: 0 };
         // No stream has this number; nothing asks for it before the end.
         let partition = Partition { stream: u32::MAX, index: 0 };
+        // Whether it can be read is waited for below.
+        self.shared.followed([(partition, u64::MAX)].into_iter());
         let unit = Unit::new(&self.shared, Class::All, cost, vec![(partition, Position::ZERO)], Some(reply), now());
         let part = Part::new(&unit, 0, 1);
         self.producers.push(Class::All, Item { part, topic, batch });
@@ -545,6 +547,10 @@ impl Log for KafkaLog {
 
     fn submit_in_order(&self, append: Append, reply: Reply, order: InOrder) {
         self.inner.take(append, Some(reply), Some(order));
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn keeps_units_whole(&self) -> bool {

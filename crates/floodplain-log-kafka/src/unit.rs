@@ -4,7 +4,7 @@ use crate::metrics::LogMetrics;
 use floodplain_log::{Completion, CompletionSink, Outcome, Partition, Reply};
 use floodplain_types::{Class, Position};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -67,6 +67,8 @@ pub(crate) struct BatchEnd {
     /// A position that no record of the batch is before.
     pub(crate) not_before: Position,
     least: AtomicU64,
+    /// Behind the last record whose offset is known.
+    end: AtomicU64,
 }
 
 /// A unit that is under way. It ends when all of its records have.
@@ -106,10 +108,15 @@ impl Shared {
         }
     }
 
+    /// Everything before these positions can be read by who asks us.
+    pub(crate) fn followed(&self, ends: impl Iterator<Item = (Partition, u64)>) {
+        self.permits.give_back(self.ended.followed(ends));
+        self.metrics.queue_bytes.set(self.permits.used() as f64);
+    }
+
     /// Lets [`Self::tell`] return once it has told everything.
     pub(crate) fn close(&self) {
-        lock(&self.ended.state).is_closing = true;
-        self.ended.arrived.notify_all();
+        self.permits.give_back(self.ended.close());
     }
 }
 
@@ -123,7 +130,12 @@ impl Unit {
         reply: Option<Reply>,
         began: Instant,
     ) -> Arc<Self> {
-        let end = |(partition, not_before)| BatchEnd { partition, not_before, least: AtomicU64::new(NO_OFFSET) };
+        let end = |(partition, not_before)| BatchEnd {
+            partition,
+            not_before,
+            least: AtomicU64::new(NO_OFFSET),
+            end: AtomicU64::new(0),
+        };
         Arc::new(Self {
             seq: shared.next.fetch_add(1, Ordering::Relaxed),
             class,
@@ -157,11 +169,16 @@ impl Unit {
             metrics.appends.increment(1);
         }
         metrics.append_seconds.record(self.began.elapsed());
-        self.shared.permits.give_back(self.cost);
-        metrics.queue_bytes.set(self.shared.permits.used() as f64);
+        let mut done = self.cost;
         if let Some(reply) = lock(&self.reply).take() {
-            self.shared.ended.push(self.seq, reply, outcome);
+            // Readers see what all copies have, and the other classes do not wait for these.
+            let is_to_be_read = self.class == Class::All && outcome != Outcome::Unknown;
+            let ends = self.batches.iter().filter(|_| is_to_be_read);
+            let ends = ends.map(|batch| (batch.partition, batch.end.load(Ordering::Acquire)));
+            done = self.shared.ended.push((self.seq, reply, outcome), self.cost, ends);
         }
+        self.shared.permits.give_back(done);
+        metrics.queue_bytes.set(self.shared.permits.used() as f64);
     }
 
     fn outcome(&self) -> Outcome {
@@ -203,7 +220,9 @@ impl Part {
     /// A record is where it was promised to be; at this offset, if one is known.
     pub(crate) fn done(&self, offset: Option<u64>) {
         if let Some(offset) = offset {
-            self.unit.batches[self.idx].least.fetch_min(offset, Ordering::AcqRel);
+            let batch = &self.unit.batches[self.idx];
+            batch.least.fetch_min(offset, Ordering::AcqRel);
+            batch.end.fetch_max(offset + 1, Ordering::AcqRel);
         }
         self.unit.end_one();
     }
@@ -219,6 +238,10 @@ impl Part {
 type End = (u64, Reply, Outcome);
 
 /// Ends that were not told yet: as many as there are units at most, and those are bounded by permits.
+///
+/// What is committed is told once it can be read here, since whoever is told may ask for it at once: a client that
+/// subscribes, or asks SQL, finds what was acknowledged before. Brokers tell producers and consumers at the same moment,
+/// and the consumer may be the later one.
 #[derive(Debug, Default)]
 struct Ended {
     state: Mutex<EndedState>,
@@ -228,15 +251,70 @@ struct Ended {
 #[derive(Debug, Default)]
 struct EndedState {
     ends: Vec<End>,
+    /// Where the consumer is that follows the ends.
+    followed: HashMap<Partition, u64>,
+    /// What it has not read yet, by the end of a batch.
+    unread: BTreeMap<(Partition, u64), Vec<Arc<Unread>>>,
     is_closing: bool,
 }
 
+/// The end of a unit some of whose batches were not read yet.
+#[derive(Debug)]
+struct Unread {
+    end: Mutex<Option<End>>,
+    cost: u64,
+    /// Batches.
+    left: AtomicUsize,
+}
+
 impl Ended {
-    fn push(&self, seq: u64, reply: Reply, outcome: Outcome) {
+    /// `ends` are those of the batches of the unit. Gives the part of `cost` that is not needed any more.
+    fn push(&self, end: End, cost: u64, ends: impl Iterator<Item = (Partition, u64)>) -> u64 {
         let mut state = lock(&self.state);
-        state.ends.push((seq, reply, outcome));
-        // The teller sleeps only when there is nothing.
-        if state.ends.len() == 1 {
+        let is_unread = |(partition, end): &(Partition, u64)| state.followed.get(partition).is_none_or(|at| at < end);
+        let unread: Vec<_> = if state.is_closing { Vec::new() } else { ends.filter(is_unread).collect() };
+        if unread.is_empty() {
+            state.ends.push(end);
+            self.wake(&state);
+            return cost;
+        }
+        let left = AtomicUsize::new(unread.len());
+        let unit = Arc::new(Unread { end: Mutex::new(Some(end)), cost, left });
+        for key in unread {
+            state.unread.entry(key).or_default().push(Arc::clone(&unit));
+        }
+        0
+    }
+
+    /// Gives the costs of what is told now.
+    fn followed(&self, ends: impl Iterator<Item = (Partition, u64)>) -> u64 {
+        let (mut state, mut cost) = (lock(&self.state), 0);
+        for (partition, end) in ends {
+            state.followed.insert(partition, end);
+            while let Some(entry) = state.unread.range((partition, 0)..=(partition, end)).next() {
+                let key = *entry.0;
+                cost += state.tell_read(key);
+            }
+        }
+        self.wake(&state);
+        cost
+    }
+
+    /// Gives the costs of what is told now.
+    fn close(&self) -> u64 {
+        let (mut state, mut cost) = (lock(&self.state), 0);
+        state.is_closing = true;
+        // They are committed, and nobody reads on.
+        while let Some(key) = state.unread.keys().next().copied() {
+            cost += state.tell_read(key);
+        }
+        self.arrived.notify_all();
+        cost
+    }
+
+    /// The teller sleeps only when there is nothing.
+    fn wake(&self, state: &EndedState) {
+        if !state.ends.is_empty() {
             self.arrived.notify_one();
         }
     }
@@ -247,6 +325,20 @@ impl Ended {
         let mut state = self.arrived.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
         let ends = mem::take(&mut state.ends);
         (!ends.is_empty()).then_some(ends)
+    }
+}
+
+impl EndedState {
+    /// These batches were read. Gives the costs of the units that are told now.
+    fn tell_read(&mut self, key: (Partition, u64)) -> u64 {
+        let mut cost = 0;
+        for unit in self.unread.remove(&key).unwrap_or_default() {
+            if unit.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.ends.extend(lock(&unit.end).take());
+                cost += unit.cost;
+            }
+        }
+        cost
     }
 }
 
@@ -294,6 +386,8 @@ mod tests {
             deliver(mem::take(&mut lock(&shared.ended.state).ends));
             sink.take(1)
         };
+        let follow = |index, end| shared.followed([(Partition { stream: 0, index }, end)].into_iter());
+        follow(0, 51);
         let first = unit(&shared, &sink, Class::All, 1);
         let (a, b) = (Part::new(&first, 0, 2), Part::new(&first, 1, 1));
         a.done(Some(50));
@@ -301,6 +395,9 @@ mod tests {
         b.done(Some(60));
         assert_eq!((told(&shared), shared.permits.used()), (None, 100), "not all was submitted");
         first.submitted();
+        follow(1, 61);
+        assert_eq!((told(&shared), shared.permits.used()), (None, 100), "not all can be read");
+        follow(0, 52);
         assert_eq!(told(&shared), Some(Outcome::Committed(vec![Position::new(3, 50), Position::new(3, 60)])));
         assert_eq!(shared.permits.used(), 0);
 

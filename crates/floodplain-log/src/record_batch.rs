@@ -141,6 +141,12 @@ impl Batch {
         Self(bytes.into())
     }
 
+    /// What the header says of the rest but for the base offset: so it is the same wherever the batch is.
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        i32_at(&self.0, 17) as u32
+    }
+
     /// The offset of the first record.
     #[must_use]
     pub fn base_offset(&self) -> u64 {
