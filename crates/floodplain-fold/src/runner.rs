@@ -10,7 +10,7 @@ use crate::{
     Emitted, Fold, Input, Loss, Output, Outputs, PositionRecord, STEP_ITEMS, Snapshot, SnapshotMeta, Snapshots,
 };
 use copies::SNAPSHOT_FIRST;
-use floodplain_log::{BATCH_BYTES, BatchBuilder, Log, Partition, Read, ReadError};
+use floodplain_log::{BATCH_BYTES, BatchBuilder, Fence, Log, Partition, Read, ReadError};
 use floodplain_types::{PartitionId, Position, Timestamp};
 use std::{collections::VecDeque, iter::Peekable, ops::Range};
 use tracing::{error, warn};
@@ -38,6 +38,8 @@ enum Known {
     ReadUntil(Position),
     /// `emitted` is the truth.
     Yes,
+    /// Another process emits, and says so there: that is read as it comes.
+    Followed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +117,8 @@ pub struct Runner<F: Fold> {
     number: u32,
     step_items: usize,
     log_time: Timestamp,
+    /// Who emits: `None` if nobody has said, and then it is us.
+    owner: Option<Option<Fence>>,
     known: Known,
     emitted: Emitted,
     /// Where to read on in `_folds`.
@@ -180,7 +184,7 @@ impl<F: Fold> Runner<F> {
             });
         }
         let watermark = log.watermark(config.partition);
-        if meta.position > watermark {
+        if meta.position > watermark && !log.is_shared() {
             return Err(OpenError::LogBehind {
                 fold: F::NAME,
                 partition: config.id,
@@ -197,6 +201,7 @@ impl<F: Fold> Runner<F> {
             number: 0,
             step_items: STEP_ITEMS,
             log_time: meta.log_time,
+            owner: None,
             known: if F::EMITS { Known::Open } else { Known::Yes },
             emitted: meta.emitted,
             folds_from: meta.folds_from,
@@ -257,13 +262,12 @@ impl<F: Fold> Runner<F> {
         &self.config.snapshots
     }
 
-    /// Whether all outputs of all folded records are committed.
+    /// Whether all outputs of all folded records are committed, or another's to commit.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.known == Known::Yes
-            && self.in_flight == InFlight::Nothing
-            && self.pending.is_empty()
+        self.in_flight == InFlight::Nothing
             && self.stage == Stage::Whole
+            && (self.known == Known::Followed || (self.known == Known::Yes && self.pending.is_empty()))
     }
 
     /// Whether the owner should append a tick: a timer is due by the wall clock `now`, and no
@@ -285,11 +289,12 @@ impl<F: Fold> Runner<F> {
             {
                 return Next::Append(unit);
             }
-            if let Known::ReadUntil(until) = self.known {
+            let read = Next::Read { partition: folds, from: self.folds_from, max_bytes: READ_BYTES };
+            match self.known {
                 // The fence is committed, but its watermark may still be on its way.
-                let readable = log.watermark(folds) >= until;
-                let read = Next::Read { partition: folds, from: self.folds_from, max_bytes: READ_BYTES };
-                return if readable { read } else { Next::Idle };
+                Known::ReadUntil(until) => return if log.watermark(folds) >= until { read } else { Next::Idle },
+                Known::Followed if log.watermark(folds) > self.folds_from => return read,
+                Known::Open | Known::Yes | Known::Followed => {}
             }
         }
         if self.has_room() && matches!(self.stage, Stage::Timers | Stage::Applied) {
@@ -309,7 +314,7 @@ impl<F: Fold> Runner<F> {
     }
 
     fn has_room(&self) -> bool {
-        self.known == Known::Yes && self.pending_bytes < PENDING_BYTES_MAX
+        matches!(self.known, Known::Yes | Known::Followed) && self.pending_bytes < PENDING_BYTES_MAX
     }
 
     /// Goes on with the record that is folded in part; nothing if there is none.
@@ -379,7 +384,7 @@ impl<F: Fold> Runner<F> {
             partition: id.clone(),
             source: Box::new(source),
         };
-        if Some(partition) == self.folds_partition() && matches!(self.known, Known::ReadUntil(_)) {
+        if Some(partition) == self.folds_partition() && matches!(self.known, Known::ReadUntil(_) | Known::Followed) {
             match read {
                 Ok(read) => self.read_back(read, from),
                 // Position records that retention took are older than the snapshot's own.

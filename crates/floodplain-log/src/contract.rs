@@ -315,6 +315,11 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Whether a unit that was not acknowledged is found whole or not at all. Else see [`Append`].
     fn keeps_units_whole(&self) -> bool;
 
+    /// Whether other processes append, too: then a position of theirs may be known before the watermark has come there.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Bytes that are queued and not yet written; the capacity while the log takes nothing for
     /// being behind.
     fn queued_bytes(&self) -> u64;

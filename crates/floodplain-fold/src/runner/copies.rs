@@ -106,6 +106,7 @@ impl<F: Fold> Runner<F> {
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         let begun = self.held.as_ref()?.meta.position;
         let outputs_are_out = self.pending.front().is_none_or(|pending| pending.cause.position >= begun);
-        if outputs_are_out && self.known == Known::Yes { self.held.take() } else { None }
+        let is_known = matches!(self.known, Known::Yes | Known::Followed);
+        if outputs_are_out && is_known { self.held.take() } else { None }
     }
 }

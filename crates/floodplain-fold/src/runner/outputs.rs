@@ -3,7 +3,7 @@
 use super::{InFlight, Known, Pending, Runner, RunnerError, Settled};
 use crate::{Emitted, Fold, PositionRecord};
 use floodplain_log::{
-    Append, Batch, BatchBuilder, BatchError, Compression, Log, Outcome, Partition, Read, Refusal, header,
+    Append, Batch, BatchBuilder, BatchError, Compression, Fence, Log, Outcome, Partition, Read, Refusal, header,
 };
 use floodplain_types::{Class, PartitionId, Position, Timestamp};
 use tracing::{error, warn};
@@ -13,7 +13,7 @@ impl<F: Fold> Runner<F> {
     pub(super) fn unit(&mut self, folds: Partition, now: Timestamp) -> Option<Append> {
         let mut batches = Vec::new();
         let emitted = match self.known {
-            Known::ReadUntil(_) => return None,
+            Known::ReadUntil(_) | Known::Followed => return None,
             Known::Open => {
                 self.in_flight = InFlight::Fence;
                 self.emitted
@@ -70,7 +70,8 @@ impl<F: Fold> Runner<F> {
     /// Takes the end of the unit that [`Self::next`] gave.
     ///
     /// # Errors
-    /// [`RunnerError::Fenced`]: its outputs are another owner's to emit now; drop the runner, or see [`Self::regained`].
+    /// [`RunnerError::Fenced`]: its outputs are another owner's to emit now. It follows that one if it was told
+    /// of owners, see [`Self::owned_by`]; else drop it.
     /// [`RunnerError::Append`]: it appends nothing more, but goes on folding while outputs have room.
     pub fn on_outcome(&mut self, outcome: Outcome) -> Result<Settled, RunnerError> {
         let in_flight = std::mem::replace(&mut self.in_flight, InFlight::Nothing);
@@ -111,7 +112,11 @@ impl<F: Fold> Runner<F> {
                     Ok(Settled::Retry(refusal))
                 }
                 Refusal::Fenced => {
-                    self.is_stopped = true;
+                    if self.owner.is_some() {
+                        self.known = Known::Followed;
+                    } else {
+                        self.is_stopped = true;
+                    }
                     Err(RunnerError::Fenced { partition: partition() })
                 }
                 Refusal::TooLarge { .. }
@@ -125,13 +130,25 @@ impl<F: Fold> Runner<F> {
         }
     }
 
-    /// The partition is owned again, by another fence than the one that was refused: what others have emitted meanwhile is found
-    /// out first.
-    pub fn regained(&mut self) {
-        (self.is_stopped, self.in_flight) = (false, InFlight::Nothing);
-        if F::EMITS {
-            self.known = Known::Open;
+    /// Says by which fence this process owns the partition now, or that it does not: call it before each [`Self::next`], where a log is
+    /// shared. Who was never told owns it.
+    ///
+    /// Without a fence the runner folds on, and keeps what the owner has not emitted yet. With another one than before it
+    /// finds out first what others have emitted meanwhile. While a unit is under way nothing changes.
+    pub fn owned_by(&mut self, fence: Option<Fence>) {
+        if self.in_flight != InFlight::Nothing || self.owner == Some(fence) {
+            return;
         }
+        self.owner = Some(fence);
+        if F::EMITS {
+            self.known = if fence.is_some() { Known::Open } else { Known::Followed };
+        }
+    }
+
+    /// The fence to commit by what [`Self::next`] gave, if [`Self::owned_by`] gave one.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        self.owner.flatten()
     }
 
     pub(super) fn read_back(&mut self, read: &Read, from: Position) {
@@ -154,12 +171,13 @@ impl<F: Fold> Runner<F> {
     }
 
     pub(super) fn check_read_back(&mut self, log: &dyn Log) -> Result<(), RunnerError> {
-        let Known::ReadUntil(until) = self.known else { return Ok(()) };
-        if self.folds_from < until {
-            return Ok(());
+        match self.known {
+            Known::ReadUntil(until) if self.folds_from < until => return Ok(()),
+            Known::ReadUntil(_) => self.known = Known::Yes,
+            Known::Open | Known::Yes | Known::Followed => {}
         }
         let watermark = log.watermark(self.config.partition);
-        if self.emitted.position > watermark {
+        if self.emitted.position > watermark && !log.is_shared() {
             return Err(RunnerError::LogBehind {
                 fold: F::NAME,
                 partition: self.config.id.clone(),
@@ -171,7 +189,6 @@ impl<F: Fold> Runner<F> {
             let out = self.pending.pop_front().expect("there is a front");
             self.pending_bytes -= out.bytes;
         }
-        self.known = Known::Yes;
         Ok(())
     }
 

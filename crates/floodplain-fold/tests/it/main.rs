@@ -3,6 +3,7 @@
 
 mod counted;
 mod crash;
+mod follow;
 mod replay;
 mod snapshots;
 mod support;
