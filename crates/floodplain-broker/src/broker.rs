@@ -5,6 +5,7 @@ use crate::{
     fences::Fences,
     folds::{self, Event, PresenceFold, RetainedFold, RunId, SessionFold, StreamNames, WaitingIndex},
     mailbox::{Mail, Mailbox},
+    nodes::Nodes,
     owner::{DataPartition, Owner, RequestPartition},
     roster::Roster,
     router::Routes,
@@ -16,11 +17,10 @@ use floodplain_log::{
     Append, BatchBuilder, Compression, DataStreams, DataStreamsError, Disk, Log, Outcome, Owners, Partition, ReadError,
     Refusal, Reply, Stream,
 };
-use floodplain_types::{Class, Clock, PartitionId, StreamId, StreamName, TenantId};
+use floodplain_types::{Class, Clock, StreamId, StreamName, TenantId};
 use std::{
     path::PathBuf,
     sync::{Arc, mpsc},
-    time::Duration,
 };
 
 /// Why the broker could not start.
@@ -41,9 +41,6 @@ pub enum StartError {
     /// The log cannot be read.
     #[error("cannot read the log")]
     Read(#[from] ReadError),
-    /// Another process folds this partition, and has not let go.
-    #[error("another server on this log owns partition {0}; stop it first: sharing the work is not built yet")]
-    NotOwned(PartitionId),
     /// The log does not take the record that says this server has started.
     #[error("the log takes no records: {0}")]
     Log(String),
@@ -65,10 +62,10 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Tells this run of the server from all others.
     pub run: u64,
+    /// The runs before of the same server, as far as they are known: where the log is shared their connections are then gone at
+    /// once, else when the others have missed it.
+    pub previous_runs: Vec<u64>,
 }
-
-/// An owner that has died is missed after a while; one that lives keeps what it has.
-const OWNED_WITHIN: Duration = Duration::from_secs(45);
 
 /// What workers are built from. Shared by the threads that build them.
 #[derive(Debug)]
@@ -77,6 +74,8 @@ pub struct Broker {
     disk: Arc<dyn Disk>,
     data_dir: PathBuf,
     positions: Stream,
+    /// What this server says first.
+    starts: Vec<Event>,
 }
 
 impl Broker {
@@ -85,7 +84,7 @@ impl Broker {
     /// # Errors
     /// [`StartError`].
     pub fn open(config: BrokerConfig, environment: Environment, workers: usize) -> Result<Self, StartError> {
-        let Environment { access, log, owners, disk, data_dir, clock, run } = environment;
+        let Environment { access, log, owners, disk, data_dir, clock, run, previous_runs } = environment;
         if !(1..=64).contains(&workers) {
             return Err(StartError::Workers(workers));
         }
@@ -104,6 +103,12 @@ impl Broker {
         for mailbox in &mailboxes {
             log.watch(mailbox.clone());
         }
+        let starts = if log.is_shared() {
+            previous_runs.into_iter().map(|run| Event::NodeDied { run: RunId(run) }).collect()
+        } else {
+            vec![Event::ServerStart { run: RunId(run) }]
+        };
+        let listener = log.is_shared().then(|| format!("mqtt@{run:016x}").into());
         let shared = Arc::new(Shared {
             config,
             access,
@@ -115,11 +120,12 @@ impl Broker {
             requests,
             dlq,
             run: RunId(run),
+            listener,
             fences: Arc::new(Fences::new(owners.slots())),
             owners,
         });
         shared.owners.watch(shared.fences.clone());
-        Ok(Self { shared, disk, data_dir, positions })
+        Ok(Self { shared, disk, data_dir, positions, starts })
     }
 
     /// Builds worker `idx`, replaying the folds of its partitions. Blocks.
@@ -139,12 +145,15 @@ impl Broker {
             let mut sessions = self.replayed(SessionFold::of(names), partition)?;
             sessions.fold_mut().watch();
             // Connections of the run before are gone: their wills are due, their sessions sleep.
-            if !self.say_started(partition)? {
-                unsaid.push(partition.index);
+            for event in &self.starts {
+                if !self.say(event, partition)? {
+                    unsaid.push((partition.index, event));
+                }
             }
             self.replay(&mut sessions)?;
             let presence = self.replayed(PresenceFold::default(), partition)?;
-            requests.push(RequestPartition::new(partition, sessions, presence));
+            let nodes = Nodes::of(sessions.fold(), shared.run);
+            requests.push(RequestPartition::new(partition, sessions, presence, nodes));
         }
         let mut data = Vec::new();
         for (index, partition) in shared.data.all().filter(|(index, _)| shared.owner_of(*index) == idx as u32) {
@@ -155,8 +164,8 @@ impl Broker {
         let owner = Owner::new(data, requests, shared.workers());
         let mut worker = Worker::new(idx as u32, shared.clone(), owner);
         worker.tell_filters();
-        for index in unsaid {
-            worker.append_event(Class::All, "", index, &Event::ServerStart { run: shared.run });
+        for (index, event) in unsaid {
+            worker.append_event(Class::All, "", index, event);
         }
         Ok(worker)
     }
@@ -184,11 +193,11 @@ impl Broker {
         data.chain([(folds::DLQ, self.shared.dlq.clone())]).collect()
     }
 
-    /// Appends that this server has started; false if the log has no room now, as on a full disk: then the worker says
+    /// Appends what this server says first; false if the log has no room now, as on a full disk: then the worker says
     /// it when there is, before anything else.
-    fn say_started(&self, partition: Partition) -> Result<bool, StartError> {
+    fn say(&self, event: &Event, partition: Partition) -> Result<bool, StartError> {
         let mut batch = BatchBuilder::new();
-        let value = Event::ServerStart { run: self.shared.run }.encode();
+        let value = event.encode();
         let now = self.shared.clock.now().as_millis();
         let none = std::iter::empty::<(&str, &[u8])>();
         batch.push(now, None, Some(&value), none).expect("a small record fits an empty batch");
@@ -203,27 +212,22 @@ impl Broker {
         }
     }
 
-    /// Folds up to the watermark, and appends what that emits, as soon as the slot is owned. Where the log has no room for that now, the
-    /// worker goes on.
+    /// Folds up to the watermark, and appends what that emits if the slot is owned. Where it is not yet, or the log has no
+    /// room now, the worker goes on.
     fn replay<F: Fold>(&self, runner: &mut Runner<F>) -> Result<(), StartError> {
         let Shared { log, clock, owners, fences, .. } = &*self.shared;
         let log = &**log;
         loop {
+            runner.owned_by(fences.of(self.shared.slot_of(runner.partition().index)));
             match runner.next(log, clock.now()) {
                 Next::Append(unit) => {
-                    let partition = runner.partition();
-                    let fence = fences.wait_for(self.shared.slot_of(partition.index), OWNED_WITHIN);
-                    let Some(fence) = fence else {
-                        let id = log.partition_id(partition).ok_or(ReadError::UnknownPartition(partition))?;
-                        return Err(StartError::NotOwned(id));
-                    };
+                    let Some(fence) = runner.fence() else { return Ok(()) };
                     match runner.on_outcome(ended(|reply| owners.commit(fence, unit, reply))) {
                         Ok(Settled::Retry(refusal)) => {
                             tracing::warn!(%refusal, fold = F::NAME, "the log takes nothing now, its folds catch up later");
                             return Ok(());
                         }
-                        // The slot is given anew, or is another's for good: that is waited for.
-                        Err(RunnerError::Fenced { .. }) if fences.of(fence.slot()) != Some(fence) => runner.regained(),
+                        Err(RunnerError::Fenced { .. }) => {}
                         settled => drop(settled?),
                     }
                 }

@@ -298,7 +298,14 @@ impl Worker {
         };
         // Of this connection: a newer one would have taken over, and this one would be closed, or forgotten.
         let stored = self.owner.requests[at].sessions.fold().session(client);
-        let Some(epoch) = stored.map(|stored| stored.epoch).filter(|epoch| *epoch >= at_least) else { return false };
+        let Some(stored) = stored.filter(|stored| stored.epoch >= at_least) else { return false };
+        let epoch = stored.epoch;
+        if stored.run != self.shared.run {
+            // The newer one is at another server.
+            self.closing.remove(conn);
+            self.taken_over_elsewhere(conn);
+            return true;
+        }
         let Some(connection) = self.get(conn) else {
             self.say_unsaid(conn, epoch);
             return true;

@@ -80,6 +80,11 @@ impl Worker {
         let workers = self.shared.workers();
         let requests = &mut self.owner.requests[at];
         let fold = requests.sessions.fold();
+        if self.shared.fences.of(self.shared.slot_of(requests.partition.index)).is_none() {
+            // The owner asks, and whoever is the owner next.
+            requests.burials.clear();
+            return;
+        }
         if requests.burials.is_empty() && fold.ended().next().is_none() {
             return;
         }

@@ -54,8 +54,17 @@ impl Worker {
                 Change::FilterDropped { filter } => {
                     self.tell_all(|| Question::Dropped { source, filter: filter.clone(), only: None });
                 }
+                Change::Opened { client, epoch, run, .. } if run != self.shared.run => {
+                    if self.shared.log.is_shared() {
+                        self.node_heard(source, run);
+                        self.opened_elsewhere(client.as_str(), epoch);
+                    }
+                }
+                Change::Alive { run } => self.node_heard(source, run),
+                Change::Died { run } => self.node_died(source, run),
+                Change::Closed { client, epoch, reason } => self.ended_by_the_log(client.as_str(), epoch, reason),
                 // Connections end where they live: on this worker, before the log says so.
-                Change::Opened { .. } | Change::Closed { .. } | Change::Ended { .. } => {}
+                Change::Opened { .. } | Change::Ended { .. } => {}
             }
         }
     }

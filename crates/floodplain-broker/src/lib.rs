@@ -24,6 +24,7 @@ mod index;
 mod jobs;
 mod mailbox;
 mod metrics;
+mod nodes;
 mod owner;
 mod publication;
 mod publish;

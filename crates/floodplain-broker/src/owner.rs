@@ -12,10 +12,11 @@ use crate::{
     estate::{Burials, Search},
     folds::{Interest, PresenceFold, RetainedFold, SessionFold, StreamNames, WaitingIndex},
     jobs::{Job, JobResult, Work},
+    nodes::Nodes,
     publication::{Placed, Publication},
 };
 use floodplain_fold::{Next, Runner, RunnerError};
-use floodplain_log::{Fence, MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Refusal, Reply};
+use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Reply};
 use floodplain_types::{Class, Position, Timestamp};
 use questions::Barrier;
 use snapshots::Snapshotting;
@@ -81,10 +82,7 @@ pub(crate) struct RequestPartition {
     pub(crate) presence: Runner<PresenceFold>,
     /// Connections whose `Open` is committed and not yet folded, and where it lies at least.
     opening: Vec<(Position, ConnId)>,
-    /// By which its last unit was appended.
-    fence: Option<Fence>,
-    /// Ownership is gone, and nothing more can be emitted until it is back.
-    is_fenced: bool,
+    pub(crate) nodes: Nodes,
     retry_at: Timestamp,
     is_dirty: bool,
     reading: Reading,
@@ -262,14 +260,14 @@ impl DataPartition {
     }
 
     /// The publications of a batch: as they were sent, or decoded if somebody else appended it.
-    fn publications(&mut self, batch: &ReadBatch) -> Vec<Placed> {
+    fn publications(&mut self, batch: &ReadBatch, listener: Option<&str>) -> Vec<Placed> {
         while self.take_sent(|sent| sent.base < batch.base).is_some() {}
         // An engine may leave out offsets between its records: then only they know where they are.
         let is_dense = batch.batch.last_offset_delta() + 1 == batch.batch.record_count();
         let sent = self.take_sent(|sent| sent.base == batch.base);
-        // And one that cuts batches otherwise has others' records between those of ours.
-        let is_whole = |sent: &Sent| sent.records == batch.batch.record_count();
-        if let Some(publications) = sent.filter(is_whole).and_then(|sent| sent.publications)
+        // And one that cuts batches otherwise, or was not told where a batch is, has others' records there.
+        let is_same = |sent: &Sent| sent.checksum == batch.batch.checksum();
+        if let Some(publications) = sent.filter(is_same).and_then(|sent| sent.publications)
             && is_dense
         {
             let base = batch.base;
@@ -277,17 +275,17 @@ impl DataPartition {
             let placed = publications.into_iter();
             return placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect();
         }
-        decode(batch, self.index)
+        decode(batch, self.index, listener)
     }
 }
 
 /// Reads the messages of a batch; what is no message is nobody's to deliver.
-fn decode(batch: &ReadBatch, partition: u32) -> Vec<Placed> {
+fn decode(batch: &ReadBatch, partition: u32, listener: Option<&str>) -> Vec<Placed> {
     let Ok(records) = batch.batch.records() else { return Vec::new() };
     let messages = records.iter().map_while(Result::ok).filter_map(|record| {
         let message = MessageRef::parse(&record).ok()?;
-        // QoS 0 went out when it came in, unless a fold has emitted it: those have dedup ids.
-        if message.qos == 0 && message.dedup_id.is_none() {
+        // QoS 0 went out when it came in, unless another server has taken it, or a fold has emitted it: those have dedup ids.
+        if message.qos == 0 && message.dedup_id.is_none() && (listener.is_none() || message.listener == listener) {
             return None;
         }
         let ingest = Timestamp::from_millis(batch.batch.timestamp_ms(&record));
@@ -299,14 +297,18 @@ fn decode(batch: &ReadBatch, partition: u32) -> Vec<Placed> {
 }
 
 impl RequestPartition {
-    pub(crate) fn new(partition: Partition, sessions: Runner<SessionFold>, presence: Runner<PresenceFold>) -> Self {
+    pub(crate) fn new(
+        partition: Partition,
+        sessions: Runner<SessionFold>,
+        presence: Runner<PresenceFold>,
+        nodes: Nodes,
+    ) -> Self {
         Self {
             partition,
             sessions,
             presence,
             opening: Vec::new(),
-            fence: None,
-            is_fenced: false,
+            nodes,
             retry_at: Timestamp(0),
             is_dirty: true,
             reading: Reading::No,
@@ -414,16 +416,13 @@ impl Worker {
                 break;
             }
             let requests = &mut self.owner.requests[at];
+            let index = requests.partition.index;
+            requests.sessions.owned_by(shared.fences.of(shared.slot_of(index)));
             match requests.sessions.next(log, self.now) {
                 Next::Append(append) => {
-                    let index = requests.partition.index;
-                    requests.fence = shared.fences.of(shared.slot_of(index));
                     let reply = Reply { sink: self.mailbox.clone(), tag: u64::from(index) };
-                    match requests.fence {
-                        Some(fence) => shared.owners.commit(fence, append, reply),
-                        // It may come back, as after a long freeze.
-                        None => self.owner_completed(reply.tag, Outcome::Refused(Refusal::Fenced)),
-                    }
+                    let Some(fence) = requests.sessions.fence() else { break };
+                    shared.owners.commit(fence, append, reply);
                 }
                 Next::Step => {
                     requests.sessions.step();
@@ -531,11 +530,12 @@ impl Worker {
 
     /// Live delivery of what was read, in offset order.
     fn deliver_read(&mut self, at: usize, read: &Read, repeats: &[Position]) {
+        let shared = self.shared.clone();
         for batch in &read.batches {
             let data = &mut self.owner.data[at];
             let partition = data.index;
             let delivered = data.delivered;
-            let placed = data.publications(batch);
+            let placed = data.publications(batch, shared.listener.as_deref());
             let is_new =
                 |placed: &Placed| placed.position >= delivered && repeats.binary_search(&placed.position).is_err();
             for placed in placed.into_iter().filter(is_new) {
@@ -577,8 +577,7 @@ impl Worker {
             }
             Ok(_) => {}
             Err(RunnerError::Fenced { partition }) => {
-                tracing::warn!(%partition, "sessions can emit nothing until the partition is owned again");
-                requests.is_fenced = true;
+                tracing::info!(%partition, "what sessions emit is another server's to append now");
             }
             Err(error) => tracing::error!(%error, "sessions can emit nothing more until restart"),
         }
@@ -600,23 +599,17 @@ impl Worker {
         for at in 0..self.owner.requests.len() {
             let requests = &self.owner.requests[at];
             let due = requests.sessions.is_tick_due(now) || requests.presence.is_tick_due(now);
-            if due && self.stopping.is_none() && !self.is_pressed() {
-                let index = requests.partition.index;
+            let index = requests.partition.index;
+            if due && self.owns(index) && self.stopping.is_none() && !self.is_pressed() {
                 self.append_event(Class::All, "", index, &crate::folds::Event::Tick);
             }
         }
+        self.say_alive();
         if self.owner.dlq.is_full() || !self.is_pressed() {
             self.write_dead_letters();
         }
         self.scan_sessions();
         self.count_sessions();
-        for requests in self.owner.requests.iter_mut().filter(|requests| requests.is_fenced) {
-            let fence = self.shared.fences.of(self.shared.slot_of(requests.partition.index));
-            if fence.is_some() && fence != requests.fence {
-                requests.is_fenced = false;
-                requests.sessions.regained();
-            }
-        }
         // What a lost wake-up or a retry has left is found here.
         self.owner.data.iter_mut().for_each(|data| data.is_dirty = true);
         self.owner.requests.iter_mut().for_each(|requests| requests.is_dirty = true);

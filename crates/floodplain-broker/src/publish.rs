@@ -117,6 +117,7 @@ impl Worker {
             key: device.as_bytes(),
             qos,
             retain: publish.retain,
+            listener: shared.listener.as_deref().filter(|_| qos == 0),
             dedup_id: dedup_id.as_deref(),
             // Of two retained messages from two partitions the later counts, and a millisecond is long.
             ingest_time_ns: publish.retain.then_some(self.now.0),

@@ -2,13 +2,13 @@
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
 use floodplain_log::{
-    AllSlots, Append, Completion, Embedded, EmbeddedConfig, FetchedRecord, InOrder, Log, Outcome, Partition, Read,
-    ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
+    AllSlots, Append, Completion, Embedded, EmbeddedConfig, Fence, FetchedRecord, InOrder, Log, Outcome, OwnerSink,
+    Owners, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Slot, Stream, WatermarkSink,
 };
 use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -37,6 +37,50 @@ struct Counting {
     largest: Arc<AtomicU64>,
     classes: Arc<Mutex<Vec<Class>>>,
     faults: Arc<Faults>,
+    is_shared: bool,
+}
+
+/// Slots that servers share; a test says who has them.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    /// How often they have changed hands.
+    epoch: u64,
+    owner: usize,
+    watchers: BTreeMap<usize, Arc<dyn OwnerSink>>,
+}
+
+/// One server's part.
+#[derive(Debug)]
+struct Share {
+    node: usize,
+    slots: Arc<Mutex<Slots>>,
+    log: Arc<dyn Log>,
+}
+
+impl Owners for Share {
+    fn slots(&self) -> u32 {
+        1
+    }
+
+    fn watch(&self, sink: Arc<dyn OwnerSink>) {
+        let mut slots = self.slots.lock().unwrap();
+        if slots.owner == self.node {
+            sink.gained(Fence::new(Slot(0), slots.epoch));
+        }
+        slots.watchers.insert(self.node, sink);
+    }
+
+    fn commit(&self, fence: Fence, append: Append, reply: Reply) {
+        let slots = self.slots.lock().unwrap();
+        if slots.owner == self.node && slots.epoch == fence.epoch() {
+            self.log.submit(append, Some(reply));
+        } else {
+            let outcome = Outcome::Refused(Refusal::Fenced);
+            reply.sink.complete(vec![Completion { tag: reply.tag, outcome }]);
+        }
+    }
+
+    fn release(&self) {}
 }
 
 /// What a test makes the log do.
@@ -63,6 +107,9 @@ impl Log for Counting {
     }
     fn partition_id(&self, partition: Partition) -> Option<PartitionId> {
         self.inner.partition_id(partition)
+    }
+    fn is_shared(&self) -> bool {
+        self.is_shared
     }
     fn submit(&self, append: Append, reply: Option<Reply>) {
         self.inner.submit(append, reply);
@@ -164,6 +211,9 @@ pub(crate) struct Rig {
     clients: Vec<Client>,
     by_conn: HashMap<(usize, ConnId), usize>,
     run: u64,
+    /// Which of the servers on a shared log this is, and what they share.
+    node: usize,
+    pub(crate) slots: Option<Arc<Mutex<Slots>>>,
     uptime: Duration,
     config: BrokerConfig,
 }
@@ -229,11 +279,56 @@ impl Rig {
             clients: Vec::new(),
             by_conn: HashMap::new(),
             run: 1,
+            node: 0,
+            slots: None,
             uptime: Duration::ZERO,
             config: BrokerConfig { partitions: 4, ..config },
         };
         rig.boot(adversity, seed);
         rig
+    }
+
+    /// The same server, which shares its log from now on, and another one.
+    pub(crate) fn share(mut self) -> [Self; 2] {
+        let slots = Arc::new(Mutex::new(Slots { epoch: 0, owner: 0, watchers: BTreeMap::new() }));
+        self.slots = Some(Arc::clone(&slots));
+        self.restart(Adversity::NONE, 1);
+        let mut other = Self {
+            log: self.log.clone(),
+            clock: self.clock.clone(),
+            bytes_read: Arc::default(),
+            largest_unit: Arc::default(),
+            classes: Arc::default(),
+            faults: Arc::default(),
+            counts: Counts::default(),
+            jobs: None,
+            model: self.model.clone(),
+            engine: self.engine.clone(),
+            embedded: None,
+            adverse: None,
+            disk: FaultDisk::new(2),
+            workers: Vec::new(),
+            clients: Vec::new(),
+            by_conn: HashMap::new(),
+            run: 1 << 32,
+            node: 1,
+            slots: Some(slots),
+            config: self.config.clone(),
+            ..self
+        };
+        other.boot(Adversity::NONE, 2);
+        [self, other]
+    }
+
+    /// The slots are this server's from now on.
+    pub(crate) fn gain_slots(&self) {
+        let slots = self.slots.as_ref().expect("the log is shared");
+        let mut slots = slots.lock().unwrap();
+        let fence = Fence::new(Slot(0), slots.epoch + 1);
+        (slots.owner, slots.epoch) = (self.node, fence.epoch());
+        for (node, sink) in &slots.watchers {
+            if *node == self.node { sink.gained(fence) } else { sink.lost(fence.slot()) }
+        }
     }
 
     fn open_log(&mut self) -> Arc<dyn Log> {
@@ -259,19 +354,25 @@ impl Rig {
             largest: self.largest_unit.clone(),
             classes: self.classes.clone(),
             faults: self.faults.clone(),
+            is_shared: self.slots.is_some(),
         });
         self.log = shared.clone();
         let access = (self.access)();
         let dir = PathBuf::from("/data");
         let disk = Arc::new(self.disk.clone());
+        let owners: Arc<dyn Owners> = match &self.slots {
+            None => Arc::new(AllSlots::new(shared.clone(), 1)),
+            Some(slots) => Arc::new(Share { node: self.node, slots: slots.clone(), log: shared.clone() }),
+        };
         let environment = Environment {
             access,
-            owners: Arc::new(AllSlots::new(shared.clone(), 1)),
+            owners,
             log: shared,
             disk,
             data_dir: dir,
             clock: self.clock.clone(),
             run: self.run,
+            previous_runs: Vec::new(),
         };
         let is_open = AtomicBool::new(false);
         self.workers = std::thread::scope(|scope| {
@@ -467,6 +568,11 @@ impl Rig {
 
     pub(crate) fn advance(&mut self, by: Duration) {
         self.clock.advance(by);
+        self.pass(by);
+    }
+
+    /// The same, where the clock is another's to advance.
+    pub(crate) fn pass(&mut self, by: Duration) {
         self.uptime += by;
         for worker in &mut self.workers {
             worker.tick(self.uptime);

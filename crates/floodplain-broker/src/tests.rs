@@ -9,6 +9,7 @@ mod hostile;
 mod letters;
 mod limits;
 mod many;
+mod nodes;
 mod open_ends;
 mod poisoned;
 mod power;

@@ -60,6 +60,8 @@ pub struct Shared {
     pub(crate) requests: Stream,
     pub(crate) dlq: Stream,
     pub(crate) run: crate::folds::RunId,
+    /// Where servers share the log: what tells the QoS 0 messages of this one, which it has delivered already.
+    pub(crate) listener: Option<Box<str>>,
     pub(crate) owners: Arc<dyn Owners>,
     pub(crate) fences: Arc<Fences>,
 }
@@ -157,6 +159,8 @@ pub struct Worker {
     pub(crate) stopping: Option<Timestamp>,
     stopped: bool,
     pub(crate) seed: u64,
+    /// When others are told next that this server lives.
+    pub(crate) alive_at: Timestamp,
     /// Events of sessions that this worker has appended.
     pub(crate) event_seq: u64,
 }
@@ -195,6 +199,7 @@ impl Worker {
             stopping: None,
             stopped: false,
             seed: shared.run.0 ^ (u64::from(idx) << 56),
+            alive_at: Timestamp(0),
             event_seq: 0,
             shared,
         }

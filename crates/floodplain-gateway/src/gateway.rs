@@ -12,7 +12,7 @@ use floodplain_log::{Disk, Log, Owners};
 use floodplain_types::Clock;
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{SyncSender, sync_channel},
@@ -65,7 +65,8 @@ impl Gateway {
         // and clients wait in the backlog.
         let (address, listeners) = listen::bind(config.mqtt_address, count)?;
         let run = run_id(&*clock);
-        let environment = Environment { access, log, owners, disk, data_dir, clock, run };
+        let previous_runs = if log.is_shared() { note_run(&*disk, &data_dir, run)? } else { Vec::new() };
+        let environment = Environment { access, log, owners, disk, data_dir, clock, run, previous_runs };
         let broker = Arc::new(Broker::open(config.broker.clone(), environment, count)?);
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..count).map(|_| Default::default()).collect();
         // One message per thread: that it is ready, or why not.
@@ -136,6 +137,23 @@ impl Drop for Gateway {
 fn run_id(clock: &dyn Clock) -> u64 {
     let now = clock.now().0 as u64;
     now ^ u64::from(std::process::id()).rotate_left(40)
+}
+
+/// Notes in the data folder which run has it now, and gives those before: one, or more after a crash between the steps of this. The name of
+/// an empty file says it.
+fn note_run(disk: &dyn Disk, data_dir: &Path, run: u64) -> Result<Vec<u64>, Error> {
+    const PREFIX: &str = "run-";
+    let noted = || {
+        let found = disk.list(data_dir)?.into_iter().map(|entry| entry.name);
+        let earlier: Vec<_> = found.filter(|name| name.starts_with(PREFIX)).collect();
+        disk.create(&data_dir.join(format!("{PREFIX}{run:016x}")))?;
+        for name in &earlier {
+            disk.remove(&data_dir.join(name))?;
+        }
+        disk.sync_dir(data_dir)?;
+        Ok(earlier.iter().filter_map(|name| u64::from_str_radix(&name[PREFIX.len()..], 16).ok()).collect())
+    };
+    noted().map_err(|source| Error::Run { dir: data_dir.to_owned(), source })
 }
 
 struct Start {

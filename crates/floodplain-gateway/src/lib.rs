@@ -12,7 +12,7 @@ mod thread;
 pub use gateway::{Gateway, GatewayConfig};
 
 use floodplain_broker::StartError;
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why the gateway could not start, or not stop in time.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum Error {
     /// The system gives no more threads or file descriptors.
     #[error("cannot start thread {name}")]
     Thread { name: String, source: io::Error },
+    /// It cannot be noted in the data folder that this server has started.
+    #[error("cannot write in {dir}")]
+    Run { dir: PathBuf, source: io::Error },
     /// The broker's state could not be built.
     #[error(transparent)]
     Broker(#[from] StartError),

@@ -68,8 +68,17 @@ pub enum StartError {
     #[error("cannot open the log")]
     Log(#[source] floodplain_log::OpenError),
     #[cfg(feature = "kafka")]
+    #[error("cannot have the data folder {dir} for this server alone; is another one running on it?")]
+    DataDir { dir: PathBuf, source: std::io::Error },
+    #[cfg(feature = "kafka")]
     #[error("cannot open the log on kafka")]
     Kafka(#[source] floodplain_log_kafka::OpenError),
+    #[cfg(feature = "kafka")]
+    #[error(
+        "this server got {owned} of the {all} shares of the work: another one on this log has the others; stop it first, servers that share \
+         a log are not built yet"
+    )]
+    NotOwned { owned: usize, all: usize },
     #[error("this program was built without kafka: build it with --features kafka")]
     NoKafka,
     #[error("cannot open stream {stream}")]

@@ -5,7 +5,8 @@ use super::{CloseReason, Event, NEVER_EXPIRES, Open};
 /// One thing that happened to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
-    /// `connected`, `taken_over`, `disconnected`, `will`, `subscribed`, `unsubscribed` or `server_started`.
+    /// `connected`, `taken_over`, `disconnected`, `will`, `subscribed`, `unsubscribed`, `server_started` or
+    /// `node_died`.
     pub kind: &'static str,
     pub detail: String,
 }
@@ -49,10 +50,12 @@ impl Event {
             Self::ServerStart { .. } => {
                 one("server_started", "connections of earlier runs of the server are gone".to_owned())
             }
+            Self::NodeDied { run } => one("node_died", format!("connections of server {:016x} are gone", run.0)),
             Self::Progress { .. }
             | Self::Received { .. }
             | Self::Released { .. }
             | Self::Tick
+            | Self::NodeAlive { .. }
             | Self::Lost { .. }
             | Self::Buried { .. } => Vec::new(),
         }

@@ -1,7 +1,7 @@
 //! What stream `requests` holds: the events that session state is made of.
 //!
 //! The key of a record is the client id, so all events of a client are in one partition, in
-//! order. [`Event::Tick`] and [`Event::ServerStart`] are for a whole partition and have no key.
+//! order. [`Event::Tick`], and what is said of servers, is for a whole partition and has no key.
 //! The value is one of the forms below; `docs/formats/requests.md` has the bytes.
 
 #[cfg(test)]
@@ -16,6 +16,24 @@ use floodplain_types::{Position, Topic, TopicFilter};
 /// open now from those that were open when an earlier run died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u64);
+
+/// Whose connections are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// Those of all runs but this one.
+    Others(RunId),
+    /// Those of this run.
+    Run(RunId),
+}
+
+impl Gone {
+    pub(crate) fn has(self, run: RunId) -> bool {
+        match self {
+            Self::Others(lives) => run != lives,
+            Self::Run(died) => run == died,
+        }
+    }
+}
 
 /// The session expiry interval that means never (MQTT 5.0 §3.1.2.11.2).
 pub const NEVER_EXPIRES: u32 = u32::MAX;
@@ -50,8 +68,13 @@ pub enum Event {
     Close(Box<Close>),
     /// Time has passed.
     Tick,
-    /// The server has started: connections of other runs are gone.
+    /// The server has started: connections of other runs are gone. Where servers share the log none says this, see
+    /// [`Event::NodeDied`].
     ServerStart { run: RunId },
+    /// This server lives. Changes nothing: whoever reads no more of these says [`Event::NodeDied`].
+    NodeAlive { run: RunId },
+    /// This server is gone, and with it its connections of before this record.
+    NodeDied { run: RunId },
     /// The index of what waits has given up messages: those sessions that needed them are told in `dlq`.
     Lost {
         /// Index of the partition among all data partitions.
@@ -277,6 +300,8 @@ pub(crate) mod v1 {
     const BURIED: u8 = 15;
     const OPEN_TAKEOVER: u8 = 16;
     const RECEIVED_APART: u8 = 17;
+    const NODE_ALIVE: u8 = 18;
+    const NODE_DIED: u8 = 19;
 
     pub(crate) fn encode(event: &Event) -> Vec<u8> {
         let mut out = vec![VERSION];
@@ -334,6 +359,14 @@ pub(crate) mod v1 {
                 out.put_byte(SERVER_START);
                 out.put_u64(run.0);
             }
+            Event::NodeAlive { run } => {
+                out.put_byte(NODE_ALIVE);
+                out.put_u64(run.0);
+            }
+            Event::NodeDied { run } => {
+                out.put_byte(NODE_DIED);
+                out.put_u64(run.0);
+            }
             Event::Lost { partition, lost } => {
                 out.put_byte(LOST);
                 out.put_u64(u64::from(*partition));
@@ -375,6 +408,8 @@ pub(crate) mod v1 {
             CLOSE | CLOSE_RETAINED | CLOSE_LETTERS => Event::Close(Box::new(take_close(&mut get, parts)?)),
             TICK => Event::Tick,
             SERVER_START => Event::ServerStart { run: RunId(get.u64()?) },
+            NODE_ALIVE => Event::NodeAlive { run: RunId(get.u64()?) },
+            NODE_DIED => Event::NodeDied { run: RunId(get.u64()?) },
             LOST => Event::Lost { partition: get.u32()?, lost: take_lost(&mut get)? },
             BURIED => Event::Buried { epoch: get.position()?, letters: get.list(take_letter)? },
             other => return Err(WireError::Unknown { what: "session event", value: u64::from(other) }),

@@ -20,6 +20,7 @@ mod feed;
 mod losses;
 
 pub use describe::{Happening, protocol};
+pub(crate) use events::Gone;
 pub use events::{
     Close, CloseReason, Event, NEVER_EXPIRES, Open, Outbound, OutboundState, PartitionProgress, Progress, RunId,
     Subscription, Will,

@@ -1,6 +1,6 @@
 //! Presence: who is connected, and since when. A fold over `requests`.
 
-use super::{Close, CloseReason, Event, RunId};
+use super::{Close, CloseReason, Event, Gone, RunId};
 use floodplain_fold::{
     Copying, Fold, Input, Outputs, RestoreError, StateHash,
     wire::{Get, Put, WireError},
@@ -70,10 +70,10 @@ impl Presence {
     }
 }
 
-/// Connections of runs other than this one end. Done up to a client.
+/// Connections of some runs end. Done up to a client.
 #[derive(Debug)]
 struct Ending {
-    run: RunId,
+    gone: Gone,
     now: Timestamp,
     done: Option<ClientId>,
 }
@@ -126,18 +126,18 @@ impl PresenceFold {
         }
     }
 
-    fn end_others(&mut self, Ending { run, now, mut done }: Ending, out: &mut Outputs) {
+    fn end_gone(&mut self, Ending { gone, now, mut done }: Ending, out: &mut Outputs) {
         loop {
             let from = done.clone().map_or(Bound::Unbounded, Bound::Excluded);
             let mut clients = self.clients.range::<ClientId, _>((from, Bound::Unbounded));
             let lost = loop {
                 let Some((client, presence)) = clients.next() else { return };
                 if !out.spend() {
-                    self.ending = Some(Ending { run, now, done });
+                    self.ending = Some(Ending { gone, now, done });
                     return;
                 }
                 done = Some(client.clone());
-                if presence.is_connected && presence.run != run {
+                if presence.is_connected && gone.has(presence.run) {
                     break client.clone();
                 }
             };
@@ -199,7 +199,8 @@ impl Fold for PresenceFold {
                 self.clients.insert(client, presence);
             }
             (Event::Close(close), Some(client)) => self.close(&client, &close, now),
-            (Event::ServerStart { run }, _) => self.end_others(Ending { run, now, done: None }, out),
+            (Event::ServerStart { run }, _) => self.end_gone(Ending { gone: Gone::Others(run), now, done: None }, out),
+            (Event::NodeDied { run }, _) => self.end_gone(Ending { gone: Gone::Run(run), now, done: None }, out),
             _ => {}
         }
     }
@@ -210,7 +211,7 @@ impl Fold for PresenceFold {
 
     fn go_on(&mut self, out: &mut Outputs) {
         if let Some(ending) = self.ending.take() {
-            self.end_others(ending, out);
+            self.end_gone(ending, out);
         }
     }
 

@@ -12,7 +12,7 @@ mod will;
 pub use changes::{Change, EndReason};
 pub use state::{Ended, Session, Subscribed};
 
-use super::{Close, CloseReason, Event, Letter, Open, Positions, StreamNames, Subscription};
+use super::{Close, CloseReason, Event, Gone, Letter, Open, Positions, StreamNames, Subscription};
 use changes::Changes;
 use floodplain_fold::{DedupWindow, Fold, Input, Outputs, RestoreError};
 use floodplain_log::BatchBuilder;
@@ -40,7 +40,7 @@ const DEDUP_CLIENTS: usize = 65_536;
 /// Emits wills into the data stream that they name. A will is sent when its connection ends without a DISCONNECT that
 /// makes it void, after the lesser of its delay and the end of the session, unless the session is
 /// resumed before (MQTT 5.0 §3.1.2.5, §3.1.3.2.2). A connection ends by [`Event::Close`], by a
-/// newer [`Event::Open`] of the same client, or by [`Event::ServerStart`] of another run.
+/// newer [`Event::Open`] of the same client, by [`Event::ServerStart`] of another run, or by [`Event::NodeDied`].
 #[derive(Debug)]
 pub struct SessionFold {
     sessions: BTreeMap<ClientId, Box<Session>>,
@@ -200,8 +200,8 @@ impl SessionFold {
             }
         }
         session.will = open.will.map(Box::new);
-        let is_resumed = session.is_resumed;
-        self.changes.push(|| Change::Opened { client: client.clone(), epoch, is_resumed, taken_over });
+        let (is_resumed, run) = (session.is_resumed, session.run);
+        self.changes.push(|| Change::Opened { client: client.clone(), epoch, run, is_resumed, taken_over });
         self.insert(client, Box::new(session));
     }
 
@@ -441,7 +441,12 @@ impl Fold for SessionFold {
         }
         let now = input.log_time;
         let event = match event {
-            Event::ServerStart { run } => return self.work(Many::ServerStart { run, now, done: None }, out),
+            Event::ServerStart { run } => return self.work(Many::gone(Gone::Others(run), now), out),
+            Event::NodeAlive { run } => return self.changes.push(|| Change::Alive { run }),
+            Event::NodeDied { run } => {
+                self.changes.push(|| Change::Died { run });
+                return self.work(Many::gone(Gone::Run(run), now), out);
+            }
             Event::Lost { partition, lost } => return self.work(Many::lost(partition, lost, now), out),
             event => event,
         };
@@ -479,7 +484,12 @@ impl Fold for SessionFold {
             }
             Event::Close(close) => self.close(&client, &close, now, out),
             Event::Buried { epoch, letters } => self.bury(client, epoch, &letters, out),
-            Event::Tick | Event::ServerStart { .. } | Event::Lost { .. } => {}
+            // Of no client, and seen to above.
+            Event::Tick
+            | Event::ServerStart { .. }
+            | Event::NodeAlive { .. }
+            | Event::NodeDied { .. }
+            | Event::Lost { .. } => {}
         }
     }
 

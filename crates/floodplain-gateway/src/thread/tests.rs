@@ -44,6 +44,7 @@ impl World {
             data_dir: "/data".into(),
             clock,
             run: 1,
+            previous_runs: Vec::new(),
         };
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..2).map(|_| Default::default()).collect();
         let (inbox, bell) = peers[0].clone();

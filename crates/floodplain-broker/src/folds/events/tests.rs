@@ -133,6 +133,8 @@ fn event() -> impl Strategy<Value = Event> {
         close,
         Just(Event::Tick),
         any::<u64>().prop_map(|run| Event::ServerStart { run: RunId(run) }),
+        any::<u64>().prop_map(|run| Event::NodeAlive { run: RunId(run) }),
+        any::<u64>().prop_map(|run| Event::NodeDied { run: RunId(run) }),
     ]
 }
 
@@ -173,6 +175,8 @@ fn the_bytes_of_version_1() {
     for (event, expected) in [
         (Event::Tick, &[1, 8][..]),
         (Event::ServerStart { run: RunId(128) }, &[1, 9, 0x80, 1]),
+        (Event::NodeAlive { run: RunId(128) }, &[1, 18, 0x80, 1]),
+        (Event::NodeDied { run: RunId(128) }, &[1, 19, 0x80, 1]),
         (Event::Received { epoch, packet_id: 9, is_apart: false }, &[1, 5, 0, 0xac, 2, 9]),
         (Event::Released { epoch, packet_id: 9 }, &[1, 6, 0, 0xac, 2, 9]),
         (

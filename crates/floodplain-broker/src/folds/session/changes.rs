@@ -1,7 +1,7 @@
 //! What workers have to know at once. No part of the fold's state: a replay makes none.
 
 use super::{Ended, Session};
-use crate::folds::{CloseReason, Positions};
+use crate::folds::{CloseReason, Positions, RunId};
 use floodplain_types::{ClientId, Position, TopicFilter};
 use std::{
     collections::BTreeMap,
@@ -26,12 +26,17 @@ pub enum Change {
     Opened {
         client: ClientId,
         epoch: Position,
+        run: RunId,
         is_resumed: bool,
         /// Epoch of a connection that was still open: close it with 0x8E [MQTT-3.1.4-3].
         taken_over: Option<Position>,
     },
     /// The connection has ended; the session may live on.
     Closed { client: ClientId, epoch: Position, reason: CloseReason },
+    /// A server has said that it lives.
+    Alive { run: RunId },
+    /// A server is gone; each of its connections is told as closed, too.
+    Died { run: RunId },
     /// The session has ended.
     Ended { client: ClientId, epoch: Position, reason: EndReason },
     /// A session waits for messages of this filter from these positions on. Comes with each

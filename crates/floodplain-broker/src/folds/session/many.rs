@@ -1,7 +1,7 @@
 //! What one event does to many sessions: item by item, in as many steps as it takes.
 
 use super::{Ended, SessionFold, emit};
-use crate::folds::{CloseReason, Letter, Lost, LostReason, RunId, StreamNames};
+use crate::folds::{CloseReason, Gone, Letter, Lost, LostReason, StreamNames};
 use floodplain_fold::Outputs;
 use floodplain_types::{ClientId, Position, Timestamp};
 use std::{
@@ -18,8 +18,8 @@ const GATHER_STEP: Duration = Duration::from_millis(10);
 /// Work that is begun.
 #[derive(Debug)]
 pub(super) enum Many {
-    /// Connections of runs other than this one are gone. Done up to a client.
-    ServerStart { run: RunId, now: Timestamp, done: Option<ClientId> },
+    /// Connections of some runs are gone. Done up to a client.
+    Gone { gone: Gone, now: Timestamp, done: Option<ClientId> },
     /// Messages were given up that sessions with the filter may need. Done up to a client; the next is told at `due`.
     Lost { partition: u32, lost: Lost, due: Timestamp, done: Option<ClientId> },
     /// The same of sessions that have ended.
@@ -27,6 +27,10 @@ pub(super) enum Many {
 }
 
 impl Many {
+    pub(super) const fn gone(gone: Gone, now: Timestamp) -> Self {
+        Self::Gone { gone, now, done: None }
+    }
+
     pub(super) fn lost(partition: u32, lost: Lost, now: Timestamp) -> Self {
         Self::Lost { partition, lost, due: now + GATHER, done: None }
     }
@@ -36,33 +40,27 @@ impl SessionFold {
     /// Does as much of this work as the step may, and keeps the rest.
     pub(super) fn work(&mut self, many: Many, out: &mut Outputs) {
         self.many = match many {
-            Many::ServerStart { run, now, done } => self.server_start(run, now, done, out),
+            Many::Gone { gone, now, done } => self.gone(gone, now, done, out),
             Many::Lost { partition, lost, due, done } => self.lost(partition, lost, due, done, out),
             Many::LostOfEnded { partition, lost, done } => self.lost_of_ended(partition, lost, done, out),
         };
     }
 
-    fn server_start(
-        &mut self,
-        run: RunId,
-        now: Timestamp,
-        mut done: Option<ClientId>,
-        out: &mut Outputs,
-    ) -> Option<Many> {
+    fn gone(&mut self, gone: Gone, now: Timestamp, mut done: Option<ClientId>, out: &mut Outputs) -> Option<Many> {
         loop {
             let from = done.clone().map_or(Unbounded, Excluded);
             let mut sessions = self.sessions.range::<ClientId, _>((from, Unbounded));
-            let gone = loop {
+            let lost = loop {
                 let (client, session) = sessions.next()?;
                 if !out.spend() {
-                    return Some(Many::ServerStart { run, now, done });
+                    return Some(Many::Gone { gone, now, done });
                 }
                 done = Some(client.clone());
-                if session.is_connected && session.run != run {
+                if session.is_connected && gone.has(session.run) {
                     break client.clone();
                 }
             };
-            self.end_connection(&gone, CloseReason::ServerDied, now, out);
+            self.end_connection(&lost, CloseReason::ServerDied, now, out);
         }
     }
 

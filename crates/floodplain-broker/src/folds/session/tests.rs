@@ -534,7 +534,7 @@ fn takeover_and_clean_start_are_told() {
     assert!(matches!(&changes[0], Change::Ended { reason: EndReason::CleanStart, epoch, .. } if *epoch == first));
     assert_eq!(
         changes[1],
-        Change::Opened { client: client.clone(), epoch, is_resumed: false, taken_over: Some(first) }
+        Change::Opened { client: client.clone(), epoch, run: RunId(7), is_resumed: false, taken_over: Some(first) }
     );
     feed.event(3, "", &Event::ServerStart { run: RunId(1) });
     let reason = CloseReason::ServerDied;
