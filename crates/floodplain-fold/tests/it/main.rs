@@ -3,6 +3,7 @@
 
 mod counted;
 mod crash;
+mod homes;
 mod replay;
 mod snapshots;
 mod support;
