@@ -1,6 +1,7 @@
 //! Workers without sockets, for tests: bytes in, bytes out, on a log in memory or on a disk that fails.
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
+use floodplain_fold::Folder;
 use floodplain_log::{
     AllSlots, Append, Completion, Embedded, EmbeddedConfig, FetchedRecord, InOrder, Log, Outcome, Partition, Read,
     ReadError, RecordRef, Refusal, Reply, RetentionSink, Stream, WatermarkSink,
@@ -9,7 +10,7 @@ use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -262,14 +263,12 @@ impl Rig {
         });
         self.log = shared.clone();
         let access = (self.access)();
-        let dir = PathBuf::from("/data");
-        let disk = Arc::new(self.disk.clone());
+        let snapshots = Arc::new(Folder::new(Arc::new(self.disk.clone()), Path::new("/data")));
         let environment = Environment {
             access,
             owners: Arc::new(AllSlots::new(shared.clone(), 1)),
             log: shared,
-            disk,
-            data_dir: dir,
+            snapshots,
             clock: self.clock.clone(),
             run: self.run,
         };

@@ -8,11 +8,11 @@ use crate::{
     thread::{Inbox, Thread},
 };
 use floodplain_broker::{Broker, BrokerConfig, Environment, JOB_THREADS, Roster, seams::Access};
-use floodplain_log::{Disk, Log, Owners};
+use floodplain_fold::Objects;
+use floodplain_log::{Log, Owners};
 use floodplain_types::Clock;
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{SyncSender, sync_channel},
@@ -55,8 +55,7 @@ impl Gateway {
         access: Access,
         log: Arc<dyn Log>,
         owners: Arc<dyn Owners>,
-        disk: Arc<dyn Disk>,
-        data_dir: PathBuf,
+        snapshots: Arc<dyn Objects>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -65,7 +64,7 @@ impl Gateway {
         // and clients wait in the backlog.
         let (address, listeners) = listen::bind(config.mqtt_address, count)?;
         let run = run_id(&*clock);
-        let environment = Environment { access, log, owners, disk, data_dir, clock, run };
+        let environment = Environment { access, log, owners, snapshots, clock, run };
         let broker = Arc::new(Broker::open(config.broker.clone(), environment, count)?);
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..count).map(|_| Default::default()).collect();
         // One message per thread: that it is ready, or why not.
