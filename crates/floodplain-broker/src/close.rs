@@ -4,6 +4,7 @@ use crate::{
     CloseKind, ConnId, Worker,
     connection::{Phase, Refusal},
     folds::{self, CloseReason, Event, Outbound, OutboundState, PartitionProgress, Progress},
+    nodes::EndedByLog,
     session::Session,
 };
 use floodplain_mqtt::{Disconnect, DisconnectCode};
@@ -22,6 +23,8 @@ pub(crate) struct Unsaid {
     partition: u32,
     reason: CloseReason,
     fires_will: bool,
+    /// See [`Session::ended`].
+    ended: Option<EndedByLog>,
 }
 
 /// Connections that were closed before their `Open` was folded, by which the log knows them.
@@ -49,6 +52,18 @@ impl Closing {
         if let Some(conn) = self.by_client.remove(client) {
             self.unsaid.remove(&conn);
         }
+    }
+
+    /// The log has ended a connection of the client.
+    pub(crate) fn ended(&mut self, client: &str, ended: EndedByLog) {
+        let conn = self.by_client.get(client);
+        if let Some(unsaid) = conn.and_then(|conn| self.unsaid.get_mut(conn)) {
+            unsaid.ended = Some(ended);
+        }
+    }
+
+    pub(crate) fn has_ended(&self, conn: ConnId) -> Option<EndedByLog> {
+        self.unsaid.get(&conn)?.ended
     }
 
     #[cfg(test)]
@@ -155,7 +170,8 @@ impl Worker {
         let fires_will = fires_will && session.has_will;
         let (client, partition) = (session.client.clone(), session.partition);
         let Some(epoch) = session.epoch else {
-            self.closing.insert(conn, Unsaid { client, partition, reason, fires_will });
+            let ended = session.ended;
+            self.closing.insert(conn, Unsaid { client, partition, reason, fires_will, ended });
             return;
         };
         // Also of one that ends now: what it has not got goes to `dlq`.
@@ -166,7 +182,7 @@ impl Worker {
 
     /// The epoch of a connection that is closed already has come: so its `Close` can be said.
     pub(crate) fn say_unsaid(&mut self, conn: ConnId, epoch: Position) {
-        let Some(Unsaid { client, partition, reason, fires_will }) = self.closing.remove(conn) else { return };
+        let Some(Unsaid { client, partition, reason, fires_will, .. }) = self.closing.remove(conn) else { return };
         let close = folds::Close { epoch, reason, fires_will, session_expiry_s: None, progress: Progress::default() };
         self.append_event(Class::All, &client, partition, &Event::Close(Box::new(close)));
     }

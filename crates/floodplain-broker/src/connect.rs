@@ -165,6 +165,7 @@ impl Worker {
             partition,
             encoder,
             epoch: None,
+            ended: None,
             expiry_s,
             has_will: connect.will.is_some(),
             assigned: is_assigned,
@@ -296,16 +297,17 @@ impl Worker {
         let Some(client) = session.map(|session| &session.client).or_else(|| self.closing.client(conn)) else {
             return true;
         };
-        // Of this connection: a newer one would have taken over, and this one would be closed, or forgotten.
-        let stored = self.owner.requests[at].sessions.fold().session(client);
-        let Some(stored) = stored.filter(|stored| stored.epoch >= at_least) else { return false };
-        let epoch = stored.epoch;
-        if stored.run != self.shared.run {
-            // The newer one is at another server.
+        let ended = session.and_then(|session| session.ended).or_else(|| self.closing.has_ended(conn));
+        if let Some(ended) = ended.filter(|ended| ended.epoch >= at_least) {
             self.closing.remove(conn);
-            self.taken_over_elsewhere(conn);
+            self.end_by_the_log(conn, ended.why);
             return true;
         }
+        // Of this connection: a newer one would have taken over, and this one would be closed, or forgotten. What is of another
+        // server lies before it, or it would have ended.
+        let stored = self.owner.requests[at].sessions.fold().session(client);
+        let stored = stored.filter(|stored| stored.epoch >= at_least && stored.run == self.shared.run);
+        let Some(epoch) = stored.map(|stored| stored.epoch) else { return false };
         let Some(connection) = self.get(conn) else {
             self.say_unsaid(conn, epoch);
             return true;

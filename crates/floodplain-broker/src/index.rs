@@ -2,11 +2,13 @@
 
 use crate::{
     Worker,
-    folds::{Change, Event, Lost, Positions},
+    folds::{Change, CloseReason, Event, Lost, Positions},
     jobs::Work,
+    nodes::EndedByLog,
     owner::{Answer, Page, Question},
 };
 use floodplain_log::{Read, ReadError};
+use floodplain_mqtt::DisconnectCode;
 use floodplain_types::{Class, Position, TopicFilter};
 use std::{sync::Arc, time::Duration};
 
@@ -54,17 +56,21 @@ impl Worker {
                 Change::FilterDropped { filter } => {
                     self.tell_all(|| Question::Dropped { source, filter: filter.clone(), only: None });
                 }
-                Change::Opened { client, epoch, run, .. } if run != self.shared.run => {
-                    if self.shared.log.is_shared() {
-                        self.node_heard(source, run);
-                        self.opened_elsewhere(client.as_str(), epoch);
+                Change::Opened { client, run, taken_over, .. } if run != self.shared.run => {
+                    self.node_heard(source, run);
+                    if let Some(epoch) = taken_over {
+                        let why = DisconnectCode::SessionTakenOver;
+                        self.ended_by_the_log(client.as_str(), EndedByLog { epoch, why });
                     }
                 }
                 Change::Alive { run } => self.node_heard(source, run),
                 Change::Died { run } => self.node_died(source, run),
-                Change::Closed { client, epoch, reason } => self.ended_by_the_log(client.as_str(), epoch, reason),
+                Change::Closed { client, epoch, reason: CloseReason::ServerDied } => {
+                    let why = DisconnectCode::ServerBusy;
+                    self.ended_by_the_log(client.as_str(), EndedByLog { epoch, why });
+                }
                 // Connections end where they live: on this worker, before the log says so.
-                Change::Opened { .. } | Change::Ended { .. } => {}
+                Change::Opened { .. } | Change::Closed { .. } | Change::Ended { .. } => {}
             }
         }
     }

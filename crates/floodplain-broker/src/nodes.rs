@@ -7,7 +7,7 @@
 
 use crate::{
     ConnId, Worker,
-    folds::{CloseReason, Event, RunId, SessionFold},
+    folds::{Event, RunId, SessionFold},
 };
 use floodplain_mqtt::DisconnectCode;
 use floodplain_types::{Class, Position};
@@ -23,6 +23,13 @@ const MISSED_MAX: u32 = 5;
 pub(crate) struct Nodes {
     /// How often this server was heard since each of them was.
     missed: BTreeMap<RunId, u32>,
+}
+
+/// A connection that the log has ended, and what its client is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndedByLog {
+    pub(crate) epoch: Position,
+    pub(crate) why: DisconnectCode,
 }
 
 impl Nodes {
@@ -88,39 +95,44 @@ impl Worker {
         }
     }
 
-    /// A client has connected to another server.
-    pub(crate) fn opened_elsewhere(&mut self, client: &str, epoch: Position) {
-        if let Some(conn) = self.connection_before(client, |ours| ours < epoch) {
-            self.taken_over_elsewhere(conn);
+    /// The log has ended a connection of `client`, by itself: this server was taken for dead, or the client has connected to
+    /// another one.
+    pub(crate) fn ended_by_the_log(&mut self, client: &str, ended: EndedByLog) {
+        let Some(&conn) = self.clients.get(client) else { return self.closing.ended(client, ended) };
+        let Some(session) = self.get(conn).and_then(|connection| connection.session.as_deref_mut()) else { return };
+        match session.epoch {
+            Some(epoch) if epoch == ended.epoch => self.end_by_the_log(conn, ended.why),
+            Some(_) => {}
+            // Whether it is that one is known with its `Open`.
+            None => session.ended = Some(ended),
         }
     }
 
-    /// The connection goes on at another server.
-    pub(crate) fn taken_over_elsewhere(&mut self, conn: ConnId) {
-        self.metrics.takeovers.increment(1);
-        self.send_disconnect(conn, DisconnectCode::SessionTakenOver, None);
+    pub(crate) fn end_by_the_log(&mut self, conn: ConnId, why: DisconnectCode) {
+        let words = match why {
+            DisconnectCode::SessionTakenOver => {
+                self.metrics.takeovers.increment(1);
+                None
+            }
+            _ => Some("this server was taken for dead: connect again"),
+        };
+        self.send_disconnect(conn, why, words);
         self.close_taken_over(conn);
     }
+}
 
-    /// The log has ended a connection that lives: this server was taken for dead.
-    pub(crate) fn ended_by_the_log(&mut self, client: &str, epoch: Position, reason: CloseReason) {
-        if reason == CloseReason::ServerDied
-            && let Some(conn) = self.connection_before(client, |ours| ours == epoch)
-        {
-            self.send_disconnect(
-                conn,
-                DisconnectCode::ServerBusy,
-                Some("this server was taken for dead: connect again"),
-            );
-            self.close_taken_over(conn);
-        }
+#[cfg(test)]
+impl Worker {
+    /// The epoch of the client's session, if the log has it as connected.
+    pub(crate) fn connected(&self, client: &str) -> Option<Position> {
+        let sessions = self.owner.requests.iter().map(|requests| requests.sessions.fold());
+        let stored = sessions.filter_map(|fold| fold.session(client)).find(|session| session.is_connected);
+        stored.map(|session| session.epoch)
     }
 
-    fn connection_before(&self, client: &str, is_it: impl Fn(Position) -> bool) -> Option<ConnId> {
-        let conn = *self.clients.get(client)?;
-        let connection = self.connections.get(conn.slot as usize).filter(|connection| connection.id == conn)?;
-        let epoch = connection.session.as_deref()?.epoch?;
-        is_it(epoch).then_some(conn)
+    /// No connection waits for its `Open`, or is to say its `Close`.
+    pub(crate) fn opens_nothing(&self) -> bool {
+        self.owner.requests.iter().all(crate::owner::RequestPartition::opens_nothing) && self.closing.is_empty()
     }
 }
 

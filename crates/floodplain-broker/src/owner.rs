@@ -318,6 +318,13 @@ impl RequestPartition {
     }
 }
 
+#[cfg(test)]
+impl RequestPartition {
+    pub(crate) fn opens_nothing(&self) -> bool {
+        self.opening.is_empty()
+    }
+}
+
 impl Worker {
     /// A watermark of an owned partition has moved.
     pub(crate) fn advanced(&mut self, partition: Partition, to: Position) {

@@ -4,6 +4,7 @@ use crate::{
     catchup::Lag,
     folds::{self, OutboundState, Positions},
     held::Held,
+    nodes::EndedByLog,
     publication::Publication,
     router::Wanted,
     seams::Principal,
@@ -377,6 +378,8 @@ pub(crate) struct Session {
     pub(crate) encoder: Encoder,
     /// Position of its `Open`; unknown until that is committed.
     pub(crate) epoch: Option<Position>,
+    /// What the log has ended of the client before the epoch was known: this connection, if its `Open` is that one.
+    pub(crate) ended: Option<EndedByLog>,
     /// Seconds it outlives its connection.
     pub(crate) expiry_s: u32,
     pub(crate) has_will: bool,

@@ -181,3 +181,40 @@ fn a_server_that_dies_is_missed_and_its_wills_are_sent_once() {
         nodes.pass(MILLISECOND);
     }
 }
+
+/// A client connects, or connects and goes, while its server freezes after so many turns: what the log has ended meanwhile is
+/// not open there, and nothing waits for ever.
+#[test]
+fn what_the_log_has_ended_while_it_was_opened_does_not_stay_open() {
+    for (turns, goes, clean, elsewhere) in (0..48).map(|n| (n / 8, n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
+        let case = format!("{turns} turns, goes: {goes}, clean: {clean}, elsewhere: {elsewhere}");
+        let mut nodes = Nodes::new();
+        nodes.0[1].gain_slots();
+        nodes.settle();
+        let client = nodes.0[0].client();
+        nodes.0[0].send_in_turn(client, &connect(4, u8::from(clean) << 1, &[], "dev"));
+        (0..turns).for_each(|_| nodes.0[0].turn());
+        if goes {
+            nodes.0[0].hang_up_in_turn(client);
+        }
+        nodes.0[0].pump();
+        if elsewhere {
+            let other = nodes.0[1].client();
+            nodes.0[1].send(other, &connect(4, 0x02, &[], "dev"));
+            (0..20).for_each(|_| nodes.pass_at(1, Duration::from_millis(10)));
+            nodes.0[1].hang_up(other);
+        }
+        for _ in 0..40 {
+            nodes.pass_at(1, Duration::from_millis(500));
+        }
+        for _ in 0..60 {
+            nodes.pass(Duration::from_millis(500));
+        }
+        let [frozen, lives] = &nodes.0;
+        let stored: Vec<_> = lives.workers.iter().flat_map(|worker| worker.connected("dev")).collect();
+        // Its `Open` may have come into the log after all that.
+        assert_eq!(frozen.is_open(client), !goes && stored.len() == 1, "{case}: {stored:?}");
+        assert!(stored.len() <= usize::from(!goes), "{case}: {stored:?}");
+        assert!(frozen.workers.iter().all(|worker| worker.opens_nothing()), "{case}");
+    }
+}
