@@ -124,6 +124,8 @@ pub(crate) struct Appends {
     retry_at: Timestamp,
     /// The log has said that it takes nothing more.
     is_dead: bool,
+    /// Others append, too, and the log does not say where records of class `none` are.
+    is_shared: bool,
 }
 
 /// Tags of units below this belong to others (the runners of folds).
@@ -201,7 +203,7 @@ impl Open {
 }
 
 impl Appends {
-    pub(crate) fn new(worker: u32) -> Self {
+    pub(crate) fn new(worker: u32, is_shared: bool) -> Self {
         Self {
             open: Default::default(),
             follows: Open::default(),
@@ -214,6 +216,7 @@ impl Appends {
             order: InOrder { submitter: worker, refusals_seen: 0 },
             retry_at: Timestamp(0),
             is_dead: false,
+            is_shared,
         }
     }
 
@@ -351,7 +354,9 @@ impl Appends {
                 };
                 let waiters = unit.waiters.into_iter().map(|waiter| (place(&waiter), waiter));
                 let waiters = waiters.map(|(position, waiter)| (waiter, position)).collect();
-                let sent = unit.batches.iter().zip(unit.publications).zip(&bases);
+                // What has no place of its own cannot be known when it is read.
+                let is_placed = unit.class != Class::None || !self.is_shared;
+                let sent = unit.batches.iter().zip(unit.publications).zip(&bases).filter(|_| is_placed);
                 let sent = sent.map(|(((partition, batch), publications), base)| {
                     let bytes = batch.as_bytes().len() + publications.len() * size_of::<Publication>();
                     let checksum = batch.checksum();

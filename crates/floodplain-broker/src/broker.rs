@@ -153,7 +153,7 @@ impl Broker {
             self.replay(&mut sessions)?;
             let presence = self.replayed(PresenceFold::default(), partition)?;
             let nodes = Nodes::of(sessions.fold(), shared.run);
-            requests.push(RequestPartition::new(partition, sessions, presence, nodes));
+            requests.push(RequestPartition::new(partition, shared.slot_of(partition.index), sessions, presence, nodes));
         }
         let mut data = Vec::new();
         for (index, partition) in shared.data.all().filter(|(index, _)| shared.owner_of(*index) == idx as u32) {

@@ -80,12 +80,12 @@ impl Worker {
         let workers = self.shared.workers();
         let requests = &mut self.owner.requests[at];
         let fold = requests.sessions.fold();
-        if self.shared.fences.of(self.shared.slot_of(requests.partition.index)).is_none() {
-            // The owner asks, and whoever is the owner next.
-            requests.burials.clear();
+        if requests.burials.is_empty() && fold.ended().next().is_none() {
             return;
         }
-        if requests.burials.is_empty() && fold.ended().next().is_none() {
+        if !requests.is_owned(&self.shared.fences) {
+            // The owner asks, and whoever is the owner next.
+            requests.burials.clear();
             return;
         }
         let (source, asked_at) = (requests.partition.index, self.steady);

@@ -1,8 +1,8 @@
 //! Servers that share the log: which of them live, and what becomes of the connections of one that does not.
 //!
-//! Each says that it lives in every partition of `requests`. The owner of a partition counts how often it read that of
-//! itself without one of another server: so a log that is slow, for all or for the owner alone, kills nobody, and no
-//! clock is asked. What it concludes is a record, [`Event::NodeDied`]. A server that was only frozen reads it when it wakes, and lets
+//! Each says that it lives in every partition of `requests`, and counts how often it read that of itself without one of
+//! another server: so a log that is slow, for all or for one alone, kills nobody, and no clock is asked. What it
+//! concludes is a record, [`Event::NodeDied`]; said twice, it changes nothing more. A server that was only frozen reads it when it wakes, and lets
 //! the connections go that the log has ended.
 
 use crate::{
@@ -46,7 +46,7 @@ impl Nodes {
             return Vec::new();
         }
         self.missed.values_mut().for_each(|missed| *missed += 1);
-        // Said again and again, since the one who says it may not own the partition yet.
+        // Said again until it is read: the log may not have taken it.
         self.missed.iter().filter(|(_, missed)| **missed % MISSED_MAX == 0).map(|(run, _)| *run).collect()
     }
 
@@ -56,11 +56,6 @@ impl Nodes {
 }
 
 impl Worker {
-    /// Whether this process emits for partition `index` of every stream.
-    pub(crate) fn owns(&self, index: u32) -> bool {
-        self.shared.fences.of(self.shared.slot_of(index)).is_some()
-    }
-
     /// Says that this server lives, when it is time.
     pub(crate) fn say_alive(&mut self) {
         if !self.shared.log.is_shared() || self.steady < self.alive_at {
@@ -79,12 +74,9 @@ impl Worker {
         let Some(requests) = self.owner.requests.iter_mut().find(|requests| requests.partition.index == source) else {
             return;
         };
-        let dead = requests.nodes.heard(run, ours);
-        for run in dead {
-            if self.owns(source) {
-                tracing::warn!(run = format_args!("{:016x}", run.0), partition = source, "a server is taken for dead");
-                self.append_event(Class::All, "", source, &Event::NodeDied { run });
-            }
+        for run in requests.nodes.heard(run, ours) {
+            tracing::warn!(run = format_args!("{:016x}", run.0), partition = source, "a server is taken for dead");
+            self.append_event(Class::All, "", source, &Event::NodeDied { run });
         }
     }
 

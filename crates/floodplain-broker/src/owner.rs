@@ -1,8 +1,11 @@
-//! The owner's side of a worker: folds of its partitions, and live delivery after commit.
+//! The owner's side of a worker: folds of its partitions.
 
+mod live;
 mod questions;
 mod snapshots;
 
+#[cfg(test)]
+pub(crate) use live::SENT_BYTES_MAX;
 pub(crate) use questions::{Answer, Page, Question};
 
 use crate::{
@@ -10,29 +13,24 @@ use crate::{
     append::Sent,
     dlq::{self, Dlq},
     estate::{Burials, Search},
+    fences::Fences,
     folds::{Interest, PresenceFold, RetainedFold, SessionFold, StreamNames, WaitingIndex},
     jobs::{Job, JobResult, Work},
     nodes::Nodes,
-    publication::{Placed, Publication},
+    publication::Placed,
 };
 use floodplain_fold::{Next, Runner, RunnerError};
-use floodplain_log::{MessageRef, Outcome, Partition, Read, ReadBatch, ReadError, Reply};
+use floodplain_log::{Outcome, Partition, Read, ReadError, Reply, Slot};
 use floodplain_types::{Class, Position, Timestamp};
 use questions::Barrier;
 use snapshots::Snapshotting;
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
 /// Reads and steps of a partition's folds in one turn: then the connections are served, and then it goes on.
 pub(crate) const TURN_STEPS: usize = 4;
-
-/// Publications of a worker that wait to be folded. Beyond that they are read from the log again, as those of others are.
-pub(crate) const SENT_BYTES_MAX: usize = 32 << 20;
-/// Batches of those that are known together.
-const UNKEPT_BATCHES: u64 = 1024;
 
 /// A read for folds that are behind what memory holds.
 #[derive(Debug, Default)]
@@ -78,6 +76,8 @@ pub(crate) struct DataPartition {
 #[derive(Debug)]
 pub(crate) struct RequestPartition {
     pub(crate) partition: Partition,
+    /// Who emits for it: its owner.
+    slot: Slot,
     pub(crate) sessions: Runner<SessionFold>,
     pub(crate) presence: Runner<PresenceFold>,
     /// Connections whose `Open` is committed and not yet folded, and where it lies at least.
@@ -154,32 +154,6 @@ impl Owner {
         }
     }
 
-    /// A unit with these publications is committed.
-    pub(crate) fn sent(&mut self, partition: Partition, sent: Sent) {
-        let has_room = self.sent_bytes() + sent.bytes <= SENT_BYTES_MAX;
-        if let Some(data) = self.data.iter_mut().find(|data| data.partition == partition) {
-            data.sent_in += 1;
-            if sent.base < data.delivered {
-                // Read before it was acknowledged, and delivered then.
-                data.sent_out += 1;
-            } else {
-                data.keep(sent, has_room);
-            }
-        }
-        self.dirty = true;
-    }
-
-    /// What the publications hold that wait to be folded.
-    pub(crate) fn sent_bytes(&self) -> usize {
-        self.data.iter().map(|data| data.sent_bytes).sum()
-    }
-
-    /// A unit with a batch for a data partition of another worker has ended.
-    pub(crate) fn sent_away(&mut self, partition: u32, base: Position) {
-        let last = self.sent_away.entry(partition).or_default();
-        *last = base.max(*last);
-    }
-
     /// Whether a lasting session of `client` may be stored; `max` is that of a partition.
     pub(crate) fn has_room_for(&self, partition: u32, client: &str, max: usize) -> bool {
         let Some(requests) = self.requests.iter().find(|requests| requests.partition.index == partition) else {
@@ -237,74 +211,19 @@ impl DataPartition {
             sent_out: 0,
         }
     }
-
-    fn keep(&mut self, mut sent: Sent, has_room: bool) {
-        if !has_room {
-            (sent.publications, sent.bytes) = (None, 0);
-            let last = self.sent.back_mut().filter(|last| last.publications.is_none());
-            if let Some(last) = last.filter(|last| last.batches < UNKEPT_BATCHES) {
-                last.batches += 1;
-                last.base = sent.base;
-                return;
-            }
-        }
-        self.sent_bytes += sent.bytes;
-        self.sent.push_back(sent);
-    }
-
-    fn take_sent(&mut self, is_folded: impl FnOnce(&Sent) -> bool) -> Option<Sent> {
-        let sent = self.sent.pop_front_if(|sent| is_folded(sent))?;
-        self.sent_out += sent.batches;
-        self.sent_bytes -= sent.bytes;
-        Some(sent)
-    }
-
-    /// The publications of a batch: as they were sent, or decoded if somebody else appended it.
-    fn publications(&mut self, batch: &ReadBatch, listener: Option<&str>) -> Vec<Placed> {
-        while self.take_sent(|sent| sent.base < batch.base).is_some() {}
-        // An engine may leave out offsets between its records: then only they know where they are.
-        let is_dense = batch.batch.last_offset_delta() + 1 == batch.batch.record_count();
-        let sent = self.take_sent(|sent| sent.base == batch.base);
-        // And one that cuts batches otherwise, or was not told where a batch is, has others' records there.
-        let is_same = |sent: &Sent| sent.checksum == batch.batch.checksum();
-        if let Some(publications) = sent.filter(is_same).and_then(|sent| sent.publications)
-            && is_dense
-        {
-            let base = batch.base;
-            let place = |delta: u32| Position { offset: base.offset + u64::from(delta), ..base };
-            let placed = publications.into_iter();
-            return placed.map(|(delta, publication)| Placed { position: place(delta), publication }).collect();
-        }
-        decode(batch, self.index, listener)
-    }
-}
-
-/// Reads the messages of a batch; what is no message is nobody's to deliver.
-fn decode(batch: &ReadBatch, partition: u32, listener: Option<&str>) -> Vec<Placed> {
-    let Ok(records) = batch.batch.records() else { return Vec::new() };
-    let messages = records.iter().map_while(Result::ok).filter_map(|record| {
-        let message = MessageRef::parse(&record).ok()?;
-        // QoS 0 went out when it came in, unless another server has taken it, or a fold has emitted it: those have dedup ids.
-        if message.qos == 0 && message.dedup_id.is_none() && (listener.is_none() || message.listener == listener) {
-            return None;
-        }
-        let ingest = Timestamp::from_millis(batch.batch.timestamp_ms(&record));
-        let publisher = message.publisher_or_key().into();
-        let publication = Publication::new(&message, message.user_properties(), partition, ingest, publisher);
-        Some(Placed { position: batch.position(&record), publication: Arc::new(publication) })
-    });
-    messages.collect()
 }
 
 impl RequestPartition {
     pub(crate) fn new(
         partition: Partition,
+        slot: Slot,
         sessions: Runner<SessionFold>,
         presence: Runner<PresenceFold>,
         nodes: Nodes,
     ) -> Self {
         Self {
             partition,
+            slot,
             sessions,
             presence,
             opening: Vec::new(),
@@ -318,8 +237,13 @@ impl RequestPartition {
     }
 }
 
-#[cfg(test)]
 impl RequestPartition {
+    /// Whether what sessions emit is this server's to append.
+    pub(crate) fn is_owned(&self, fences: &Fences) -> bool {
+        fences.of(self.slot).is_some()
+    }
+
+    #[cfg(test)]
     pub(crate) fn opens_nothing(&self) -> bool {
         self.opening.is_empty()
     }
@@ -367,13 +291,6 @@ impl Worker {
         self.submit();
     }
 
-    /// Posts what has gathered for another worker.
-    pub(crate) fn post_committed(&mut self, worker: u32) {
-        for (partition, batch) in std::mem::take(&mut self.owner.outgoing[worker as usize]) {
-            self.shared.mailboxes[worker as usize].post_committed(partition, batch);
-        }
-    }
-
     /// Reads from memory for the folds of `reader`; what memory does not hold is read on another thread, and is there
     /// when the folds are driven again.
     fn read(
@@ -414,6 +331,8 @@ impl Worker {
         let shared = self.shared.clone();
         let log = &*shared.log;
         let mut steps = 0;
+        let requests = &mut self.owner.requests[at];
+        requests.sessions.owned_by(shared.fences.of(requests.slot));
         loop {
             if self.steady < self.owner.requests[at].retry_at {
                 break;
@@ -423,11 +342,9 @@ impl Worker {
                 break;
             }
             let requests = &mut self.owner.requests[at];
-            let index = requests.partition.index;
-            requests.sessions.owned_by(shared.fences.of(shared.slot_of(index)));
             match requests.sessions.next(log, self.now) {
                 Next::Append(append) => {
-                    let reply = Reply { sink: self.mailbox.clone(), tag: u64::from(index) };
+                    let reply = Reply { sink: self.mailbox.clone(), tag: u64::from(requests.partition.index) };
                     let Some(fence) = requests.sessions.fence() else { break };
                     shared.owners.commit(fence, append, reply);
                 }
@@ -535,41 +452,6 @@ impl Worker {
         self.backfill(at);
     }
 
-    /// Live delivery of what was read, in offset order.
-    fn deliver_read(&mut self, at: usize, read: &Read, repeats: &[Position]) {
-        let shared = self.shared.clone();
-        for batch in &read.batches {
-            let data = &mut self.owner.data[at];
-            let partition = data.index;
-            let delivered = data.delivered;
-            let placed = data.publications(batch, shared.listener.as_deref());
-            let is_new =
-                |placed: &Placed| placed.position >= delivered && repeats.binary_search(&placed.position).is_err();
-            for placed in placed.into_iter().filter(is_new) {
-                self.route_committed(partition, placed);
-            }
-        }
-        let data = &mut self.owner.data[at];
-        data.delivered = data.delivered.max(read.next);
-    }
-
-    fn route_committed(&mut self, partition: u32, placed: Placed) {
-        if placed.publication.qos == 0 {
-            self.route_at_once(&placed.publication);
-            return;
-        }
-        let (workers, local) = self.router.find(&self.shared.routes, placed.publication.topic());
-        let mut others = workers & !(1 << self.idx);
-        while others != 0 {
-            let worker = others.trailing_zeros() as usize;
-            self.owner.outgoing[worker].entry(partition).or_default().push(placed.clone());
-            others &= others - 1;
-        }
-        if !local.is_empty() {
-            self.deliver_committed(partition, &placed, &local);
-        }
-    }
-
     /// An append of a fold has ended.
     pub(crate) fn owner_completed(&mut self, tag: u64, outcome: Outcome) {
         let now = self.steady;
@@ -607,7 +489,7 @@ impl Worker {
             let requests = &self.owner.requests[at];
             let due = requests.sessions.is_tick_due(now) || requests.presence.is_tick_due(now);
             let index = requests.partition.index;
-            if due && self.owns(index) && self.stopping.is_none() && !self.is_pressed() {
+            if due && requests.is_owned(&self.shared.fences) && self.stopping.is_none() && !self.is_pressed() {
                 self.append_event(Class::All, "", index, &crate::folds::Event::Tick);
             }
         }

@@ -181,7 +181,7 @@ impl Worker {
             clients: HashMap::new(),
             closing: crate::close::Closing::default(),
             router: Router::new(idx as u8),
-            appends: Appends::new(idx),
+            appends: Appends::new(idx, shared.log.is_shared()),
             owner,
             jobs: Jobs::default(),
             held: HeldTotal::default(),

@@ -160,7 +160,8 @@ impl Follower {
         }
         self.turn_bytes = 0;
         if !advanced.is_empty() {
-            self.inner.tell_watermarks(&advanced.iter().map(|(partition, to)| (*partition, *to)).collect::<Vec<_>>());
+            let advanced: Vec<_> = advanced.into_iter().collect();
+            self.inner.tell_watermarks(&advanced);
             self.inner.shared.followed(advanced.into_iter().map(|(partition, to)| (partition, to.offset)));
         }
     }

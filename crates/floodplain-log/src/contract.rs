@@ -315,7 +315,8 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Whether a unit that was not acknowledged is found whole or not at all. Else see [`Append`].
     fn keeps_units_whole(&self) -> bool;
 
-    /// Whether other processes append, too: then a position of theirs may be known before the watermark has come there.
+    /// Whether other processes append, too. Then a position of theirs may be known before the watermark has come there,
+    /// and that of a record of class `none` is not known, see [`Outcome::Committed`].
     fn is_shared(&self) -> bool {
         false
     }

@@ -1,20 +1,13 @@
 //! The log that a server runs on: files of its own, or Apache Kafka.
 
+#[cfg(feature = "kafka")]
+mod on_kafka;
+
 use crate::{Config, StartError};
 use floodplain_history::engine::LogRetention;
 use floodplain_log::{AllSlots, Disk, Embedded, Log, OpenError, OsDisk, Owners};
-#[cfg(feature = "kafka")]
-use floodplain_log::{Fence, OwnerSink, Slot};
-#[cfg(feature = "kafka")]
-use floodplain_log_kafka::{KafkaLog, KafkaOwners, OwnersConfig};
 use floodplain_types::SystemClock;
 use std::sync::Arc;
-#[cfg(feature = "kafka")]
-use std::{
-    collections::BTreeSet,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
 use tracing::{error, info};
 
 /// What is the same above [`Log`], and different below.
@@ -22,27 +15,7 @@ use tracing::{error, info};
 pub(crate) enum Engine {
     Embedded(Arc<Embedded>),
     #[cfg(feature = "kafka")]
-    /// With the lock of the data folder, which the embedded log takes by itself.
-    Kafka(Arc<KafkaLog>, Arc<KafkaOwners>, Lock),
-}
-
-/// A folder is this process's alone, as long as this lives.
-#[cfg(feature = "kafka")]
-#[derive(Clone)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "it is held, not looked at")] Arc<dyn Send + Sync>);
-
-#[cfg(feature = "kafka")]
-impl std::fmt::Debug for Lock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lock").finish_non_exhaustive()
-    }
-}
-
-#[cfg(feature = "kafka")]
-fn lock(dir: &std::path::Path) -> Result<Lock, StartError> {
-    let locked = OsDisk.create_dir_all(dir).and_then(|()| OsDisk.lock(&dir.join("lock")));
-    let guard = locked.map_err(|source| StartError::DataDir { dir: dir.to_owned(), source })?;
-    Ok(Lock(guard.into()))
+    Kafka(on_kafka::OnKafka),
 }
 
 impl Engine {
@@ -50,15 +23,7 @@ impl Engine {
         match &config.kafka {
             None => open_embedded(config).map(Self::Embedded),
             #[cfg(feature = "kafka")]
-            Some(kafka) => {
-                let lock = lock(&config.data_dir)?;
-                let log = KafkaLog::open(Arc::new(SystemClock), kafka.into()).map_err(StartError::Kafka)?;
-                let (slots, session_timeout) = (kafka.slots, kafka.session_timeout);
-                let owners = OwnersConfig { slots, session_timeout, ..OwnersConfig::default() };
-                let owners = KafkaOwners::open(&log, owners).map_err(StartError::Kafka)?;
-                Owned::wait_for_all(&*owners)?;
-                Ok(Self::Kafka(log, owners, lock))
-            }
+            Some(kafka) => on_kafka::OnKafka::open(kafka, &config.data_dir).map(Self::Kafka),
             #[cfg(not(feature = "kafka"))]
             Some(_) => Err(StartError::NoKafka),
         }
@@ -68,7 +33,7 @@ impl Engine {
         match self {
             Self::Embedded(log) => Arc::clone(log) as Arc<dyn Log>,
             #[cfg(feature = "kafka")]
-            Self::Kafka(log, ..) => Arc::clone(log) as Arc<dyn Log>,
+            Self::Kafka(kafka) => Arc::clone(&kafka.log) as Arc<dyn Log>,
         }
     }
 
@@ -78,7 +43,7 @@ impl Engine {
             // One is enough where nobody shares them.
             Self::Embedded(log) => Arc::new(AllSlots::new(Arc::clone(log) as Arc<dyn Log>, 1)),
             #[cfg(feature = "kafka")]
-            Self::Kafka(_, owners, _) => Arc::clone(owners) as Arc<dyn Owners>,
+            Self::Kafka(kafka) => Arc::clone(&kafka.owners) as Arc<dyn Owners>,
         }
     }
 
@@ -112,51 +77,11 @@ impl Engine {
         match self {
             Self::Embedded(log) => log.close(),
             #[cfg(feature = "kafka")]
-            Self::Kafka(log, owners, _) => {
-                owners.close();
-                log.close();
+            Self::Kafka(kafka) => {
+                kafka.owners.close();
+                kafka.log.close();
             }
         }
-    }
-}
-
-/// Counts the slots that this process has.
-#[cfg(feature = "kafka")]
-#[derive(Debug, Default)]
-struct Owned {
-    slots: Mutex<BTreeSet<Slot>>,
-    gained: Condvar,
-}
-
-#[cfg(feature = "kafka")]
-impl Owned {
-    /// Blocks until all slots are ours. Sessions could be shared with other servers, tables and alerts cannot yet.
-    fn wait_for_all(owners: &dyn Owners) -> Result<(), StartError> {
-        /// An owner that has died is missed after a while; one that lives keeps what it has.
-        const OWNED_WITHIN: Duration = Duration::from_secs(45);
-        let owned = Arc::new(Self::default());
-        owners.watch(owned.clone());
-        let all = owners.slots() as usize;
-        let waits = |slots: &mut BTreeSet<Slot>| slots.len() < all;
-        let waited = owned.gained.wait_timeout_while(owned.lock(), OWNED_WITHIN, waits);
-        let (slots, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if slots.len() < all { Err(StartError::NotOwned { owned: slots.len(), all }) } else { Ok(()) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(feature = "kafka")]
-impl OwnerSink for Owned {
-    fn gained(&self, fence: Fence) {
-        self.lock().insert(fence.slot());
-        self.gained.notify_all();
-    }
-
-    fn lost(&self, slot: Slot) {
-        self.lock().remove(&slot);
     }
 }
 

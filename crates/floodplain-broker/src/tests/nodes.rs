@@ -3,7 +3,7 @@
 use super::open_ends::connected;
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_testkit::Adversity;
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 struct Nodes([Rig; 2]);
 
@@ -180,6 +180,31 @@ fn a_server_that_dies_is_missed_and_its_wills_are_sent_once() {
         assert_eq!(wills(&nodes.0[lives].take(subscriber)), 0);
         nodes.pass(MILLISECOND);
     }
+}
+
+/// A log that does not say where a message of class `none` is may say the place of another one.
+#[test]
+fn a_message_is_delivered_beside_one_whose_place_is_not_known() {
+    let mut nodes = Nodes::new();
+    let subscriber = nodes.subscriber(0, "sub", 1);
+    let publisher = connected(&mut nodes.0[0], 0x02, "pub");
+    nodes.0[0].hold(true);
+    nodes.0[0].send(publisher, &packet(0x32, b"\x00\x01a\x00\x07x"));
+    nodes.0[0].send(publisher, &packet(0x30, b"\x00\x01ay"));
+    nodes.0[0].hold(false);
+    nodes.expect(0, publisher, &[0x40, 2, 0, 7]);
+    let got = nodes.0[0].take(subscriber);
+    assert_eq!(got, [&b"\x30\x04\x00\x01ay"[..], b"\x32\x06\x00\x01a\x00\x01x"].concat(), "{got:02x?}");
+    // One that never comes keeps nobody waiting for it.
+    nodes.0[0].faults.loses_none.store(true, Ordering::Relaxed);
+    nodes.0[0].hold(true);
+    nodes.0[0].send(publisher, &packet(0x33, b"\x00\x01r\x00\x08x"));
+    nodes.0[0].send(publisher, &packet(0x30, b"\x00\x01ay"));
+    nodes.0[0].hold(false);
+    nodes.expect(0, publisher, &[0x40, 2, 0, 8]);
+    let late = connected(&mut nodes.0[0], 0x02, "late");
+    nodes.0[0].send(late, &packet(0x82, b"\x00\x01\x00\x01r\x01"));
+    nodes.expect(0, late, &[&[0x90, 3, 0, 1, 1][..], b"\x33\x06\x00\x01r\x00\x01x"].concat());
 }
 
 /// A client connects, or connects and goes, while its server freezes after so many turns: what the log has ended meanwhile is

@@ -121,3 +121,18 @@ fn outputs_that_nobody_emits_are_bounded() {
     assert_eq!(node.runner.position(), log.watermark(input));
     assert_eq!(outputs(&log, &streams), reference(&log, &streams).0);
 }
+
+/// Who follows lets go of what the owner has emitted.
+#[test]
+fn who_follows_keeps_no_more_than_the_owner_is_behind() {
+    let log = model();
+    let streams = Streams::open(&log);
+    let input = streams.input.partition(0);
+    let disks = [disk(), disk()];
+    let mut nodes = disks.each_ref().map(|disk| Node::new(streams.runner(&log, disk)));
+    let fence = Fence::new(Slot(0), 1);
+    let large: Vec<_> = (0..30_000).map(|_| (0, crate::support::Ask::Emit(4), 1)).collect();
+    write(&log, input, &large);
+    while [nodes[0].step(&log, Some(fence)), nodes[1].step(&log, None)] != [false; 2] {}
+    assert_eq!(nodes.map(|node| node.runner.position()), [log.watermark(input); 2]);
+}
