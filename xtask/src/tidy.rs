@@ -114,7 +114,9 @@ fn one_set_of_features(faults: &mut Vec<String>) -> Result<()> {
     };
     let tested = tree(GROUPS[0], "normal,build,dev")?;
     for package in ["floodplain", "floodplain-sql"] {
-        for line in tree(&["--package", package], "normal,build")?.difference(&tested) {
+        let alone = tree(&["--package", package], "normal,build")?;
+        // Our own crates may differ by Kafka, and with them what it needs.
+        for line in alone.difference(&tested).filter(|line| !line.starts_with("floodplain")) {
             faults.push(format!(
                 "{package} alone builds {line}, the tests build it with other features; name the missing ones in \
                  crates/floodplain-sql/Cargo.toml"
