@@ -52,6 +52,9 @@ const PYTHON: [(&str, &str); 7] = [
 /// The version of cargo-deny that is installed where there is none.
 const DENY: &str = "0.20.2";
 
+/// A server of object storage that keeps objects as files. It is to be ready soon, not fast.
+const S3: (&str, [&str; 5]) = ("s3s-fs", ["--version", "0.14.1", "--features", "binary", "--debug"]);
+
 /// Servers that Debian starts when it installs them: their ports would be taken.
 const SERVICES: [&str; 3] = ["mosquitto", "nats-server", "postgresql"];
 
@@ -93,6 +96,7 @@ pub(crate) fn install() -> Result<Tools> {
     tools.python()?;
     tools.kafka()?;
     tools.jars("jdbc", &JDBC)?;
+    cargo_program(S3.0, &S3.1)?;
     tools.node = node::own(&tools.folder)?;
     console::install(&tools)?;
     println!("tools are in {}", tools.folder.display());
@@ -122,14 +126,22 @@ fn folder() -> Result<PathBuf> {
 
 /// The path of cargo-deny, built first if it is missing.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    if let Some(path) = find("cargo-deny") {
-        return Ok(path);
+    match find("cargo-deny") {
+        Some(path) => Ok(path),
+        None => cargo_program("cargo-deny", &["--version", DENY]),
     }
+}
+
+/// The path of a program from crates.io, built first if it is missing. `args` say which version, and how.
+fn cargo_program(name: &str, args: &[&str]) -> Result<PathBuf> {
     let root = folder()?.join("cargo");
-    let path = root.join("bin/cargo-deny");
+    let path = root.join("bin").join(name);
     if !path.exists() {
-        may_download("cargo-deny")?;
-        run(crate::run::cargo().args(["install", "--locked", "--version", DENY, "cargo-deny", "--root"]).arg(&root))?;
+        may_download(name)?;
+        let mut install = crate::run::cargo();
+        install.args(["install", "--locked"]).args(args).args([name, "--root"]).arg(&root);
+        // What is built for debugging is built so because that is soon done.
+        run(install.env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     }
     Ok(path)
 }

@@ -35,6 +35,8 @@ mod wait;
 pub use ask::KafkaPartition;
 pub use error::Error;
 pub use jars::KafkaJars;
+pub(crate) use ports::hold;
+pub(crate) use process::spawn_bound;
 
 use config::Config;
 use error::Result;

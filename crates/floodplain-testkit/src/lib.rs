@@ -8,6 +8,7 @@
 //! - [`conformance`]: what every engine behind the log must do.
 //! - [`mqtt`]: clients that say any byte, and clients whose sessions survive what the server does.
 //! - [`Program`] and [`Server`]: the server as a process.
+//! - [`S3Server`]: a real server of object storage on this machine, to be killed and frozen.
 //! - [`kafka`]: a real Apache Kafka on this machine, to be killed, frozen and cut off.
 
 mod adverse;
@@ -18,6 +19,7 @@ mod history;
 pub mod kafka;
 mod model;
 pub mod mqtt;
+mod s3;
 mod server;
 mod wait;
 
@@ -26,5 +28,13 @@ pub use counts::{Counts, documented};
 pub use fault_disk::{Fault, FaultDisk, Gate, Op, Rule, Stats, file_kind};
 pub use history::{Copies, History, Report, Stamp, StampError, Violation};
 pub use model::{ModelLog, batch_of};
+pub use s3::S3Server;
 pub use server::{Program, Server, Starting, without_our_variables};
 pub use wait::{Outcomes, wait_until};
+
+/// Where `cargo xtask tools` has put what the tests need: `$FLOODPLAIN_TEST_TOOLS`, or `~/.cache/floodplain/tools`.
+fn tools() -> std::path::PathBuf {
+    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(Into::into);
+    let home = || std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".cache/floodplain/tools"));
+    tools.or_else(home).unwrap_or_default()
+}

@@ -18,9 +18,7 @@ impl KafkaJars {
     /// # Errors
     /// They are not there: nothing is downloaded here.
     pub fn find() -> Result<Self> {
-        let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from);
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/floodplain/tools"));
-        Self::at(&tools.or_else(home).unwrap_or_default().join("kafka"))
+        Self::at(&crate::tools().join("kafka"))
     }
 
     /// Those in `<folder>/lib`.

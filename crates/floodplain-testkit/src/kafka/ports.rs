@@ -57,7 +57,7 @@ impl Ports {
 /// A socket that has the port and does not listen. Kafka, which sets `SO_REUSEADDR` as we do, can listen there
 /// nevertheless; but the kernel gives the port to nobody who asks for any, nor to a client that connects. (Such a client,
 /// trying again and again to reach a dead broker, would in the end come from the broker's own port, and reach itself.)
-fn hold(port: u16) -> io::Result<Socket> {
+pub(crate) fn hold(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;

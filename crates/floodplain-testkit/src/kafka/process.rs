@@ -117,6 +117,12 @@ fn detach(command: &mut Command, outlives_us: bool) {
     unsafe { command.pre_exec(between) };
 }
 
+/// Starts `command` so that it does not outlive us.
+pub(crate) fn spawn_bound(mut command: Command) -> io::Result<Child> {
+    detach(&mut command, false);
+    spawn_from_keeper(command)
+}
+
 type Order = (Command, SyncSender<io::Result<Child>>);
 
 /// Starts a process from a thread that lives as long as this process does. The kernel sends the death signal when the
