@@ -178,7 +178,7 @@ impl<F: Fold> Runner<F> {
         });
         if meta.fold != F::NAME || meta.partition != config.id.to_string() {
             return Err(OpenError::Foreign {
-                dir: config.snapshots.dir().to_owned(),
+                place: config.snapshots.place(),
                 found: format!("{} of {}", meta.fold, meta.partition),
                 expected: format!("{} of {}", F::NAME, config.id),
             });
@@ -190,7 +190,7 @@ impl<F: Fold> Runner<F> {
                 partition: config.id,
                 seen: meta.position,
                 watermark,
-                dir: config.snapshots.dir().to_owned(),
+                place: config.snapshots.place(),
             });
         }
         Ok(Self {

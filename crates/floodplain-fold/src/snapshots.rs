@@ -1,16 +1,13 @@
-//! The newest states of one fold of one partition, as files. Format: `docs/formats/fold-snapshot.md`.
+//! The newest states of one fold of one partition, as files or objects. Format: `docs/formats/fold-snapshot.md`.
 
 use crate::{
-    Emitted, RestoreError, StateHash,
+    Emitted, Folder, Objects, RestoreError, StateHash,
+    objects::TEMP,
     wire::{Get, Put, WireError},
 };
-use floodplain_log::{Disk, DiskFile, is_unreadable};
-use floodplain_types::{Position, Timestamp};
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use floodplain_log::{Disk, is_unreadable};
+use floodplain_types::{PartitionId, Position, Timestamp};
+use std::{io, path::Path, sync::Arc};
 use tracing::warn;
 
 const MAGIC: &[u8; 8] = b"FPFOLD\r\n";
@@ -21,6 +18,8 @@ const HEADER_BYTES: usize = 8 + 4 + 8 + 4;
 const CHECKSUM_BYTES: usize = 4;
 /// The newest may turn out to be damaged; the one before it is then the start of a longer replay.
 const KEPT: usize = 2;
+/// How often a load looks for what is there: each look but the first means that another process has written in the meantime.
+const LOOKS_MAX: usize = 5;
 /// Level 1: the disk is slower than this, and the file is read once at most.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -54,14 +53,14 @@ pub struct Snapshot {
 /// Why a snapshot was not written or cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The disk refused.
-    #[error("cannot {action} {path}")]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// The disk or the object storage refused.
+    #[error("cannot {action} {place}")]
+    Io { action: &'static str, place: String, source: io::Error },
     /// Written by a newer version of this program.
     #[error(
-        "snapshot {path} was written by a newer version of this program ({reason}): start that version, or move the file away to go on from an older state and the log"
+        "snapshot {place} was written by a newer version of this program ({reason}): start that version, or move it away to go on from an older state and the log"
     )]
-    Newer { path: PathBuf, reason: String },
+    Newer { place: String, reason: String },
 }
 
 /// What [`Snapshots::load`] found.
@@ -69,123 +68,105 @@ pub enum SnapshotError {
 pub struct Loaded {
     /// Of the newest snapshot that could be used.
     pub meta: Option<SnapshotMeta>,
-    /// Damaged files and those that the disk cannot read. They are kept under their new names, which are these, if the
-    /// disk lets them be renamed.
-    pub set_aside: Vec<PathBuf>,
+    /// Damaged snapshots and those that the disk cannot read. They are kept under their new names, which are these, if the
+    /// store lets them be renamed.
+    pub set_aside: Vec<String>,
 }
 
-/// The folder of snapshots of one fold of one partition. Cheap to clone.
+/// The snapshots of one fold of one partition. Cheap to clone.
 ///
-/// Two calls of [`Self::write`] for one folder must not run at the same time.
+/// In a folder of one process, two calls of [`Self::write`] must not run at the same time. Where several processes write, one that is
+/// late does no harm: the same position has the same state, and an older one is pruned, or of no use.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
+    store: Arc<dyn Objects>,
+    prefix: String,
 }
 
 impl Snapshots {
     /// Snapshots in `<root>/<fold>/<stream>-<partition>/`, where `stream` is the lasting name.
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>, root: &Path, fold: &str, partition: &floodplain_types::PartitionId) -> Self {
-        Self { disk, dir: root.join(fold).join(format!("{}-{}", partition.stream, partition.index)) }
+    pub fn new(disk: Arc<dyn Disk>, root: &Path, fold: &str, partition: &PartitionId) -> Self {
+        Self::of(Arc::new(Folder::new(disk, root)), fold, partition)
     }
 
-    /// The folder.
+    /// Snapshots in `<folder>/<stream>-<partition>/` of a store; `folder` is the fold's own.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn of(store: Arc<dyn Objects>, folder: &str, partition: &PartitionId) -> Self {
+        Self { store, prefix: format!("{folder}/{}-{}", partition.stream, partition.index) }
+    }
+
+    /// Where they are, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.store.place(&self.prefix)
     }
 
     /// Writes `snapshot` so that a power cut leaves it whole or not there, then removes all but
-    /// the two newest. Blocks. Returns the length of the file in bytes.
+    /// the two newest. Blocks. Returns its length in bytes.
     ///
     /// # Errors
     /// [`SnapshotError::Io`]; the snapshots that were there are still there.
     pub fn write(&self, snapshot: &Snapshot) -> Result<u64, SnapshotError> {
-        let bytes = encode(snapshot);
-        self.disk.create_dir_all(&self.dir).map_err(|source| self.failed("create", &self.dir, source))?;
-        let path = self.dir.join(file_name(snapshot.meta.position));
-        let temp = self.dir.join(format!("temp-{}", file_name(snapshot.meta.position)));
-        self.write_file(&temp, &bytes)?;
-        self.disk.rename(&temp, &path).map_err(|source| self.failed("rename", &temp, source))?;
-        self.disk.sync_dir(&self.dir).map_err(|source| self.failed("sync", &self.dir, source))?;
+        let (bytes, key) = (encode(snapshot), self.key(&name_of(snapshot.meta.position)));
+        let length = bytes.len() as u64;
+        self.store.put(&key, bytes).map_err(|source| self.failed("write", &key, source))?;
         self.prune();
-        Ok(bytes.len() as u64)
+        Ok(length)
     }
 
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
-        let file = match self.disk.create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Left by a write that failed or a crash: nobody has ever relied on it.
-                self.disk.remove(path).map_err(|source| self.failed("remove", path, source))?;
-                self.disk.create(path)
-            }
-            other => other,
-        }
-        .map_err(|source| self.failed("create", path, source))?;
-        let mut at = 0;
-        while at < bytes.len() {
-            match file.write_at(&bytes[at..], at as u64) {
-                Ok(0) => return Err(self.failed("write", path, io::ErrorKind::WriteZero.into())),
-                Ok(written) => at += written,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(self.failed("write", path, source)),
-            }
-        }
-        file.sync().map_err(|source| self.failed("sync", path, source))
-    }
-
-    /// Removes what is older than the two newest. A failure costs disk space and is tried again
-    /// after the next write.
+    /// Removes what is older than the two newest, and what writes of before them have left. A failure costs space and is
+    /// tried again after the next write.
     fn prune(&self) {
-        let Ok(found) = self.found() else { return };
-        for (_, name) in found.iter().rev().skip(KEPT) {
-            let path = self.dir.join(name);
-            if let Err(error) = self.disk.remove(&path) {
-                warn!(path = %path.display(), %error, "old snapshot could not be removed");
+        let Ok(names) = self.store.list(&self.prefix) else { return };
+        let kept = snapshots(&names).into_iter().rev().take(KEPT).last();
+        let Some((oldest, _)) = kept else { return };
+        let position =
+            |name: &str| position_of(if name.starts_with(TEMP) { &name[name.find("snapshot-")?..] } else { name });
+        for name in names.iter().filter(|name| position(name).is_some_and(|position| position < oldest)) {
+            let key = self.key(name);
+            if let Err(error) = self.store.delete(&key) {
+                warn!(place = self.store.place(&key), %error, "old snapshot could not be removed");
             }
         }
-    }
-
-    /// Names and positions of the snapshots that are there, oldest first.
-    fn found(&self) -> io::Result<Vec<(Position, String)>> {
-        let mut found: Vec<_> = match again(|| self.disk.list(&self.dir)) {
-            Ok(entries) => entries.into_iter().filter_map(|e| Some((position_of(&e.name)?, e.name))).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        found.sort();
-        Ok(found)
     }
 
     /// Gives the newest usable snapshot to `restore`. Blocks.
     ///
-    /// A file that is damaged or that the disk cannot read, or one whose state `restore` cannot decode, is set aside
+    /// One that is damaged or that the disk cannot read, or whose state `restore` cannot decode, is set aside
     /// and the one before it is tried. Nothing at all is a state too: the replay starts with the log. `restore` may
     /// then have been called all the same, and what it made is of no use.
     ///
     /// # Errors
-    /// [`SnapshotError::Newer`] for a file of a newer version: to go on would throw state away.
-    /// [`SnapshotError::Io`] if the folder cannot be listed, or if a file cannot be read for a reason that lies not in
-    /// its bytes (no right to open it, too many open files): that passes, and what retention has taken from the log is
+    /// [`SnapshotError::Newer`] for one of a newer version: to go on would throw state away.
+    /// [`SnapshotError::Io`] if they cannot be listed, or if one cannot be read for a reason that lies not in
+    /// its bytes (no right to open it, too many open files, no network): that passes, and what retention has taken from the log is
     /// nowhere else.
     pub fn load(
         &self,
         mut restore: impl FnMut(&Snapshot) -> Result<(), RestoreError>,
     ) -> Result<Loaded, SnapshotError> {
         let mut loaded = Loaded::default();
-        let found = self.found().map_err(|source| self.failed("list", &self.dir, source))?;
-        for (position, name) in found.into_iter().rev() {
-            let path = self.dir.join(&name);
+        let mut looks = 1;
+        let mut found = self.found()?;
+        while let Some((position, name)) = found.pop() {
+            let key = self.key(&name);
             // What cannot be read is asked for twice.
-            let read = match self.read_file(&path) {
-                Err(error) if is_unreadable(&error) => self.read_file(&path),
+            let read = match self.store.get(&key) {
+                Err(error) if is_unreadable(&error) => self.store.get(&key),
                 other => other,
             };
             let decoded = match read {
                 Ok(bytes) => decode(&bytes),
                 Err(error) if is_unreadable(&error) => Err(Damage::Broken(format!("the disk cannot read it: {error}"))),
-                Err(source) => return Err(self.failed("read", &path, source)),
+                // Another process has pruned it, so there are newer ones.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS_MAX => {
+                    looks += 1;
+                    found = self.found()?;
+                    found.retain(|(_, name)| !loaded.set_aside.contains(&self.aside(name).1));
+                    continue;
+                }
+                Err(source) => return Err(self.failed("read", &key, source)),
             };
             let damage = match decoded {
                 Ok(snapshot) if snapshot.meta.position != position => "position is not that of its name".to_owned(),
@@ -196,11 +177,12 @@ impl Snapshots {
                     }
                     Err(RestoreError::Wire(error)) => error.to_string(),
                     Err(error @ RestoreError::Format { .. }) => {
-                        return Err(SnapshotError::Newer { path, reason: error.to_string() });
+                        return Err(SnapshotError::Newer { place: self.store.place(&key), reason: error.to_string() });
                     }
                 },
                 Err(Damage::Newer(version)) => {
-                    return Err(SnapshotError::Newer { path, reason: format!("file version {version}") });
+                    let reason = format!("file version {version}");
+                    return Err(SnapshotError::Newer { place: self.store.place(&key), reason });
                 }
                 Err(Damage::Broken(reason)) => reason,
             };
@@ -209,49 +191,47 @@ impl Snapshots {
         Ok(loaded)
     }
 
-    /// Keeps a file that is no snapshot any more under another name, and gives the path that it has now.
-    fn set_aside(&self, name: &str, damage: &str) -> PathBuf {
-        let (path, aside) = (self.dir.join(name), self.dir.join(format!("damaged-{name}")));
-        // A disk that does not let it be renamed need not keep the older state from being used; the next start tries again.
-        match self.disk.rename(&path, &aside).and_then(|()| self.disk.sync_dir(&self.dir)) {
-            Ok(()) => warn!(path = %path.display(), damage, "snapshot is damaged and was set aside"),
-            Err(error) => {
-                warn!(path = %path.display(), damage, %error, "snapshot is damaged and cannot be set aside for good");
-            }
-        }
-        aside
+    /// Positions and names of the snapshots that are there, oldest first.
+    fn found(&self) -> Result<Vec<(Position, String)>, SnapshotError> {
+        let names = self.store.list(&self.prefix).map_err(|source| self.failed("list", &self.prefix, source))?;
+        Ok(snapshots(&names))
     }
 
-    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file: Arc<dyn DiskFile> = again(|| self.disk.open(path))?;
-        let mut bytes = vec![0; usize::try_from(again(|| file.len())?).map_err(io::Error::other)?];
-        let mut at = 0;
-        while at < bytes.len() {
-            match again(|| file.read_at(&mut bytes[at..], at as u64))? {
-                0 => break,
-                read => at += read,
-            }
+    /// Keeps one that is no snapshot any more under another name, and gives the place that it has now.
+    fn set_aside(&self, name: &str, damage: &str) -> String {
+        let (aside, place) = self.aside(name);
+        // A store that does not let it be renamed need not keep the older state from being used; the next start tries again.
+        match self.store.rename(&self.key(name), &aside) {
+            Ok(()) => warn!(place, damage, "snapshot is damaged and was set aside"),
+            Err(error) => warn!(place, damage, %error, "snapshot is damaged and cannot be set aside for good"),
         }
-        bytes.truncate(at);
-        Ok(bytes)
+        place
     }
 
-    fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> SnapshotError {
-        SnapshotError::Io { action, path: path.to_owned(), source }
+    /// The key that a damaged one gets, and where that is.
+    fn aside(&self, name: &str) -> (String, String) {
+        let key = self.key(&format!("damaged-{name}"));
+        let place = self.store.place(&key);
+        (key, place)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+
+    fn failed(&self, action: &'static str, key: &str, source: io::Error) -> SnapshotError {
+        SnapshotError::Io { action, place: self.store.place(key), source }
     }
 }
 
-/// Repeats a call that only asks while it is interrupted.
-fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
+/// Those of `names` that are names of snapshots, with their positions, oldest first.
+fn snapshots(names: &[String]) -> Vec<(Position, String)> {
+    let mut found: Vec<_> = names.iter().filter_map(|name| Some((position_of(name)?, name.clone()))).collect();
+    found.sort();
+    found
 }
 
-fn file_name(position: Position) -> String {
+fn name_of(position: Position) -> String {
     format!("snapshot-{:08x}-{:016x}", position.generation, position.offset)
 }
 

@@ -3,7 +3,6 @@
 use crate::{Emitted, SnapshotError, Snapshots};
 use floodplain_log::{Append, Partition, ReadError, Refusal, Stream};
 use floodplain_types::{PartitionId, Position};
-use std::path::PathBuf;
 
 /// Where a runner reads, and where its outputs go.
 #[derive(Debug)]
@@ -59,12 +58,12 @@ pub enum OpenError {
     Snapshot(#[from] SnapshotError),
     /// The log has lost records that were committed. Nothing is repaired by guessing.
     #[error(
-        "fold {fold} of {partition} has seen {seen}, but the log ends at {watermark}: restore the log, or remove the snapshot {dir} to fold what is left"
+        "fold {fold} of {partition} has seen {seen}, but the log ends at {watermark}: restore the log, or remove the snapshots {place} to fold what is left"
     )]
-    LogBehind { fold: &'static str, partition: PartitionId, seen: Position, watermark: Position, dir: PathBuf },
-    /// A snapshot of something else is in the folder.
-    #[error("snapshot in {dir} is of {found}, not of {expected}: move it to where it belongs, or away")]
-    Foreign { dir: PathBuf, found: String, expected: String },
+    LogBehind { fold: &'static str, partition: PartitionId, seen: Position, watermark: Position, place: String },
+    /// A snapshot of something else is there.
+    #[error("snapshot in {place} is of {found}, not of {expected}: move it to where it belongs, or away")]
+    Foreign { place: String, found: String, expected: String },
     /// The fold emits, but there is no stream for its positions.
     #[error("fold {0} emits and needs the stream of positions")]
     NoFoldsStream(&'static str),

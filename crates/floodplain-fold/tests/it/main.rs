@@ -4,6 +4,7 @@
 mod counted;
 mod crash;
 mod follow;
+mod homes;
 mod replay;
 mod snapshots;
 mod support;

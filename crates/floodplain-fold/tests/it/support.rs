@@ -1,8 +1,8 @@
 //! A fold that does everything a fold may do, and a worker that drives its runner.
 
 use floodplain_fold::{
-    Fold, Input, Next, Output, Outputs, PositionRecord, RestoreError, Runner, RunnerConfig, RunnerError, Settled,
-    Snapshots, fold_whole,
+    Fold, Folder, Input, Next, Objects, Output, Outputs, PositionRecord, RestoreError, Runner, RunnerConfig,
+    RunnerError, Settled, Snapshots, fold_whole,
     wire::{Get, Put},
 };
 use floodplain_log::{Append, BatchBuilder, Compression, Disk, Log, Outcome, Partition, Reply, Stream, header};
@@ -160,10 +160,14 @@ impl Streams {
     }
 
     pub(crate) fn config(&self, disk: &Arc<dyn Disk>) -> RunnerConfig {
+        self.config_of(&(Arc::new(Folder::new(disk.clone(), Path::new("/folds"))) as _))
+    }
+
+    pub(crate) fn config_of(&self, store: &Arc<dyn Objects>) -> RunnerConfig {
         let id = PartitionId { stream: (*self.input.id).clone(), index: 0 };
         RunnerConfig {
             partition: self.input.partition(0),
-            snapshots: Snapshots::new(disk.clone(), Path::new("/folds"), Sums::NAME, &id),
+            snapshots: Snapshots::of(store.clone(), Sums::NAME, &id),
             id,
             outputs: vec![("out", self.out.clone())],
             folds: Some(self.folds.clone()),
