@@ -12,16 +12,13 @@ use crate::{
     seams::Access,
     worker::Shared,
 };
-use floodplain_fold::{Fold, Next, OpenError, Runner, RunnerConfig, RunnerError, Settled, Snapshots};
+use floodplain_fold::{Fold, Next, Objects, OpenError, Runner, RunnerConfig, RunnerError, Settled, Snapshots};
 use floodplain_log::{
-    Append, BatchBuilder, Compression, DataStreams, DataStreamsError, Disk, Log, Outcome, Owners, Partition, ReadError,
+    Append, BatchBuilder, Compression, DataStreams, DataStreamsError, Log, Outcome, Owners, Partition, ReadError,
     Refusal, Reply, Stream,
 };
 use floodplain_types::{Class, Clock, StreamId, StreamName, TenantId};
-use std::{
-    path::PathBuf,
-    sync::{Arc, mpsc},
-};
+use std::sync::{Arc, mpsc};
 
 /// Why the broker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +29,7 @@ pub enum StartError {
     /// The streams of messages cannot be opened.
     #[error(transparent)]
     Data(#[from] DataStreamsError),
-    /// A fold cannot start from what is on disk.
+    /// A fold cannot start from its snapshots.
     #[error(transparent)]
     Fold(#[from] OpenError),
     /// A fold cannot replay.
@@ -56,9 +53,8 @@ pub struct Environment {
     pub log: Arc<dyn Log>,
     /// Who says which partitions this process folds with outputs: all, on the embedded engine.
     pub owners: Arc<dyn Owners>,
-    /// For snapshots, in `data_dir/folds`.
-    pub disk: Arc<dyn Disk>,
-    pub data_dir: PathBuf,
+    /// Where snapshots of folds are, below `folds/`.
+    pub snapshots: Arc<dyn Objects>,
     pub clock: Arc<dyn Clock>,
     /// Tells this run of the server from all others.
     pub run: u64,
@@ -71,8 +67,7 @@ pub struct Environment {
 #[derive(Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
-    disk: Arc<dyn Disk>,
-    data_dir: PathBuf,
+    snapshots: Arc<dyn Objects>,
     positions: Stream,
     /// What this server says first.
     starts: Vec<Event>,
@@ -84,7 +79,7 @@ impl Broker {
     /// # Errors
     /// [`StartError`].
     pub fn open(config: BrokerConfig, environment: Environment, workers: usize) -> Result<Self, StartError> {
-        let Environment { access, log, owners, disk, data_dir, clock, run, previous_runs } = environment;
+        let Environment { access, log, owners, snapshots, clock, run, previous_runs } = environment;
         if !(1..=64).contains(&workers) {
             return Err(StartError::Workers(workers));
         }
@@ -125,7 +120,7 @@ impl Broker {
             owners,
         });
         shared.owners.watch(shared.fences.clone());
-        Ok(Self { shared, disk, data_dir, positions, starts })
+        Ok(Self { shared, snapshots, positions, starts })
     }
 
     /// Builds worker `idx`, replaying the folds of its partitions. Blocks.
@@ -177,7 +172,7 @@ impl Broker {
         };
         let config = RunnerConfig {
             partition,
-            snapshots: Snapshots::new(self.disk.clone(), &self.data_dir.join("folds"), F::NAME, &id),
+            snapshots: Snapshots::of(self.snapshots.clone(), &format!("folds/{}", F::NAME), &id),
             id,
             outputs: self.outputs(),
             folds: F::EMITS.then(|| self.positions.clone()),

@@ -175,7 +175,8 @@ impl Job {
             Work::Snapshot { snapshots, snapshot } => {
                 let written = catch_unwind(AssertUnwindSafe(|| snapshots.write(&snapshot)));
                 if let Ok(Err(error)) = written {
-                    tracing::warn!(%error, "snapshot was not written; the next start replays more");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "snapshot was not written; the next start replays more");
                 }
                 JobResult::Snapshot
             }

@@ -1,6 +1,7 @@
 //! Workers without sockets, for tests: bytes in, bytes out, on a log in memory or on a disk that fails.
 
 use crate::{Broker, BrokerConfig, CloseKind, ConnId, Effect, Environment, Job, Worker, seams::Access};
+use floodplain_fold::Folder;
 use floodplain_log::{
     AllSlots, Append, Completion, Embedded, EmbeddedConfig, Fence, FetchedRecord, InOrder, Log, Outcome, OwnerSink,
     Owners, Partition, Read, ReadError, RecordRef, Refusal, Reply, RetentionSink, Slot, Stream, WatermarkSink,
@@ -9,7 +10,7 @@ use floodplain_testkit::{AdverseLog, Adversity, Counts, FaultDisk, ModelLog};
 use floodplain_types::{Class, ManualClock, PartitionId, Position, StreamId, Timestamp};
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -369,18 +370,16 @@ impl Rig {
         });
         self.log = shared.clone();
         let access = (self.access)();
-        let dir = PathBuf::from("/data");
-        let disk = Arc::new(self.disk.clone());
         let owners: Arc<dyn Owners> = match &self.slots {
             None => Arc::new(AllSlots::new(shared.clone(), 1)),
             Some(slots) => Arc::new(Share { node: self.node, slots: slots.clone(), log: shared.clone() }),
         };
+        let snapshots = Arc::new(Folder::new(Arc::new(self.disk.clone()), Path::new("/data")));
         let environment = Environment {
             access,
             owners,
             log: shared,
-            disk,
-            data_dir: dir,
+            snapshots,
             clock: self.clock.clone(),
             run: self.run,
             previous_runs: Vec::new(),

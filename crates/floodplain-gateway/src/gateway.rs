@@ -5,14 +5,15 @@ use crate::{
     doorbell::Doorbell,
     listen,
     metrics::Metrics,
+    run::Run,
     thread::{Inbox, Thread},
 };
 use floodplain_broker::{Broker, BrokerConfig, Environment, JOB_THREADS, Roster, seams::Access};
-use floodplain_log::{Disk, Log, Owners};
+use floodplain_fold::Objects;
+use floodplain_log::{Log, Owners};
 use floodplain_types::Clock;
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{SyncSender, sync_channel},
@@ -55,8 +56,8 @@ impl Gateway {
         access: Access,
         log: Arc<dyn Log>,
         owners: Arc<dyn Owners>,
-        disk: Arc<dyn Disk>,
-        data_dir: PathBuf,
+        snapshots: Arc<dyn Objects>,
+        run: Run,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -64,9 +65,8 @@ impl Gateway {
         // Bound early, so that a taken port is told before a long replay; listening begins with it,
         // and clients wait in the backlog.
         let (address, listeners) = listen::bind(config.mqtt_address, count)?;
-        let run = run_id(&*clock);
-        let previous_runs = if log.is_shared() { note_run(&*disk, &data_dir, run)? } else { Vec::new() };
-        let environment = Environment { access, log, owners, disk, data_dir, clock, run, previous_runs };
+        let Run { id: run, previous: previous_runs } = run;
+        let environment = Environment { access, log, owners, snapshots, clock, run, previous_runs };
         let broker = Arc::new(Broker::open(config.broker.clone(), environment, count)?);
         let peers: Vec<(Inbox, Arc<Doorbell>)> = (0..count).map(|_| Default::default()).collect();
         // One message per thread: that it is ready, or why not.
@@ -131,29 +131,6 @@ impl Drop for Gateway {
             tracing::error!(%error, "gateway did not stop in order");
         }
     }
-}
-
-/// Tells this run of the server from all others: the time it started, mixed with its process id.
-fn run_id(clock: &dyn Clock) -> u64 {
-    let now = clock.now().0 as u64;
-    now ^ u64::from(std::process::id()).rotate_left(40)
-}
-
-/// Notes in the data folder which run has it now, and gives those before: one, or more after a crash between the steps of this. The name of
-/// an empty file says it.
-fn note_run(disk: &dyn Disk, data_dir: &Path, run: u64) -> Result<Vec<u64>, Error> {
-    const PREFIX: &str = "run-";
-    let noted = || {
-        let found = disk.list(data_dir)?.into_iter().map(|entry| entry.name);
-        let earlier: Vec<_> = found.filter(|name| name.starts_with(PREFIX)).collect();
-        disk.create(&data_dir.join(format!("{PREFIX}{run:016x}")))?;
-        for name in &earlier {
-            disk.remove(&data_dir.join(name))?;
-        }
-        disk.sync_dir(data_dir)?;
-        Ok(earlier.iter().filter_map(|name| u64::from_str_radix(&name[PREFIX.len()..], 16).ok()).collect())
-    };
-    noted().map_err(|source| Error::Run { dir: data_dir.to_owned(), source })
 }
 
 struct Start {

@@ -7,12 +7,14 @@ mod doorbell;
 mod gateway;
 mod listen;
 mod metrics;
+mod run;
 mod thread;
 
 pub use gateway::{Gateway, GatewayConfig};
+pub use run::Run;
 
 use floodplain_broker::StartError;
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr};
 
 /// Why the gateway could not start, or not stop in time.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +30,6 @@ pub enum Error {
     /// The system gives no more threads or file descriptors.
     #[error("cannot start thread {name}")]
     Thread { name: String, source: io::Error },
-    /// It cannot be noted in the data folder that this server has started.
-    #[error("cannot write in {dir}")]
-    Run { dir: PathBuf, source: io::Error },
     /// The broker's state could not be built.
     #[error(transparent)]
     Broker(#[from] StartError),

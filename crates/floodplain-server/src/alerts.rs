@@ -2,8 +2,9 @@
 
 use crate::Config;
 use floodplain_decode::Value;
+use floodplain_fold::Objects;
 use floodplain_history::observe::{Observed, Observer};
-use floodplain_log::{DataStreams, Log, OsDisk, Stream};
+use floodplain_log::{DataStreams, Log, Stream};
 use floodplain_streams::{
     Alerts, AlertsConfig, Service,
     evaluator::Row,
@@ -32,6 +33,7 @@ const CERTIFICATES: [&str; 4] = [
 /// Opens alerts and starts their thread.
 pub(crate) fn start(
     config: &Config,
+    snapshots: Arc<dyn Objects>,
     log: Arc<dyn Log>,
     data: DataStreams,
     state: Stream,
@@ -39,15 +41,9 @@ pub(crate) fn start(
 ) -> floodplain_streams::Result<Service> {
     let clock = Arc::new(SystemClock);
     let post = Arc::new(Poster::new(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from)));
-    let config = AlertsConfig {
-        dir: config.data_dir.join("alerts"),
-        data,
-        state,
-        alerts,
-        rules: config.alerts.clone(),
-        patience: Patience::default(),
-    };
-    Alerts::open(config, &(Arc::new(OsDisk) as _), log, clock, post)?.start()
+    let config =
+        AlertsConfig { snapshots, data, state, alerts, rules: config.alerts.clone(), patience: Patience::default() };
+    Alerts::open(config, log, clock, post)?.start()
 }
 
 /// Brings the rows of history to the alerts.

@@ -3,6 +3,7 @@
 use crate::{
     kafka::Kafka,
     settings::{ConfigError, Entry, Key, Kind, Origin, Setting, Settings, Sources},
+    snapshots::Snapshots,
     telemetry,
 };
 use floodplain_broker::BrokerConfig;
@@ -284,6 +285,36 @@ pub static KEYS: &[Key] = &[
         help: "file that holds the password of that user",
     },
     Key {
+        name: "snapshots.url",
+        kind: Kind::Text,
+        limits: None,
+        default: "none",
+        help: "where servers that share a log keep snapshots of folds: file:///FOLDER or s3://BUCKET/PREFIX; none is the data folder",
+    },
+    Key {
+        name: "s3.endpoint",
+        kind: Kind::Text,
+        limits: None,
+        default: "none",
+        help: "URL of object storage that is not Amazon's; of this and the next three none is what AWS_* variables say",
+    },
+    Key { name: "s3.region", kind: Kind::Text, limits: None, default: "none", help: "its region" },
+    Key { name: "s3.access_key_id", kind: Kind::Text, limits: None, default: "none", help: "name of our key there" },
+    Key {
+        name: "s3.secret_access_key_file",
+        kind: Kind::PathOrNone,
+        limits: None,
+        default: "none",
+        help: "file that holds the secret of that key",
+    },
+    Key {
+        name: "s3.allow_http",
+        kind: Kind::OneOf(&["off", "on"]),
+        limits: None,
+        default: "off",
+        help: "whether s3.endpoint may be without TLS",
+    },
+    Key {
         name: "history.size_max",
         kind: Kind::SizeOrAuto,
         limits: Some(("16MiB", "1000TiB")),
@@ -348,6 +379,8 @@ pub struct Config {
     pub log: EmbeddedConfig,
     /// The log is there instead.
     pub kafka: Option<Kafka>,
+    /// Where snapshots of folds are.
+    pub snapshots: Snapshots,
     pub broker: BrokerConfig,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
@@ -401,6 +434,7 @@ impl Config {
         Ok(Self {
             log: log(&settings, &data_dir),
             kafka: Kafka::of(&settings)?,
+            snapshots: Snapshots::of(&settings)?,
             broker,
             bindings,
             retention: settings.entries("tables", table)?.into_iter().collect(),

@@ -14,6 +14,7 @@ mod postgres;
 mod ready;
 mod server;
 mod settings;
+mod snapshots;
 mod telemetry;
 mod units;
 
@@ -25,5 +26,6 @@ pub use floodplain_types::Class;
 pub use kafka::{Kafka, KafkaBroker, KafkaCluster, KafkaSasl, KafkaTls};
 pub use server::{Addresses, Server, StartError};
 pub use settings::{ConfigError, Key, Kind, Origin, Setting, Sources};
+pub use snapshots::Snapshots;
 pub use telemetry::{log_start_error, start_logs};
 pub use units::{format_size, parse_duration, parse_size};

@@ -4,7 +4,8 @@ use crate::{Config, alerts, devices::TopicDevices, engine::Engine, fleet::Known,
 use floodplain_access::Registry;
 use floodplain_api::{Api, Bound, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
-use floodplain_gateway::{Gateway, GatewayConfig};
+use floodplain_fold::Objects;
+use floodplain_gateway::{Gateway, GatewayConfig, Run};
 use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
 use floodplain_log::{DataStreams, DataStreamsError, Disk, Log, OsDisk, Refusal, Stream};
 use floodplain_postgres::Entrance;
@@ -79,6 +80,8 @@ pub enum StartError {
          a log are not built yet"
     )]
     NotOwned { owned: usize, all: usize },
+    #[error("cannot note in {dir} that this server has started")]
+    Run { dir: PathBuf, source: std::io::Error },
     #[error("this program was built without kafka: build it with --features kafka")]
     NoKafka,
     #[error("cannot open stream {stream}")]
@@ -89,6 +92,10 @@ pub enum StartError {
     Space(#[source] std::io::Error),
     #[error("cannot open the history of tables")]
     History(#[source] floodplain_history::Error),
+    #[error("cannot use the store of snapshots.url")]
+    Snapshots(#[source] floodplain_object_store::OpenError),
+    #[error("cannot use the folder {path} of snapshots.url: it must be there, and this server may write to it")]
+    SnapshotsFolder { path: PathBuf, source: std::io::Error },
     #[error("cannot open alerts")]
     Alerts(#[source] floodplain_streams::Error),
     #[error("cannot start mqtt")]
@@ -154,10 +161,11 @@ impl Server {
         let registry = runtime.block_on(Registry::open(&registry_path, Arc::new(SystemClock)));
         let registry = registry.map_err(StartError::Registry)?;
         let streams = open_data(config, &*log)?;
-        let alerts = open_alerts(config, log.clone(), streams.clone())?;
+        let snapshots = config.snapshots.open(&config.data_dir)?;
+        let alerts = open_alerts(config, snapshots.clone(), log.clone(), streams.clone())?;
         let (history, tables) = open_history(config, &engine, &streams, alerts.alerts())?;
         let devices = TopicDevices { history: tables.handle.clone(), streams: streams.clone() };
-        let gateway = start_gateway(config, &engine, devices.clone())?;
+        let gateway = start_gateway(config, &engine, snapshots, devices.clone())?;
         let messages = start_messages(config, log.clone(), streams, devices)?;
         let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), alerts.alerts().clone()));
         let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
@@ -314,10 +322,15 @@ fn open_data(config: &Config, log: &dyn Log) -> Result<DataStreams, StartError> 
 }
 
 /// Alerts come before history, which brings them its rows.
-fn open_alerts(config: &Config, log: Arc<dyn Log>, data: DataStreams) -> Result<Service, StartError> {
+fn open_alerts(
+    config: &Config,
+    snapshots: Arc<dyn Objects>,
+    log: Arc<dyn Log>,
+    data: DataStreams,
+) -> Result<Service, StartError> {
     let open = |name| open_stream(&*log, name, config.broker.partitions);
     let (state, stream) = (open("state")?, open("alerts")?);
-    alerts::start(config, log, data, state, stream).map_err(StartError::Alerts)
+    alerts::start(config, snapshots, log, data, state, stream).map_err(StartError::Alerts)
 }
 
 /// Tables of what devices publish. What is in memory only is decoded from the log again.
@@ -347,13 +360,23 @@ fn open_history(
     Ok((history, tables))
 }
 
-fn start_gateway(config: &Config, engine: &Engine, devices: TopicDevices) -> Result<Gateway, StartError> {
+fn start_gateway(
+    config: &Config,
+    engine: &Engine,
+    snapshots: Arc<dyn Objects>,
+    devices: TopicDevices,
+) -> Result<Gateway, StartError> {
     let gateway =
         GatewayConfig { mqtt_address: config.mqtt_address, threads: config.workers, broker: config.broker.clone() };
     // Every address is a loopback one, so everybody is who they say they are.
     let access = Access { bindings: Box::new(devices), ..Access::open_loopback() };
     let (log, owners) = (engine.log(), engine.owners());
-    Ok(Gateway::start(&gateway, access, log, owners, Arc::new(OsDisk), config.data_dir.clone(), Arc::new(SystemClock))?)
+    let mut run = Run::new(&SystemClock);
+    if log.is_shared() {
+        let dir = &config.data_dir;
+        run = run.noted(&OsDisk, dir).map_err(|source| StartError::Run { dir: dir.clone(), source })?;
+    }
+    Ok(Gateway::start(&gateway, access, log, owners, snapshots, run, Arc::new(SystemClock))?)
 }
 
 /// HTTP takes what MQTT takes, and finds the same device in a topic.

@@ -11,17 +11,16 @@ use crate::{
     transition::{Receipt, Transition, is_of_alerts, webhook_of},
     webhook::{Last, Patience, Post, Webhooks},
 };
-use floodplain_fold::Runner;
-use floodplain_log::{Append, Batch, BatchBuilder, Compression, DataStreams, Disk, Log, Partition, Refusal, Stream};
+use floodplain_fold::{Objects, Runner, Snapshot, Snapshots};
+use floodplain_log::{Append, Batch, BatchBuilder, Compression, DataStreams, Log, Partition, Refusal, Stream};
 use floodplain_types::{Class, Clock, Position, Timestamp};
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
+    thread::{JoinHandle, Scope, ScopedJoinHandle},
     time::Duration,
 };
 use tracing::{error, info, warn};
@@ -43,8 +42,8 @@ const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 /// Where alerts read, and where they keep what they know.
 #[derive(Debug)]
 pub struct AlertsConfig {
-    /// Folder of the folds' snapshots. Nobody else writes here.
-    pub dir: PathBuf,
+    /// Where snapshots of the folds are, below `alerts/`.
+    pub snapshots: Arc<dyn Objects>,
     /// What devices publish; subscribers are told of transitions here, too.
     pub data: DataStreams,
     /// Where the document of rules is.
@@ -191,28 +190,22 @@ impl Alerts {
     ///
     /// # Errors
     /// Those of disk and log; [`Error::TooMany`].
-    pub fn open(
-        config: AlertsConfig,
-        disk: &Arc<dyn Disk>,
-        log: Arc<dyn Log>,
-        clock: Arc<dyn Clock>,
-        post: Arc<dyn Post>,
-    ) -> Result<Self> {
-        let AlertsConfig { dir, data, state, alerts, rules: of_file, patience } = config;
+    pub fn open(config: AlertsConfig, log: Arc<dyn Log>, clock: Arc<dyn Clock>, post: Arc<dyn Post>) -> Result<Self> {
+        let AlertsConfig { snapshots, data, state, alerts, rules: of_file, patience } = config;
         let now = clock.now();
         let ended = {
             let (log, alerts, clock) = (log.clone(), alerts.clone(), clock.clone());
             Arc::new(move |receipt: &Receipt| keep(&*log, &alerts, receipt, clock.now()))
         };
         let webhooks = Webhooks::start(post, clock.clone(), patience, ended).map_err(Error::Thread)?;
-        let mut rules = store::open::<RulesFold>(&*log, disk, &dir, state.partition_of(KEY.as_bytes()))?;
+        let mut rules = store::open::<RulesFold>(&*log, &snapshots, state.partition_of(KEY.as_bytes()))?;
         while store::fold_some(&*log, &mut rules, now)? {}
-        let open = |index| store::open::<States>(&*log, disk, &dir, alerts.partition(index));
+        let open = |index| store::open::<States>(&*log, &snapshots, alerts.partition(index));
         let mut states = (0..alerts.partitions).map(open).collect::<Result<Vec<_>>>()?;
         for runner in &mut states {
             while store::fold_some(&*log, runner, now)? {}
         }
-        let open = |(_, partition)| store::open::<Heard>(&*log, disk, &dir, partition);
+        let open = |(_, partition)| store::open::<Heard>(&*log, &snapshots, partition);
         let heard = data.all().map(open).collect::<Result<Vec<_>>>()?;
         let rules_before = rules.fold().rules().clone();
         let core = Core {
@@ -502,6 +495,13 @@ impl Inner {
     }
 
     fn run(&self) {
+        // A store that does not answer holds up no alert.
+        std::thread::scope(|scope| self.run_with(scope));
+        write(self.snapshots());
+    }
+
+    fn run_with<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        let mut writing: Option<ScopedJoinHandle<'_, ()>> = None;
         let (mut has_failed, mut snapshot_at) = (false, self.clock.now() + SNAPSHOT_EVERY);
         while !self.wake.is_stopping() {
             let (rest, at_most) = match self.turn() {
@@ -517,13 +517,19 @@ impl Inner {
                     (BACKOFF, BACKOFF)
                 }
             };
-            if self.clock.now() >= snapshot_at {
+            if self.clock.now() >= snapshot_at && writing.as_ref().is_none_or(ScopedJoinHandle::is_finished) {
                 snapshot_at = self.clock.now() + SNAPSHOT_EVERY;
-                self.write_snapshots();
+                let snapshots = self.snapshots();
+                let writer = std::thread::Builder::new().name("alerts-disk".to_owned());
+                writing = writer
+                    .spawn_scoped(scope, || write(snapshots))
+                    .inspect_err(
+                        |error| warn!(%error, "snapshots of alerts were not written, there is no thread for it"),
+                    )
+                    .ok();
             }
             self.wake.wait(rest, at_most);
         }
-        self.write_snapshots();
     }
 
     /// Tells what waits, and judges silence once all is read that was committed when it began. Returns how long to
@@ -581,18 +587,23 @@ impl Inner {
         looked_at
     }
 
-    /// The locks are free while files are written.
-    fn write_snapshots(&self) {
+    /// Those of all that has changed; the locks are free while they are written.
+    fn snapshots(&self) -> Vec<(Snapshots, Snapshot)> {
         let mut snapshots: Vec<_> = {
             let mut core = lock(&self.core);
             let rules = store::snapshot(&mut core.rules);
             rules.into_iter().chain(core.states.iter_mut().filter_map(store::snapshot)).collect()
         };
         snapshots.extend(lock(&self.heard).iter_mut().filter_map(store::snapshot));
-        for (folder, snapshot) in snapshots {
-            if let Err(error) = folder.write(&snapshot) {
-                warn!(%error, "snapshot of alerts was not written, the next start reads more of the log");
-            }
+        snapshots
+    }
+}
+
+fn write(snapshots: Vec<(Snapshots, Snapshot)>) {
+    for (folder, snapshot) in snapshots {
+        if let Err(error) = folder.write(&snapshot) {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "snapshot of alerts was not written, the next start reads more of the log");
         }
     }
 }

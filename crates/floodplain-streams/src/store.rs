@@ -1,13 +1,12 @@
 //! The log as alerts use it, on threads that may block: append and wait, fold what is there.
 
 use crate::{Error, Result};
-use floodplain_fold::{Fold, Next, Runner, RunnerConfig, Snapshots};
+use floodplain_fold::{Fold, Next, Objects, Runner, RunnerConfig, Snapshots};
 use floodplain_log::{
-    Append, Batch, Completion, CompletionSink, Disk, Log, Outcome, Partition, Refusal, Reply, WatermarkSink,
+    Append, Batch, Completion, CompletionSink, Log, Outcome, Partition, Refusal, Reply, WatermarkSink,
 };
 use floodplain_types::{Class, Position, Timestamp};
 use std::{
-    path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -93,15 +92,14 @@ pub(crate) fn append(log: &dyn Log, batches: Vec<(Partition, Batch)>) -> Result<
     }
 }
 
-/// Opens a fold with its newest snapshot in `dir`.
+/// Opens a fold with its newest snapshot.
 pub(crate) fn open<F: Fold + Default>(
     log: &dyn Log,
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
+    snapshots: &Arc<dyn Objects>,
     partition: Partition,
 ) -> Result<Runner<F>> {
     let id = log.partition_id(partition).ok_or(Refusal::UnknownPartition(partition))?;
-    let snapshots = Snapshots::new(disk.clone(), dir, F::NAME, &id);
+    let snapshots = Snapshots::of(snapshots.clone(), &format!("alerts/{}", F::NAME), &id);
     let config = RunnerConfig { partition, id, outputs: Vec::new(), folds: None, snapshots };
     Runner::open(F::default(), config, log).map_err(|error| Error::Fold(error.into()))
 }

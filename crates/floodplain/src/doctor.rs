@@ -8,7 +8,7 @@ use crate::{
     settings::ConfigArgs,
 };
 use anyhow::{Context as _, Result, bail};
-use floodplain_server::{Class, Config, format_size};
+use floodplain_server::{Class, Config, Snapshots, format_size};
 use std::{
     fs,
     io::{self, Write as _},
@@ -88,6 +88,9 @@ fn examine(config: &Config) -> Result<Vec<Finding>> {
         Some(kafka) => kafka::findings(kafka, config.broker.ack_class),
     };
     findings.extend([file_system(&config.data_dir)?, space(&config.data_dir)?]);
+    if config.snapshots != Snapshots::DataFolder {
+        findings.push(snapshots(config));
+    }
     findings.push(file_limit()?);
     findings.push(clock());
     for (check, address) in [
@@ -271,6 +274,15 @@ fn file_limit() -> Result<Finding> {
     };
     let data = serde_json::json!({ "limit": limit });
     Ok(Finding { check: "file limit", verdict, text: format!("{soft}: {comment}"), data })
+}
+
+/// Whether the store of `snapshots.url` works.
+fn snapshots(config: &Config) -> Finding {
+    let (verdict, text) = match config.snapshots.probe(&config.data_dir) {
+        Ok(place) => (Verdict::Ok, format!("an object was written, listed, read and removed: {place}")),
+        Err(error) => (Verdict::Failed, error),
+    };
+    Finding { check: "snapshots", verdict, text, data: serde_json::json!({}) }
 }
 
 fn clock() -> Finding {

@@ -2,10 +2,11 @@
 
 use super::*;
 use floodplain_broker::{Broker, BrokerConfig, Environment, seams::Access};
+use floodplain_fold::Folder;
 use floodplain_log::AllSlots;
 use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::SystemClock;
-use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd};
+use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd, path::Path};
 
 const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
 
@@ -40,8 +41,7 @@ impl World {
             access: Access::open_loopback(),
             owners: Arc::new(AllSlots::new(log.clone(), 1)),
             log,
-            disk: Arc::new(FaultDisk::new(1)),
-            data_dir: "/data".into(),
+            snapshots: Arc::new(Folder::new(Arc::new(FaultDisk::new(1)), Path::new("/data"))),
             clock,
             run: 1,
             previous_runs: Vec::new(),

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use floodplain_broker::{BrokerConfig, seams::Access};
-use floodplain_gateway::{Gateway, GatewayConfig};
+use floodplain_fold::Folder;
+use floodplain_gateway::{Gateway, GatewayConfig, Run};
 use floodplain_log::{AllSlots, Disk, Embedded, EmbeddedConfig, Log, OsDisk};
 use floodplain_testkit::{AdverseLog, Adversity};
 use floodplain_types::SystemClock;
@@ -52,7 +53,8 @@ impl Server {
         println!("this server's log has the seed {seed}");
         let shared: Arc<dyn Log> = AdverseLog::start(log.clone(), Adversity::MILD, seed);
         let owners = Arc::new(AllSlots::new(shared.clone(), 1));
-        let gateway = Gateway::start(&config, access, shared, owners, disk, dir.path().to_owned(), clock).unwrap();
+        let snapshots = Arc::new(Folder::new(disk, dir.path()));
+        let gateway = Gateway::start(&config, access, shared, owners, snapshots, Run::new(&*clock), clock).unwrap();
         Self { address: gateway.mqtt_address(), log, gateway, dir }
     }
 

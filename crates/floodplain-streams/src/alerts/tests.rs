@@ -1,9 +1,11 @@
 use super::*;
 use crate::{rule::v1, transition::Cause};
-use floodplain_log::MessageRef;
+use floodplain_fold::Folder;
+use floodplain_log::{Disk, MessageRef};
 use floodplain_testkit::{AdverseLog, Adversity, FaultDisk, ModelLog, wait_until};
 use floodplain_types::{ManualClock, StreamId, StreamName, TenantId};
 use serde_json::json;
+use std::path::Path;
 
 /// Remembers what it was told, and does not take it while it is `out`.
 #[derive(Debug, Default)]
@@ -86,14 +88,14 @@ impl Rig {
     fn try_open(&self, rules: &[Rule]) -> Result<Alerts> {
         let (data, alerts, state) = (self.data.clone(), self.alerts.clone(), self.state.clone());
         let config = AlertsConfig {
-            dir: "alerts".into(),
+            snapshots: Arc::new(Folder::new(self.disk.clone(), Path::new("/data"))),
             data,
             state,
             alerts,
             rules: rules.to_vec(),
             patience: Patience::default(),
         };
-        Alerts::open(config, &self.disk, self.over.clone(), self.clock.clone(), self.told.clone())
+        Alerts::open(config, self.over.clone(), self.clock.clone(), self.told.clone())
     }
 
     /// A message to `topic`, received now.
@@ -247,7 +249,7 @@ fn silence_is_noticed_and_ends_with_the_next_message() {
     // Over a restart it stays silent, and nobody becomes silent because nobody listened.
     rig.publish("d2", "devices/d2/engine");
     rig.clock.advance(Duration::from_secs(3600));
-    alerts.0.write_snapshots();
+    write(alerts.0.snapshots());
     drop(alerts);
     let alerts = rig.open(&[]);
     alerts.0.turn().unwrap();
