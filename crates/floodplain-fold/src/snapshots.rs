@@ -119,8 +119,8 @@ impl Snapshots {
     /// tried again after the next write.
     fn prune(&self) {
         let Ok(names) = self.store.list(&self.prefix) else { return };
-        let kept = snapshots(&names).into_iter().rev().take(KEPT).last();
-        let Some((oldest, _)) = kept else { return };
+        let found = snapshots(&names);
+        let Some(&(oldest, _)) = found.get(found.len().saturating_sub(KEPT)) else { return };
         let position =
             |name: &str| position_of(if name.starts_with(TEMP) { &name[name.find("snapshot-")?..] } else { name });
         for name in names.iter().filter(|name| position(name).is_some_and(|position| position < oldest)) {

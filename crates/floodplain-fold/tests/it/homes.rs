@@ -53,7 +53,9 @@ fn of(store: &Arc<dyn Objects>) -> Snapshots {
 /// A store with snapshots of these positions.
 fn with(fresh: &dyn Fn() -> Arc<dyn Objects>, offsets: &[u64]) -> Arc<dyn Objects> {
     let store = fresh();
-    offsets.iter().for_each(|offset| drop(of(&store).write(&snapshot(*offset)).unwrap()));
+    for offset in offsets {
+        of(&store).write(&snapshot(*offset)).unwrap();
+    }
     store
 }
 

@@ -4,16 +4,11 @@ use crate::{
     replay::model,
     support::{Ask, Streams, Sums, Worker, write},
 };
-use floodplain_fold::{
-    Emitted, Fold, OpenError, RestoreError, Runner, Snapshot, SnapshotError, SnapshotMeta, Snapshots,
-};
-use floodplain_log::{Disk, Log};
+use floodplain_fold::{Emitted, Snapshot, SnapshotError, SnapshotMeta, Snapshots};
+use floodplain_log::Disk;
 use floodplain_testkit::{Fault, FaultDisk, Op, Rule};
 use floodplain_types::{PartitionId, Position, Timestamp};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 pub(crate) fn partition() -> PartitionId {
     PartitionId { stream: crate::support::stream_id("input"), index: 3 }

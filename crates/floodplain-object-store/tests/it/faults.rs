@@ -32,7 +32,7 @@ fn what_was_written_survives_the_server() {
 #[test]
 fn a_server_that_is_killed_in_the_middle_of_a_write_has_the_snapshots_before_it() {
     for (size, cuts) in
-        [(4 * KIB, [1, 700, 2000]), (6 << 20, [5000, 1 << 20, 5 << 20]), (9 << 20, [200, 1 << 20, 17 << 19])]
+        [(4 * KIB, [1, 700, 2000]), (1 << 20, [5000, 300 * KIB, 1000 * KIB]), (9 << 20, [200, 1 << 20, 17 << 19])]
     {
         for cut in cuts {
             let server = S3Server::start().unwrap();
