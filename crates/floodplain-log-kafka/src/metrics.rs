@@ -157,27 +157,35 @@ impl ClientMetrics {
     }
 }
 
-/// What a client of the cluster tells us, whatever it is for.
-pub(crate) struct Context {
+/// What a client of the cluster tells us, whatever it is for, and what else it has to do with.
+pub(crate) struct Context<T = ()> {
     kind: String,
     metrics: ClientMetrics,
     /// It was said that no broker can be reached: each connection that fails would say it again.
     is_cut_off: AtomicBool,
+    /// What takes the answers that only a client of this kind gets.
+    pub(crate) takes: T,
 }
 
 impl Context {
     pub(crate) fn new(kind: &str) -> Self {
-        Self { kind: kind.to_owned(), metrics: ClientMetrics::new(kind), is_cut_off: AtomicBool::new(false) }
+        Self::with(kind, ())
     }
 }
 
-impl fmt::Debug for Context {
+impl<T> Context<T> {
+    pub(crate) fn with(kind: &str, takes: T) -> Self {
+        Self { kind: kind.to_owned(), metrics: ClientMetrics::new(kind), is_cut_off: AtomicBool::new(false), takes }
+    }
+}
+
+impl<T> fmt::Debug for Context<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-impl ClientContext for Context {
+impl<T: Send + Sync> ClientContext for Context<T> {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let client = self.kind.as_str();
         match level {

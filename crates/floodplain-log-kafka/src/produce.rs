@@ -10,8 +10,8 @@ use crate::{
 use floodplain_log::{Batch, Partition, Record};
 use floodplain_types::Class;
 use rdkafka::{
-    ClientConfig, ClientContext, Message, Statistics,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    ClientConfig, Message,
+    config::FromClientConfigAndContext,
     error::KafkaError,
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
@@ -205,7 +205,7 @@ impl Queue {
     }
 }
 
-type OurProducer = ThreadedProducer<Deliveries>;
+type OurProducer = ThreadedProducer<Context<Deliveries>>;
 
 /// The thread of a lane.
 struct Sender {
@@ -223,7 +223,7 @@ struct Sender {
 impl Sender {
     fn create(&self) -> Result<OurProducer, KafkaError> {
         let is_acknowledged = self.client.get("acks") != Some("0");
-        let context = Deliveries { context: Context::new(&self.kind), is_acknowledged };
+        let context = Context::with(&self.kind, Deliveries { is_acknowledged });
         OurProducer::from_config_and_context(&self.client, context)
     }
 
@@ -352,33 +352,18 @@ pub(crate) fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
 
 /// Takes the ends of records.
 struct Deliveries {
-    context: Context,
     /// Brokers answer in this class.
     is_acknowledged: bool,
 }
 
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.context.stats(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
+impl ProducerContext for Context<Deliveries> {
     type DeliveryOpaque = Arc<Part>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, part: Arc<Part>) {
         match result {
             Ok(message) => {
                 let offset = u64::try_from(message.offset()).ok();
-                if offset.is_none() && self.is_acknowledged {
+                if offset.is_none() && self.takes.is_acknowledged {
                     let (topic, partition) = (message.topic(), message.partition());
                     tracing::warn!(topic, partition, "append is written, and the broker does not say where");
                 }

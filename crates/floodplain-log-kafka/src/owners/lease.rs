@@ -12,8 +12,8 @@ use crate::{
     unit::Shared,
 };
 use rdkafka::{
-    ClientContext, Offset, Statistics, TopicPartitionList,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
@@ -28,7 +28,7 @@ pub(crate) struct Lease {
     pub(crate) topic: String,
     /// A topic that is always there and that the group does not subscribe.
     other_topic: String,
-    consumer: BaseConsumer<LeaseContext>,
+    consumer: BaseConsumer<Context<Grants>>,
     timeout: Duration,
 }
 
@@ -59,13 +59,8 @@ impl Lease {
         // Committed offsets of a transaction that is not decided are waited for.
         set("isolation.level", "read_committed");
         set("auto.offset.reset", "latest");
-        let context = LeaseContext {
-            context: Context::new("lease"),
-            topic: topic.clone(),
-            patience,
-            slots: Arc::clone(slots),
-            shared: Arc::clone(shared),
-        };
+        let grants = Grants { topic: topic.clone(), patience, slots: Arc::clone(slots), shared: Arc::clone(shared) };
+        let context = Context::with("lease", grants);
         let consumer = BaseConsumer::from_config_and_context(&client, context).map_err(io::Error::other)?;
         let other_topic = format!("{}{}", config.topic_prefix, topic::STREAMS);
         Ok(Self { topic, other_topic, consumer, timeout: config.request_timeout })
@@ -135,22 +130,21 @@ impl Lease {
 }
 
 /// Takes what the group assigns, on the thread that polls.
-struct LeaseContext {
-    context: Context,
+struct Grants {
     topic: String,
     patience: Duration,
     slots: Arc<Slots>,
     shared: Arc<Shared>,
 }
 
-impl LeaseContext {
+impl Grants {
     fn slots_of(&self, list: &TopicPartitionList) -> Vec<u32> {
         let ours = |topic: &str| topic == self.topic;
         let elements = list.elements();
         elements.iter().filter(|one| ours(one.topic())).filter_map(|one| u32::try_from(one.partition()).ok()).collect()
     }
 
-    fn assign(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+    fn assign(&self, consumer: &BaseConsumer<Context<Self>>, list: &TopicPartitionList) {
         let slots = self.slots_of(list);
         if slots.is_empty() {
             // It still has to be answered: the group waits for that.
@@ -176,7 +170,7 @@ impl LeaseContext {
         slots.iter().for_each(|slot| self.slots.grant(*slot));
     }
 
-    fn unassign(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+    fn unassign(&self, consumer: &BaseConsumer<Context<Self>>, list: &TopicPartitionList) {
         let slots = self.slots_of(list);
         let is_lost = consumer.assignment_lost();
         tracing::info!(?slots, is_lost, "slots are given up");
@@ -191,26 +185,12 @@ impl LeaseContext {
     }
 }
 
-impl ClientContext for LeaseContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.context.stats(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ConsumerContext for LeaseContext {
+impl ConsumerContext for Context<Grants> {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(consumer, list);
+            self.takes.assign(consumer, list);
         } else {
-            self.unassign(consumer, list);
+            self.takes.unassign(consumer, list);
         }
     }
 }
