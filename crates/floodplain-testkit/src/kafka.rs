@@ -342,6 +342,19 @@ impl KafkaCluster {
         self.agreed(|client| ask::topic(client, name))
     }
 
+    /// The broker that coordinates what has this name, if there is one at the moment: a group by `__consumer_offsets`, a
+    /// transactional id by `__transaction_state`.
+    ///
+    /// # Errors
+    /// As [`Self::topic`].
+    pub fn coordinator(&self, topic: &str, name: &str) -> Result<Option<NodeId>> {
+        let partitions = self.topic(topic)?;
+        // Java's hash of a text; all names here are ASCII.
+        let hash = name.bytes().fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
+        let count = partitions.len().max(1);
+        Ok(partitions.get(hash.unsigned_abs() as usize % count).and_then(|partition| partition.leader))
+    }
+
     /// The brokers that live in the eyes of the controller, as all that answer say. Waits as [`Self::topic`] does.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! - [`AdverseLog`]: a log that is as hard to use as its contract allows.
 //! - [`ModelLog`]: the contract of the log in memory, as the least code that keeps it.
 //! - [`Counts`]: what a test makes the program count.
+//! - [`folding`] and [`owning`]: a fold of which everybody knows what it must say, and nodes that share slots.
 //! - [`conformance`]: what every engine behind the log must do.
 //! - [`mqtt`]: clients that say any byte, and clients whose sessions survive what the server does.
 //! - [`Program`] and [`Server`]: the server as a process.
@@ -15,10 +16,12 @@ mod adverse;
 pub mod conformance;
 mod counts;
 mod fault_disk;
+pub mod folding;
 mod history;
 pub mod kafka;
 mod model;
 pub mod mqtt;
+pub mod owning;
 mod s3;
 mod server;
 mod wait;
@@ -30,7 +33,7 @@ pub use history::{Copies, History, Report, Stamp, StampError, Violation};
 pub use model::{ModelLog, batch_of};
 pub use s3::S3Server;
 pub use server::{Program, Server, Starting, without_our_variables};
-pub use wait::{Outcomes, wait_until};
+pub use wait::{Outcomes, wait_at_most, wait_until};
 
 /// Where `cargo xtask tools` has put what the tests need: `$FLOODPLAIN_TEST_TOOLS`, or `~/.cache/floodplain/tools`.
 fn tools() -> std::path::PathBuf {

@@ -16,7 +16,15 @@ const STEPS_MAX: u32 = 30_000;
 /// # Panics
 /// If it does not hold after about half a minute.
 pub fn wait_until(what: &str, pump: &dyn Fn(), condition: impl Fn() -> bool) {
-    for _ in 0..STEPS_MAX {
+    wait_at_most(STEP * STEPS_MAX, what, pump, condition);
+}
+
+/// As [`wait_until`], where it may take another time.
+///
+/// # Panics
+/// If it does not hold after about `patience`.
+pub fn wait_at_most(patience: Duration, what: &str, pump: &dyn Fn(), condition: impl Fn() -> bool) {
+    for _ in 0..patience.as_millis() / STEP.as_millis() {
         if condition() {
             return;
         }
@@ -65,7 +73,15 @@ impl Outcomes {
     /// # Panics
     /// If it has not come after about half a minute.
     pub fn wait(&self, tag: u64, pump: &dyn Fn()) -> Outcome {
-        for _ in 0..STEPS_MAX {
+        self.wait_at_most(tag, STEP * STEPS_MAX, pump)
+    }
+
+    /// As [`Self::wait`], where it may take another time.
+    ///
+    /// # Panics
+    /// If it has not come after about `patience`.
+    pub fn wait_at_most(&self, tag: u64, patience: Duration, pump: &dyn Fn()) -> Outcome {
+        for _ in 0..patience.as_millis() / STEP.as_millis() {
             pump();
             let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
             let (mut ended, _) = self

@@ -11,20 +11,29 @@ use floodplain_types::{Class, Clock, ManualClock, Position, StreamId, StreamName
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard,
+        Arc, LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 /// Started by the first test that needs it. Its brokers die with the process.
-static SHARED: LazyLock<Mutex<KafkaCluster>> = LazyLock::new(|| {
-    // Owners may be missed sooner than the least of 6 s.
-    let settings = vec![("group.min.session.timeout.ms".to_owned(), "1000".to_owned())];
+static CLUSTER: LazyLock<KafkaCluster> = LazyLock::new(|| {
+    let settings = [
+        // Owners may be missed sooner than the least of 6 s.
+        ("group.min.session.timeout.ms", "1000"),
+        // Who comes back leads again: else one broker does all after a while.
+        ("leader.imbalance.check.interval.seconds", "2"),
+        ("leader.imbalance.per.broker.percentage", "0"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let start_timeout = Duration::from_secs(400);
     let options = KafkaOptions { proxied: true, settings, start_timeout, ..KafkaOptions::default() };
-    Mutex::new(KafkaCluster::start(&KafkaJars::find().unwrap(), 3, &folder(), options).unwrap())
+    KafkaCluster::start(&KafkaJars::find().unwrap(), 3, &folder(), options).unwrap()
 });
+
+/// Who hurts brokers has them alone; others do not see each other.
+static USE: RwLock<()> = RwLock::new(());
 
 /// A folder that the next run removes: nothing of ours runs when this process ends.
 fn folder() -> PathBuf {
@@ -47,23 +56,39 @@ pub(crate) fn say_what_is_wrong() {
     drop(log.try_init());
 }
 
-/// The cluster, for one test at a time: some of them kill brokers.
-pub(crate) struct Kafka(MutexGuard<'static, KafkaCluster>);
+/// The cluster, for as long as a test uses it.
+pub(crate) struct Kafka {
+    _use: Use,
+}
+
+enum Use {
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+}
+
+const LEFT: &str = "a test before has left the cluster as it was";
 
 impl Kafka {
+    /// For a test that hurts brokers.
     pub(crate) fn take() -> Self {
         say_what_is_wrong();
-        Self(SHARED.lock().expect("a test before has left the cluster as it was"))
+        Self { _use: Use::Alone { _guard: USE.write().expect(LEFT) } }
     }
 
-    pub(crate) fn cluster(&self) -> &KafkaCluster {
-        &self.0
+    /// For one that leaves them alone.
+    pub(crate) fn share() -> Self {
+        say_what_is_wrong();
+        Self { _use: Use::Shared { _guard: USE.read().expect(LEFT) } }
+    }
+
+    pub(crate) fn cluster(&self) -> &'static KafkaCluster {
+        &CLUSTER
     }
 
     /// Settings of a log that is alone with its topics.
     pub(crate) fn config(&self) -> KafkaConfig {
         static LOGS: AtomicU32 = AtomicU32::new(0);
-        config_at(&self.0.bootstrap(), &format!("log{}-", LOGS.fetch_add(1, Ordering::Relaxed)))
+        config_at(&self.cluster().bootstrap(), &format!("log{}-", LOGS.fetch_add(1, Ordering::Relaxed)))
     }
 }
 

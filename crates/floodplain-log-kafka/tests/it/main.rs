@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
-mod faults;
 mod fixture;
 mod mock;
 mod nodes;

@@ -22,7 +22,7 @@ impl WatermarkSink for Told {
 
 #[test]
 fn nodes_agree_on_streams_and_see_each_others_records() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let nodes = [open(config.clone()), open(config.clone())];
     // All at once, in different orders.
@@ -78,7 +78,7 @@ impl RetentionSink for Passed {
 
 #[test]
 fn what_one_node_removes_is_gone_for_all() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let writer = open(config.clone());
     let partition = stream(&writer, "a", 2).partition(1);
@@ -103,7 +103,7 @@ fn what_one_node_removes_is_gone_for_all() {
 
 #[test]
 fn names_that_meet_in_kafka_are_refused() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let log = open(KafkaConfig { partitions_default: 3, ..kafka.config() });
     let id = |tenant: &str, stream: &str, generation| StreamId {
         tenant: TenantId::new(tenant).unwrap(),
@@ -123,7 +123,7 @@ fn names_that_meet_in_kafka_are_refused() {
 
 #[test]
 fn many_read_the_past_at_once() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = KafkaConfig { tail_bytes: 0, readers: 2, ..kafka.config() };
     let log = open(config);
     let stream = stream(&log, "a", 3);

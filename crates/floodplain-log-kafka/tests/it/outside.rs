@@ -122,7 +122,7 @@ fn batches() -> Vec<Batch> {
 
 #[test]
 fn kcat_reads_what_the_embedded_engine_would_have_written() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let topic = format!("{}default.telemetry", config.topic_prefix);
     let log = open(config.clone());
@@ -161,7 +161,7 @@ fn kcat_reads_what_the_embedded_engine_would_have_written() {
 
 #[test]
 fn what_kcat_writes_is_read() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let topic = format!("{}default.telemetry", config.topic_prefix);
     let log = open(config);

@@ -1,11 +1,9 @@
 //! Owners of slots: what they commit is there whole, and once they are replaced nothing of theirs is.
 
 mod faults;
-mod folding;
 mod mock;
 mod moves;
 mod node;
-mod ranges;
 
 use crate::fixture::Kafka;
 use floodplain_log_kafka::KafkaConfig;
@@ -24,16 +22,10 @@ use std::{sync::Once, time::Duration};
 const END_TXN: i16 = 26;
 const TXN_OFFSET_COMMIT: i16 = 28;
 
-/// The broker that coordinates what has this name: a group by `__consumer_offsets`, a transactional id by
-/// `__transaction_state`.
 fn coordinator(cluster: &KafkaCluster, topic: &str, name: &str) -> NodeId {
-    let hash = name.bytes().fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
-    let leader = || {
-        let partitions = cluster.topic(topic).ok()?;
-        partitions[hash.unsigned_abs() as usize % partitions.len()].leader
-    };
-    wait_until("there is a coordinator", &|| (), || leader().is_some());
-    leader().unwrap()
+    let coordinator = || cluster.coordinator(topic, name).ok().flatten();
+    wait_until("there is a coordinator", &|| (), || coordinator().is_some());
+    coordinator().unwrap()
 }
 
 fn group_coordinator(cluster: &KafkaCluster, config: &KafkaConfig) -> NodeId {
@@ -49,6 +41,13 @@ fn config_of_two_coordinators(kafka: &Kafka) -> KafkaConfig {
     // Both topics are made when somebody first needs a coordinator.
     static ARE_MADE: Once = Once::new();
     ARE_MADE.call_once(|| Node::open(kafka.config(), owners_config(1)).wait_for_slots(1));
+    let is_led_by_its_first = |topic: &&str| {
+        let partitions = kafka.cluster().topic(topic);
+        partitions.is_ok_and(|all| all.iter().all(|one| one.leader == one.replicas.first().copied()))
+    };
+    wait_until("whoever was away leads again", &|| (), || {
+        ["__consumer_offsets", "__transaction_state"].iter().all(is_led_by_its_first)
+    });
     (0..100)
         .map(|_| kafka.config())
         .find(|config| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[test]
 fn clients_of_a_real_cluster_become_metrics() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let config = KafkaConfig { statistics_interval: Duration::from_millis(200), producers: 1, ..kafka.config() };
     let log = metrics::with_local_recorder(&recorder, || open(config));

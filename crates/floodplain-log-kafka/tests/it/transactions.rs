@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn only_what_was_committed_is_read_and_marks_are_holes() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let topic = format!("{}default.state", config.topic_prefix);
     let log = open(config.clone());

@@ -3,8 +3,8 @@
 
 use floodplain_log::{Disk, Embedded, EmbeddedConfig, Log, OsDisk};
 use floodplain_testkit::{
-    AdverseLog, Adversity, FaultDisk,
-    conformance::{self, Harness},
+    AdverseLog, Adversity, FaultDisk, Op,
+    conformance::{self, Harness, Owning},
 };
 use floodplain_types::{Clock, ManualClock, Timestamp};
 use std::{any::Any, path::PathBuf, sync::Arc};
@@ -25,13 +25,10 @@ fn harness(disk: Arc<dyn Disk>, dir: PathBuf, clock: Arc<ManualClock>, keep: Box
         Embedded::open(Arc::clone(&disk), Arc::clone(&clock) as Arc<dyn Clock>, config(dir.clone())).unwrap();
     let again = Arc::clone(&clock);
     Harness {
-        log,
-        clock,
-        pump: Box::new(|| ()),
-        exact: true,
-        orders_classes: true,
         reopen: Some(Box::new(move |keep| harness(disk, dir, again, keep))),
+        owning: Some(Owning::alone(Arc::clone(&log) as Arc<dyn Log>)),
         keep,
+        ..Harness::new(log, clock)
     }
 }
 
@@ -40,7 +37,23 @@ fn clock() -> Arc<ManualClock> {
 }
 
 fn in_memory() -> Harness {
-    harness(Arc::new(FaultDisk::new(1)), "log".into(), clock(), Box::new(()))
+    on(FaultDisk::new(1), clock(), 1)
+}
+
+/// On a disk that loses its power, and that takes as long as a case wants.
+fn on(disk: FaultDisk, clock: Arc<ManualClock>, seed: u64) -> Harness {
+    let inner = harness(Arc::new(disk.clone()), "log".into(), Arc::clone(&clock), Box::new(()));
+    let stopped = disk.clone();
+    Harness {
+        crash: Some(Box::new(move |log, _| {
+            // First the power: what the log does when it closes reaches the disk no more.
+            let next = disk.power_cut(seed);
+            drop(log);
+            on(next, clock, seed + 1)
+        })),
+        stop: Some(Box::new(move || Box::new(stopped.close_gate(Op::Sync, "log/journal")))),
+        ..inner
+    }
 }
 
 #[test]
@@ -58,22 +71,25 @@ fn embedded_on_real_files() {
 }
 
 fn adverse(inner: Harness, adversity: Adversity, seed: u64) -> Harness {
-    let Harness { log, clock, reopen, keep, .. } = inner;
-    let log = AdverseLog::new(log, adversity, seed);
+    let Harness { log: below, clock, reopen, crash, stop, keep, .. } = inner;
+    let log = AdverseLog::new(Arc::clone(&below), adversity, seed);
     let pumped = Arc::downgrade(&log);
     Harness {
-        log: log as Arc<dyn Log>,
-        clock,
-        pump: Box::new(move || {
+        pump: Arc::new(move || {
             if let Some(log) = pumped.upgrade() {
                 log.pump();
             }
         }),
         exact: adversity == Adversity::MILD,
-        orders_classes: true,
         reopen: reopen
             .map(|reopen| -> conformance::Reopen { Box::new(move |keep| adverse(reopen(keep), adversity, seed + 1)) }),
+        crash: crash.map(|crash| -> conformance::Crash {
+            Box::new(move |_, keep| adverse(crash(below, keep), adversity, seed + 1))
+        }),
+        stop,
+        owning: Some(Owning::alone(Arc::clone(&log) as Arc<dyn Log>)),
         keep,
+        ..Harness::new(log, clock)
     }
 }
 

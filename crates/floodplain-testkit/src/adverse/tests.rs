@@ -1,7 +1,11 @@
 //! Every adversity shows, equal seeds give equal adversities, and the contract still holds.
 
 use super::*;
-use crate::{FaultDisk, ModelLog, Outcomes, batch_of, conformance, conformance::Harness, wait_until};
+use crate::{
+    FaultDisk, ModelLog, Outcomes, batch_of, conformance,
+    conformance::{Harness, Owning},
+    wait_until,
+};
 use floodplain_log::{Embedded, EmbeddedConfig};
 use floodplain_types::{Class, ManualClock, StreamName, TenantId};
 
@@ -203,7 +207,8 @@ fn harness_over(adversity: Adversity, threaded: bool) -> Harness {
         }
     };
     let exact = adversity == Adversity::MILD;
-    Harness { log, clock, pump: Box::new(pump), exact, orders_classes: true, reopen: None, keep: Box::new(()) }
+    let owning = Some(Owning::alone(Arc::clone(&log) as Arc<dyn Log>));
+    Harness { pump: Arc::new(pump), exact, owning, ..Harness::new(log, clock) }
 }
 
 #[test]
@@ -211,15 +216,8 @@ fn the_model_keeps_the_contract() {
     conformance::run(&|| {
         let clock = Arc::new(ManualClock::default());
         let log = ModelLog::new(Arc::clone(&clock) as Arc<dyn floodplain_types::Clock>);
-        Harness {
-            log: Arc::new(log),
-            clock,
-            pump: Box::new(|| ()),
-            exact: true,
-            orders_classes: true,
-            reopen: None,
-            keep: Box::new(()),
-        }
+        let owning = Some(Owning::alone(Arc::new(log.clone())));
+        Harness { owning, ..Harness::new(Arc::new(log), clock) }
     });
 }
 

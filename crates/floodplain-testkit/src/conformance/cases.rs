@@ -55,7 +55,7 @@ fn order_per_partition_and_writer(h: Harness) {
     const APPENDS: u64 = 150;
     let stream = h.stream("a", 3);
     let history = History::new();
-    let (log, pump, exact) = (&h.log, &h.pump, h.exact);
+    let (log, pump, exact) = (&h.log, &*h.pump, h.exact);
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (history, stream) = (&history, &stream);
@@ -197,7 +197,7 @@ fn trim(h: Harness) {
     }
     if start < now {
         let told = || passed.0.lock().expect("no test panics here").clone();
-        wait_until("the new start is told", &h.pump, || told().last() == Some(&(partition, h.log.start(partition))));
+        wait_until("the new start is told", &*h.pump, || told().last() == Some(&(partition, h.log.start(partition))));
         assert!(told().iter().all(|(told, _)| *told == partition), "{:?}", told());
     }
     h.log.trim(partition, start);
@@ -243,7 +243,7 @@ fn classes(h: Harness) {
     if !h.exact {
         return;
     }
-    wait_until("all have come", &h.pump, || h.values(partition).len() >= expected.len());
+    wait_until("all have come", &*h.pump, || h.values(partition).len() >= expected.len());
     let seen = h.read(partition, h.log.start(partition), FAR);
     let mut values: Vec<(Class, String)> = Vec::new();
     for seen in &seen {
@@ -332,7 +332,7 @@ fn a_refusal_leaves_nothing(h: Harness) {
     let position = h.write(partition, &["after"], Compression::None);
     h.wait_for(partition, position.next());
     assert_eq!(h.values(partition), ["before", "after"]);
-    wait_until("the queue is empty", &h.pump, || h.log.queued_bytes() == 0);
+    wait_until("the queue is empty", &*h.pump, || h.log.queued_bytes() == 0);
 }
 
 /// What a record holds, past its place.
@@ -414,7 +414,7 @@ fn watermarks_grow(h: Harness) {
         let end = h.write(partition, &["end"], Compression::None);
         h.wait_for(partition, end.next());
         let told = || watcher.0.lock().expect("no test panics here").get(&partition).cloned().unwrap_or_default();
-        wait_until("the last watermark is told", &h.pump, || told().last() > Some(&end));
+        wait_until("the last watermark is told", &*h.pump, || told().last() > Some(&end));
         assert!(told().is_sorted_by(|a, b| a < b), "{:?}", told());
     }
 }

@@ -219,15 +219,7 @@ fn each_defect_is_found() {
             let clock = Arc::new(ManualClock::default());
             let inner = ModelLog::new(Arc::clone(&clock) as Arc<dyn Clock>);
             let log = Arc::new(Broken { inner, defect });
-            Harness {
-                log,
-                clock,
-                pump: Box::new(|| ()),
-                exact: true,
-                orders_classes: true,
-                reopen: None,
-                keep: Box::new(()),
-            }
+            Harness::new(log, clock)
         };
         assert!(catch_unwind(AssertUnwindSafe(|| run(&engine))).is_err(), "{defect:?} passes");
     }

@@ -56,18 +56,7 @@ impl Mock {
 /// Whatever comes before the commit is certain: the unit is tried again, with the producer or with a new one.
 #[test]
 fn errors_before_the_commit_are_tried_again() {
-    for (api, error, aborts) in [
-        // Fatal to the producer.
-        (RDKafkaApiKey::Produce, RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, true),
-        (RDKafkaApiKey::AddPartitionsToTxn, RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED, true),
-        (RDKafkaApiKey::AddOffsetsToTxn, RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, true),
-        // To be aborted.
-        (RDKafkaApiKey::TxnOffsetCommit, RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, true),
-        (RDKafkaApiKey::Produce, RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, true),
-        // librdkafka repeats these by itself.
-        (RDKafkaApiKey::TxnOffsetCommit, RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, false),
-        (RDKafkaApiKey::EndTxn, RDKafkaRespErr::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, false),
-    ] {
+    let check = |api, error, aborts| {
         let mock = Mock::start();
         assert!(matches!(mock.commit("before"), Outcome::Committed(_)));
         mock.cluster.request_errors(api, &[error]);
@@ -80,7 +69,24 @@ fn errors_before_the_commit_are_tried_again() {
         let values = mock.values(&after);
         assert_eq!(values.iter().filter(|value| *value != "hurt").collect::<Vec<_>>(), ["before", "after"]);
         assert_eq!(mock.node.held.told(), ["gained 0"], "{error:?}: the owner stays the owner");
-    }
+    };
+    // Each mock takes its time; they take it together.
+    std::thread::scope(|scope| {
+        for (api, error, aborts) in [
+            // Fatal to the producer.
+            (RDKafkaApiKey::Produce, RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH, true),
+            (RDKafkaApiKey::AddPartitionsToTxn, RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED, true),
+            (RDKafkaApiKey::AddOffsetsToTxn, RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, true),
+            // To be aborted.
+            (RDKafkaApiKey::TxnOffsetCommit, RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, true),
+            (RDKafkaApiKey::Produce, RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, true),
+            // librdkafka repeats these by itself.
+            (RDKafkaApiKey::TxnOffsetCommit, RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, false),
+            (RDKafkaApiKey::EndTxn, RDKafkaRespErr::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS, false),
+        ] {
+            scope.spawn(move || check(api, error, aborts));
+        }
+    });
 }
 
 #[test]

@@ -1,13 +1,10 @@
 //! Slots that move in order, and what an owner commits while nothing is wrong.
 
-use super::{
-    node::{Node, Process, owners_config, run_child},
-    ranges::{Ranges, check},
-};
+use super::node::{Node, Process, owners_config, run_child};
 use crate::fixture::{Kafka, stream, values, wait_for};
 use floodplain_log::{Fence, Outcome, Owners as _, Refusal, Slot};
 use floodplain_log_kafka::{KafkaConfig, OwnersConfig};
-use floodplain_testkit::{batch_of, wait_until};
+use floodplain_testkit::{batch_of, owning::Ranges, wait_until};
 use floodplain_types::Position;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -20,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn units_of_an_owner_are_there_whole_and_in_order() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     // Two units share a transaction.
@@ -74,46 +71,6 @@ fn units_of_an_owner_are_there_whole_and_in_order() {
     assert_eq!(count("floodplain_log_kafka_slots_owned"), 0.0);
 }
 
-/// A second member takes half of the slots, and gives them back: nobody notices but by who commits.
-#[test]
-fn a_rebalance_loses_and_doubles_nothing() {
-    let kafka = Kafka::take();
-    let config = kafka.config();
-    let owners = owners_config(16);
-    let first = Node::open(config.clone(), owners.clone());
-    first.wait_for_slots(16);
-    let by_first = Ranges::start(&first);
-    let goes_on = |ranges: &Ranges, slots: usize, when: &str| {
-        let before = ranges.acked().len();
-        wait_until(when, &|| (), || {
-            let acked = ranges.acked();
-            let mut new: Vec<u32> = acked[before..].iter().map(|range| range.0).collect();
-            new.sort_unstable();
-            new.dedup();
-            new.len() >= slots
-        });
-    };
-    goes_on(&by_first, 16, "all slots go on");
-
-    let second = Node::open(config, owners);
-    let by_second = Ranges::start(&second);
-    first.wait_for_slots(8);
-    second.wait_for_slots(8);
-    goes_on(&by_first, 8, "what stays goes on");
-    goes_on(&by_second, 8, "what has moved goes on");
-    let stayed = |slot: &Slot| !first.held.told().contains(&format!("lost {}", slot.0));
-    assert!(first.held.slots().iter().all(stayed), "who keeps a slot is not told of the rebalance");
-
-    let acked_by_second = by_second.stop();
-    second.owners.close();
-    first.wait_for_slots(16);
-    goes_on(&by_first, 16, "all slots go on with the first");
-    let acked = [by_first.stop(), acked_by_second].concat();
-    let count = check(&first, &acked);
-    assert_eq!(count, acked.len(), "nothing was unknown");
-    println!("{count} ranges");
-}
-
 /// Three processes that are frozen and killed all the time: whatever happens, no range is taken twice.
 #[test]
 fn two_owners_never_commit_the_same_range() {
@@ -121,11 +78,11 @@ fn two_owners_never_commit_the_same_range() {
         return;
     }
     const TEST: &str = "owners::moves::two_owners_never_commit_the_same_range";
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let node = Node::open(config.clone(), owners_config(8));
     node.wait_for_slots(8);
-    let ranges = Ranges::start(&node);
+    let ranges = Ranges::start(&node.node);
     let start = || {
         let mut process = Process::start(TEST, &config, 8);
         process.order("range");
@@ -136,7 +93,14 @@ fn two_owners_never_commit_the_same_range() {
     let has_more = |process: &Process, what: &str, count: usize| {
         process.said().iter().filter(|line| line.starts_with(what)).count() > count
     };
+    // A slot that is granted and not started yet is lost without a word.
+    let owns = |process: &Process| {
+        let said = process.said();
+        let count = |what: &str| said.iter().filter(|line| line.starts_with(what)).count();
+        count("gained") > count("lost")
+    };
     for round in 0..3 {
+        wait_until("who is about to be frozen owns something", &|| (), || owns(&frozen));
         let losses = frozen.said().iter().filter(|line| line.starts_with("lost")).count();
         let slots = node.held.slots().len();
         frozen.freeze();
@@ -158,7 +122,7 @@ fn two_owners_never_commit_the_same_range() {
             text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
         acked.extend(numbers.chunks(3).map(|range| (range[0] as u32, range[1], range[2])));
     }
-    let count = check(&node, &acked);
+    let count = Ranges::check(&node, &acked, true);
     println!("{count} ranges, {} of them acknowledged to who is left", acked.len());
     assert!(count >= acked.len());
 }
@@ -166,7 +130,7 @@ fn two_owners_never_commit_the_same_range() {
 /// Case 5 of the conformance suite: the coordinator looks at member and generation, and at nothing else of the group.
 #[test]
 fn offsets_of_topics_outside_the_subscription_commit_under_the_lease_group() {
-    let kafka = Kafka::take();
+    let kafka = Kafka::share();
     let config = kafka.config();
     let prefix = config.topic_prefix.clone();
     let node = Node::open(config, owners_config(1));

@@ -1,74 +1,36 @@
 //! A node that owns slots: in this process, or in one that is frozen and killed.
 
-use super::{folding, ranges::Ranges};
 use crate::fixture::{open, say_what_is_wrong};
-use floodplain_log::{
-    Append, Batch, CompletionSink, Fence, Outcome, OwnerSink, Owners, Partition, Refusal, Reply, Slot,
-};
+use floodplain_log::{Disk, Fence, Log, Outcome, OwnerSink, Owners, Partition, Refusal, Slot};
 use floodplain_log_kafka::{KafkaConfig, KafkaLog, KafkaOwners, OwnersConfig};
-use floodplain_testkit::{Outcomes, batch_of, wait_until};
-use floodplain_types::Class;
+use floodplain_testkit::{
+    FaultDisk, batch_of,
+    folding::{Driver, Drove, FoldStreams},
+    owning::{self, Ranges},
+    wait_until,
+};
 use std::{
-    collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
+    ops::Deref,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 /// Set in the child process: where the cluster is, the prefix of its topics, and how many slots there are.
 const CHILD: &str = "FLOODPLAIN_TEST_OWNER";
 
-/// What a node owns, and what it was told.
-#[derive(Debug, Default)]
-pub(crate) struct Held {
-    slots: Mutex<BTreeMap<Slot, Fence>>,
-    /// The newest fence of each slot, whether it was lost or not.
-    newest: Mutex<BTreeMap<Slot, Fence>>,
-    told: Mutex<Vec<String>>,
-    speaks: AtomicBool,
-}
+/// Says what the process gains and loses.
+#[derive(Debug)]
+struct Speaks;
 
-impl Held {
-    pub(crate) fn slots(&self) -> Vec<Slot> {
-        self.slots.lock().unwrap().keys().copied().collect()
-    }
-
-    pub(crate) fn fences(&self) -> Vec<Fence> {
-        self.slots.lock().unwrap().values().copied().collect()
-    }
-
-    /// The newest fence of a slot, also one that was lost.
-    pub(crate) fn fence(&self, slot: Slot) -> Option<Fence> {
-        self.newest.lock().unwrap().get(&slot).copied()
-    }
-
-    pub(crate) fn told(&self) -> Vec<String> {
-        self.told.lock().unwrap().clone()
-    }
-
-    fn say(&self, text: String) {
-        if self.speaks.load(Ordering::Relaxed) {
-            println!("owner {text}");
-        }
-        self.told.lock().unwrap().push(text);
-    }
-}
-
-impl OwnerSink for Held {
+impl OwnerSink for Speaks {
     fn gained(&self, fence: Fence) {
-        let before = self.slots.lock().unwrap().insert(fence.slot(), fence);
-        assert_eq!(before, None, "gained twice");
-        self.newest.lock().unwrap().insert(fence.slot(), fence);
-        self.say(format!("gained {}", fence.slot().0));
+        println!("owner gained {}", fence.slot().0);
     }
 
     fn lost(&self, slot: Slot) {
-        assert!(self.slots.lock().unwrap().remove(&slot).is_some(), "lost what was not gained");
-        self.say(format!("lost {}", slot.0));
+        println!("owner lost {}", slot.0);
     }
 }
 
@@ -89,39 +51,28 @@ pub(crate) fn owners_config(slots: u32) -> OwnersConfig {
 pub(crate) struct Node {
     // Dropped in this order.
     pub(crate) owners: Arc<KafkaOwners>,
+    pub(crate) node: Arc<owning::Node>,
     pub(crate) log: Arc<KafkaLog>,
-    pub(crate) held: Arc<Held>,
-    outcomes: Arc<Outcomes>,
-    tags: AtomicU64,
+}
+
+impl Deref for Node {
+    type Target = owning::Node;
+
+    fn deref(&self) -> &owning::Node {
+        &self.node
+    }
 }
 
 impl Node {
     pub(crate) fn open(config: KafkaConfig, owners: OwnersConfig) -> Arc<Self> {
         let log = open(KafkaConfig { producers: 1, ..config });
         let owners = KafkaOwners::open(&log, owners).unwrap();
-        let held = Arc::new(Held::default());
-        owners.watch(Arc::clone(&held) as Arc<dyn OwnerSink>);
-        Arc::new(Self { owners, log, held, outcomes: Outcomes::new(), tags: AtomicU64::new(0) })
-    }
-
-    /// Waits until it owns so many slots.
-    pub(crate) fn wait_for_slots(&self, count: usize) {
-        wait_until(&format!("{count} slots are owned"), &|| (), || self.held.slots().len() == count);
-    }
-
-    pub(crate) fn begin(&self, fence: Fence, batches: Vec<(Partition, Batch)>) -> u64 {
-        let tag = self.tags.fetch_add(1, Ordering::Relaxed);
-        let sink = Arc::clone(&self.outcomes) as Arc<dyn CompletionSink>;
-        self.owners.commit(fence, Append { batches, class: Class::All }, Reply { sink, tag });
-        tag
-    }
-
-    pub(crate) fn ended(&self, tag: u64) -> Outcome {
-        self.outcomes.wait(tag, &|| ())
-    }
-
-    pub(crate) fn commit(&self, fence: Fence, batches: Vec<(Partition, Batch)>) -> Outcome {
-        self.ended(self.begin(fence, batches))
+        let node = owning::Node::new(
+            Arc::clone(&log) as Arc<dyn Log>,
+            Arc::clone(&owners) as Arc<dyn Owners>,
+            Arc::new(|| ()),
+        );
+        Arc::new(Self { owners, node: Arc::new(node), log })
     }
 
     /// Commits one record.
@@ -223,8 +174,7 @@ pub(crate) fn run_child() -> bool {
     let [servers, prefix, slots] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!("{settings}") };
     let config = crate::fixture::config_at(servers, prefix);
     let node = Node::open(config, owners_config(slots.parse().unwrap()));
-    node.held.speaks.store(true, Ordering::Relaxed);
-    node.held.told().iter().for_each(|text| println!("owner {text}"));
+    node.owners.watch(Arc::new(Speaks));
     let mut ranges = None;
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -245,8 +195,8 @@ pub(crate) fn run_child() -> bool {
                     println!("owner ended {value} {text}");
                 });
             }
-            ["range"] => ranges = Some(Ranges::start(&node)),
-            ["fold"] => folding::run(&node, &AtomicBool::new(false)),
+            ["range"] => ranges = Some(Ranges::start(&node.node)),
+            ["fold"] => fold(&node),
             _ => panic!("{line}"),
         }
     }
@@ -257,4 +207,12 @@ pub(crate) fn run_child() -> bool {
     node.owners.close();
     println!("owner ends");
     true
+}
+
+/// Folds until the process is killed.
+fn fold(node: &Node) {
+    let disk: Arc<dyn Disk> = Arc::new(FaultDisk::new(1));
+    let streams = FoldStreams::open(&*node.log, 1);
+    let mut driver = Driver::new(node, &streams, 0, &disk);
+    while driver.step() != Drove::Lost {}
 }
