@@ -65,6 +65,10 @@ impl TxnError {
 /// member id is empty and the generation is -1, which is what a consumer says of itself while it is no member.
 pub(crate) struct Membership(NonNull<rd_kafka_consumer_group_metadata_t>);
 
+#[expect(unsafe_code, reason = "a pointer is not sent by itself")]
+// SAFETY: the memory is ours alone, and librdkafka ties it to no thread.
+unsafe impl Send for Membership {}
+
 impl Membership {
     /// That of a consumer, if it is a member now. Asks the thread of the client, no broker.
     #[expect(unsafe_code, reason = "rdkafka does not say generation and member id")]

@@ -1,6 +1,11 @@
 //! The producer of one slot, and one try to commit units with it.
 
-use super::{OwnersConfig, group::TxnError, lease::Lease, slots::OwnedUnit};
+use super::{
+    OwnersConfig,
+    group::{Membership, TxnError},
+    lease::Lease,
+    slots::OwnedUnit,
+};
 use crate::{
     config::{KafkaConfig, millis},
     metrics::Context,
@@ -9,7 +14,7 @@ use crate::{
 };
 use floodplain_types::Position;
 use rdkafka::{
-    ClientConfig, ClientContext, Message, Offset, Statistics,
+    ClientConfig, ClientContext, Message, Offset, Statistics, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
@@ -20,7 +25,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -28,6 +35,9 @@ use std::{
 const NO_OFFSET: u64 = u64::MAX;
 /// How long one poll for room in the queue of a producer may take.
 const ROOM: Duration = Duration::from_millis(10);
+
+/// How much later than it should an answer of librdkafka may come.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Settings of the producers of slots.
 pub(crate) fn producer_config(config: &KafkaConfig, owners: &OwnersConfig) -> io::Result<ClientConfig> {
@@ -74,7 +84,8 @@ pub(crate) enum Tried {
 
 /// A transactional producer. Dropping it takes a moment.
 pub(crate) struct SlotProducer {
-    producer: BaseProducer<Ends>,
+    /// Shared with a thread that waits for an answer, see [`Self::send_offsets`].
+    producer: Arc<BaseProducer<Ends>>,
     slot: u32,
     /// The number of the newest transaction that was committed.
     number: i64,
@@ -104,7 +115,7 @@ impl SlotProducer {
         let producer = BaseProducer::from_config_and_context(&client, Ends(Context::new("owner"))).map_err(of)?;
         producer.init_transactions(timeout).map_err(of)?;
         let number = lease.committed(slot).map_err(of)?;
-        Ok(Self { producer, slot, number })
+        Ok(Self { producer: Arc::new(producer), slot, number })
     }
 
     /// Lets the client say what it has to.
@@ -146,9 +157,10 @@ impl SlotProducer {
         let sent = match (membership, lease.offset_list(self.slot, Offset::Offset(number))) {
             (None, _) => Err(code(RDKafkaErrorCode::IllegalGeneration)),
             (_, Err(error)) => Err(TxnError::of(&error)),
-            (Some(membership), Ok(offsets)) => {
-                repeated(timeout, |left| membership.send_offsets(self.producer.client(), &offsets, left))
-            }
+            (Some(membership), Ok(offsets)) => match self.send_offsets(membership, offsets, timeout) {
+                Some(sent) => sent,
+                None => return again(code(RDKafkaErrorCode::OperationTimedOut)),
+            },
         };
         if let Err(error) = sent {
             return self.abort(error, timeout);
@@ -167,6 +179,39 @@ impl SlotProducer {
             },
             // Whatever is said now, the request may have arrived before.
             Err(error) => Tried::Unknown(error),
+        }
+    }
+
+    /// Makes the offsets part of the transaction. `None` where there is no answer: then the producer is of no use any
+    /// more, and what it has begun is not committed, since nobody asks it to.
+    ///
+    /// librdkafka knows the timeout, but looks at it only when a connection changes its state. Where the coordinator of
+    /// the group dies it may then take minutes until there is an answer; nothing can be asked of the producer before.
+    fn send_offsets(
+        &self,
+        membership: Membership,
+        offsets: TopicPartitionList,
+        timeout: Duration,
+    ) -> Option<Result<(), TxnError>> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let producer = Arc::clone(&self.producer);
+        let call = move || {
+            let sent = repeated(timeout, |left| membership.send_offsets(producer.client(), &offsets, left));
+            // First, since who waits may then be the last one to have it.
+            drop(producer);
+            // Nobody waits for what comes too late.
+            answer.try_send(sent).ok();
+        };
+        if let Err(error) = thread::Builder::new().name("log-kafka-offsets".to_owned()).spawn(call) {
+            tracing::error!(slot = self.slot, %error, "cannot start a thread for a transaction");
+            return None;
+        }
+        match answered.recv_timeout(timeout + ANSWER) {
+            Ok(sent) => Some(sent),
+            Err(_) => {
+                tracing::warn!(slot = self.slot, "group's coordinator does not answer, and the producer is given up");
+                None
+            }
         }
     }
 

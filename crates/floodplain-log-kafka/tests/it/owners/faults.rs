@@ -13,6 +13,7 @@ use floodplain_testkit::{
     FaultDisk, batch_of,
     folding::{Driver, FoldStreams},
     kafka::{KafkaCluster, NodeId},
+    owning::Ranges,
     wait_until,
 };
 use floodplain_types::{Class, Position};
@@ -179,6 +180,33 @@ fn a_commit_without_an_answer_is_unknown_and_decided_by_the_next_one() {
         assert_eq!(values, expected, "{stop:?}");
         assert_eq!(node.held.told(), ["gained 0"]);
     }
+}
+
+/// librdkafka may wait for minutes for a coordinator that is dead; other slots and the next unit must not.
+#[test]
+fn owners_go_on_while_the_coordinator_of_the_group_is_dead() {
+    const SLOTS: u32 = 4;
+    let kafka = Kafka::take();
+    let cluster = kafka.cluster();
+    let config = config_of_two_coordinators(&kafka);
+    let node = Node::open(config.clone(), owners_config(SLOTS));
+    let ranges = {
+        node.wait_for_slots(SLOTS as usize);
+        Ranges::start(&node.node)
+    };
+    ranges.goes_on(SLOTS as usize, "all slots go on");
+    let coordinator = group_coordinator(cluster, &config);
+    cluster.kill(coordinator).unwrap();
+    // Twice: there is time for a transaction that hangs, and for the next owner of its slot.
+    for _ in 0..2 {
+        ranges.goes_on(1, "some slot goes on");
+    }
+    ranges.goes_on(SLOTS as usize, "all slots go on without it");
+    cluster.restart(coordinator).unwrap();
+    ranges.goes_on(SLOTS as usize, "all slots go on with it");
+    let acked = ranges.stop();
+    node.wait_for_slots(SLOTS as usize);
+    assert!(Ranges::check(&node, &acked, false) >= acked.len());
 }
 
 /// A unit that cannot be written is refused while it is certain, and may be tried again.
