@@ -26,7 +26,11 @@ const COMMANDS: [(&str, &str, Action); 12] = [
     ("mutants", "build faults into the log; its crash tests must find each", |_| tests::mutants()),
     ("tools", "install what the tests need (nothing, if it is there)", |_| tools::install().map(drop)),
     ("tidy", "small rules that no lint knows", |_| tidy::tidy()),
-    ("faults [ARGS]", "power cuts of the log and of the server (needs root), long kill loops", faults::run),
+    (
+        "faults [ARGS]",
+        "power cuts of the log and of the server (needs root), long kill loops; --engine kafka: brokers",
+        faults::run,
+    ),
     (
         "real-input --data DIR",
         "recorded series through mosquitto_pub and paho-mqtt, killed in the middle",
