@@ -41,8 +41,10 @@ pub struct Harness {
     pub stop: Option<Stop>,
     /// Who owns slots of the log.
     pub owning: Option<Owning>,
-    /// What else can be done to the engine, with what class `all` promises all the same.
+    /// What else can be done to the engine, with what class `all` promises all the same; nothing is there twice.
     pub faults: Vec<Fault>,
+    /// As [`Self::faults`], but records may be there twice, for whoever drops them by their dedup id.
+    pub disasters: Vec<Fault>,
     /// What must live as long as the log: a folder, a server.
     pub keep: Box<dyn Any>,
 }
@@ -159,6 +161,7 @@ impl Harness {
             stop: None,
             owning: None,
             faults: Vec::new(),
+            disasters: Vec::new(),
             keep: Box::new(()),
         }
     }
@@ -255,15 +258,15 @@ impl Harness {
 
     /// Closes and opens the log, if the engine can.
     pub(crate) fn reopen(self) -> Option<Self> {
-        let Self { log, clock, pump, reopen, crash, stop, owning, faults, keep, .. } = self;
+        let Self { log, clock, pump, reopen, crash, stop, owning, faults, disasters, keep, .. } = self;
         // Each of them may hold the log.
-        drop((log, clock, pump, crash, stop, owning, faults));
+        drop((log, clock, pump, crash, stop, owning, faults, disasters));
         Some(reopen?(keep))
     }
     /// Ends the process and starts the next one, if the engine can.
     pub(crate) fn crash(self) -> Option<Self> {
-        let Self { log, clock, pump, reopen, crash, stop, owning, faults, keep, .. } = self;
-        drop((clock, pump, reopen, stop, owning, faults));
+        let Self { log, clock, pump, reopen, crash, stop, owning, faults, disasters, keep, .. } = self;
+        drop((clock, pump, reopen, stop, owning, faults, disasters));
         Some(crash?(log, keep))
     }
 }

@@ -1,6 +1,6 @@
 //! What class `all` promises while the engine is hurt, its process dies, and answers are lost.
 
-use super::{Case, Harness, batch, load::Load};
+use super::{Case, Fault, Harness, batch, load::Load};
 use crate::{
     folding::{FoldStreams, each},
     history::{Copies, History, Stamp},
@@ -138,16 +138,36 @@ fn read_all(h: &Harness, name: &str, partitions: u32, round: u64) -> Vec<Vec<u8>
     payloads
 }
 
-/// Several writers, several partitions, one fault after the other.
 fn faults(mut h: Harness) {
-    const WRITERS: u32 = 4;
-    const PARTITIONS: u32 = 3;
-    let faults = std::mem::take(&mut h.faults);
-    if faults.is_empty() {
-        return;
+    let (faults, disasters) = (std::mem::take(&mut h.faults), std::mem::take(&mut h.disasters));
+    let loads = [strike(&h, "telemetry", &faults), strike(&h, "telemetry", &disasters)];
+    let check = |h: &Harness, who: &str, round| {
+        let payloads = read_all(h, "telemetry", PARTITIONS, round);
+        for (load, copies) in loads.iter().zip([Copies::PerAttempt, Copies::Any]) {
+            let of_load = payloads.iter().map(Vec::as_slice).filter(|payload| load.has_written(payload));
+            let report = load.history.check(of_load, copies);
+            println!("conformance: {who}: {report}, {} unknown", load.unknown());
+            report.assert_clean(who);
+            assert!(report.duplicates == 0 || copies == Copies::Any, "nothing was tried twice");
+        }
+    };
+    check(&h, "the writer", 0);
+    if let Some(h) = h.reopen() {
+        check(&h, "another process", 1);
     }
-    let stream = h.stream("telemetry", PARTITIONS);
-    let load = Load::new((0..PARTITIONS).map(|index| stream.partition(index)).collect());
+}
+
+const PARTITIONS: u32 = 3;
+
+/// Several writers, several partitions, one fault after the other.
+fn strike(h: &Harness, name: &'static str, faults: &[Fault]) -> Load {
+    const WRITERS: u32 = 4;
+    let stream = h.stream(name, PARTITIONS);
+    let name = faults.first().map_or("nobody", |(name, _)| name).replace(' ', "-");
+    let load = Load::new(&name, (0..PARTITIONS).map(|index| stream.partition(index)).collect());
+    if faults.is_empty() {
+        return load;
+    }
     let (log, pump) = (&h.log, &h.pump);
     std::thread::scope(|scope| {
         let _stops = load.stops_at_end();
@@ -156,23 +176,13 @@ fn faults(mut h: Harness) {
             scope.spawn(move || load.write(&**log, writer, &**pump));
         }
         load.goes_on("the load runs");
-        for (name, fault) in &faults {
+        for (name, fault) in faults {
             println!("conformance: fault: {name}");
             fault(&load);
             load.goes_on(name);
         }
     });
-    let check = |h: &Harness, name: &str, round| {
-        let payloads = read_all(h, "telemetry", PARTITIONS, round);
-        let report = load.history.check(payloads.iter().map(Vec::as_slice), Copies::PerAttempt);
-        println!("conformance: {name}: {report}, {} unknown", load.unknown());
-        report.assert_clean(name);
-        assert_eq!(report.duplicates, 0, "nothing was tried twice");
-    };
-    check(&h, "the writer", 0);
-    if let Some(h) = h.reopen() {
-        check(&h, "another process", 1);
-    }
+    load
 }
 
 fn classes_of_a_stopped_engine(h: Harness) {

@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Load {
     /// All that they have tried.
     pub history: History,
+    /// Begins the names of its writers.
+    name: String,
     partitions: Vec<Partition>,
     /// Acknowledged, by partition.
     acked: Vec<AtomicU64>,
@@ -37,11 +39,24 @@ pub struct Load {
 }
 
 impl Load {
-    /// Of writers that will write to these partitions.
+    /// Of writers that will write to these partitions; their names begin with `name`, which has no space.
     #[must_use]
-    pub fn new(partitions: Vec<Partition>) -> Self {
+    pub fn new(name: &str, partitions: Vec<Partition>) -> Self {
         let acked = partitions.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { history: History::new(), partitions, acked, unknown: AtomicU64::new(0), stops: AtomicBool::new(false) }
+        Self {
+            history: History::new(),
+            name: format!("{name}-"),
+            partitions,
+            acked,
+            unknown: AtomicU64::new(0),
+            stops: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a payload is of one of its writers.
+    #[must_use]
+    pub fn has_written(&self, payload: &[u8]) -> bool {
+        payload.starts_with(self.name.as_bytes())
     }
 
     /// Writes to all partitions in turn until it is stopped. What is unknown is not tried again.
@@ -73,7 +88,7 @@ impl Load {
                 continue;
             }
             let at = next as usize % self.partitions.len();
-            let stamp = Stamp::new(&format!("w{writer}p{at}"), next);
+            let stamp = Stamp::new(&format!("{}w{writer}p{at}", self.name), next);
             // The time of now: what brokers know of a producer expires by the time of its records.
             let time_ms = SystemClock.now().as_millis();
             let batches = vec![(self.partitions[at], batch_of(b"key", &stamp.payload(100), time_ms))];

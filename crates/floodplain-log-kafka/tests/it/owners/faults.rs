@@ -56,9 +56,11 @@ impl Stop {
 fn take_over(kafka: &Kafka, test: &str, stop: Stop, hurt: impl FnOnce(&mut Process)) -> Taken {
     let cluster = kafka.cluster();
     let config = config_of_two_coordinators(kafka);
-    let mut owner = Process::start(test, &config, 1);
+    // So long that brokers end no transaction by themselves: the next owner does.
+    let owners = OwnersConfig { transaction_timeout: Duration::from_secs(60), ..owners_config(1) };
+    let mut owner = Process::start(test, &config, &owners);
     owner.wait_for("gained 0");
-    let successor = Node::open(config.clone(), owners_config(1));
+    let successor = Node::open(config.clone(), owners);
     owner.order("commit first");
     assert_eq!(owner.wait_for("ended first "), "committed");
     let broker = stop.set(cluster, &config);
@@ -82,8 +84,10 @@ impl Taken {
         values(&self.successor.log, partition, Position::ZERO).into_iter().map(|(_, value)| value).collect()
     }
 
-    fn written(&self) -> Vec<String> {
-        written(&self.config, &format!("{}default.a", self.config.topic_prefix))
+    /// Whether the owner has written what it has not committed.
+    fn has_written_open(&self) -> bool {
+        // What a rebalance has made it try again is there more than once.
+        written(&self.config, &format!("{}default.a", self.config.topic_prefix)).iter().any(|value| value == "open")
     }
 }
 
@@ -95,14 +99,14 @@ fn an_owner_that_dies_in_a_transaction_leaves_nothing_of_it() {
     let kafka = Kafka::take();
     let test = "owners::faults::an_owner_that_dies_in_a_transaction_leaves_nothing_of_it";
     let taken = take_over(&kafka, test, Stop::BeforeCommit, Process::kill);
-    assert_eq!(taken.written(), ["first", "open"], "it was there, and is");
+    assert!(taken.has_written_open());
     assert_eq!(taken.all(), ["first", "after"]);
 }
 
 fn wakes(test: &str, stop: Stop, may_say: &[&str], expected: &[&str]) {
     let kafka = Kafka::take();
     let mut taken = take_over(&kafka, test, stop, |owner| owner.freeze());
-    assert_eq!(taken.written(), ["first", "open"]);
+    assert!(taken.has_written_open());
     assert_eq!(taken.all(), expected);
     taken.owner.thaw();
     let said = taken.owner.wait_for("ended open ");
@@ -243,7 +247,7 @@ fn a_runner_that_is_killed_is_taken_over() {
     }
     let kafka = Kafka::share();
     let config = kafka.config();
-    let mut owner = Process::start("owners::faults::a_runner_that_is_killed_is_taken_over", &config, 1);
+    let mut owner = Process::start("owners::faults::a_runner_that_is_killed_is_taken_over", &config, &owners_config(1));
     owner.wait_for("gained 0");
     let node = Node::open(config, owners_config(1));
     let streams = FoldStreams::open(&*node.log, 1);

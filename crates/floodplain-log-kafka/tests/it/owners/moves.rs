@@ -84,7 +84,7 @@ fn two_owners_never_commit_the_same_range() {
     node.wait_for_slots(8);
     let ranges = Ranges::start(&node.node);
     let start = || {
-        let mut process = Process::start(TEST, &config, 8);
+        let mut process = Process::start(TEST, &config, &owners_config(8));
         process.order("range");
         process.wait_for("gained");
         process

@@ -17,7 +17,8 @@ use std::{
     time::Duration,
 };
 
-/// Set in the child process: where the cluster is, the prefix of its topics, and how many slots there are.
+/// Set in the child process: where the cluster is, the prefix of its topics, how many slots there are, and how many
+/// seconds a transaction may take.
 const CHILD: &str = "FLOODPLAIN_TEST_OWNER";
 
 /// Says what the process gains and loses.
@@ -92,8 +93,10 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a child that runs the test of this name, which calls [`run_child`] first.
-    pub(crate) fn start(test: &str, config: &KafkaConfig, slots: u32) -> Self {
-        let settings = format!("{} {} {slots}", config.bootstrap_servers.join(","), config.topic_prefix);
+    pub(crate) fn start(test: &str, config: &KafkaConfig, owners: &OwnersConfig) -> Self {
+        let OwnersConfig { slots, transaction_timeout, .. } = owners;
+        let (servers, prefix) = (config.bootstrap_servers.join(","), &config.topic_prefix);
+        let settings = format!("{servers} {prefix} {slots} {}", transaction_timeout.as_secs());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
             .env(CHILD, settings)
@@ -171,9 +174,11 @@ impl Drop for Process {
 pub(crate) fn run_child() -> bool {
     let Ok(settings) = std::env::var(CHILD) else { return false };
     say_what_is_wrong();
-    let [servers, prefix, slots] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!("{settings}") };
+    let [servers, prefix, slots, timeout] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!("{settings}") };
     let config = crate::fixture::config_at(servers, prefix);
-    let node = Node::open(config, owners_config(slots.parse().unwrap()));
+    let transaction_timeout = Duration::from_secs(timeout.parse().unwrap());
+    let owners = OwnersConfig { transaction_timeout, ..owners_config(slots.parse().unwrap()) };
+    let node = Node::open(config, owners);
     node.owners.watch(Arc::new(Speaks));
     let mut ranges = None;
     for line in std::io::stdin().lines().map_while(Result::ok) {
