@@ -113,7 +113,7 @@ async fn blocking<T: Send + 'static>(
     api: &Api,
     work: impl FnOnce(&Alerts) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Problem> {
-    let Some(alerts) = api.alerts.clone() else { return Err(Problem::of("not_built", "this server has no alerts")) };
+    let Some(alerts) = api.alerts.clone() else { return Err(Problem::elsewhere()) };
     match tokio::task::spawn_blocking(move || work(&alerts)).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(Problem::of("alerts_failed", "the work on alerts broke off")),

@@ -57,7 +57,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Api>> {
 
 pub(crate) fn history(api: &Api) -> Result<&Handle, Problem> {
     let tables = api.tables.as_ref();
-    tables.map(|tables| &tables.handle).ok_or_else(|| BindingError::Stopped.into())
+    tables.map(|tables| &tables.handle).ok_or_else(Problem::elsewhere)
 }
 
 impl From<BindingError> for Problem {

@@ -213,6 +213,13 @@ pub static CODES: &[Code] = &[
         remedy: "Mend what sends the lines; do not send the good ones again.",
     },
     Code {
+        code: "kept_elsewhere",
+        status: 421,
+        title: "another server keeps them",
+        meaning: "This server shares its log with others, and one of those keeps tables and watches alerts: `history.enabled` is off here.",
+        remedy: "Ask that server.",
+    },
+    Code {
         code: "last_admin",
         status: 409,
         title: "the last admin stays",

@@ -82,6 +82,14 @@ impl Problem {
         Self::new(status, entry.code, entry.title, detail)
     }
 
+    /// Tables and alerts are another server's.
+    pub(crate) fn elsewhere() -> Self {
+        Self::of(
+            "kept_elsewhere",
+            "another server that shares this log keeps tables and alerts (history.enabled is off here)",
+        )
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }

@@ -82,7 +82,7 @@ fn source() -> Object {
 #[utoipa::path(get, path = "/api/v1/tables", responses((status = 200, description = "by name", body = Tables), Problem))]
 async fn list_tables(State(api): State<Arc<Api>>) -> Result<Json<Tables>, Problem> {
     let Some(tables) = &api.tables else {
-        return Err(Problem::of("not_built", "this server keeps no tables"));
+        return Err(Problem::elsewhere());
     };
     let handle = tables.handle.clone();
     let summaries = tokio::task::spawn_blocking(move || handle.summaries()).await;

@@ -5,7 +5,12 @@
 //! decoded by one document, however often it is decoded again; and the version of the document is what files have
 //! as version of their decoder.
 
+mod current;
+mod follow;
 pub mod v1;
+
+pub use current::CurrentBindings;
+pub use follow::BindingsFollower;
 
 use crate::{
     dedup::Dedup,

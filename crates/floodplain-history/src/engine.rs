@@ -33,7 +33,7 @@ use crate::{
 };
 use change::Pending;
 use command::{Answer, Change};
-use commit::open_fold;
+pub(crate) use commit::{fold, open_fold};
 use dead_letters::Letters;
 use floodplain_decode::{Rows, schema::TableSchema};
 use floodplain_fold::Runner;
@@ -274,7 +274,7 @@ impl Engine {
             Ok(next) => self.change = Some(Change::Bindings(next, Answer::Nobody)),
             Err(error) => return Err(Error::Bindings(error)),
         }
-        self.shared.set_bindings(bindings);
+        self.shared.bindings.set(bindings);
         self.set_rules();
         self.set_jobs((**self.documents.jobs.fold().document()).clone());
         Ok(())
@@ -282,7 +282,7 @@ impl Engine {
 
     /// Says what counts for tables, now that bindings or settings are others.
     fn set_rules(&self) {
-        let bindings = self.shared.bindings.borrow().clone();
+        let bindings = self.shared.bindings.get();
         let rules = TableRules::new(self.documents.tables.fold().document(), &self.config.retention, &bindings);
         self.shared.rules.send_replace(Arc::new(rules));
     }

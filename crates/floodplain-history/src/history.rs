@@ -2,7 +2,7 @@
 
 use crate::{
     Lag, Result,
-    bindings::{Binding, BindingError, Bindings},
+    bindings::{Binding, BindingError, Bindings, CurrentBindings},
     engine::{Engine, EngineConfig, Wake},
     jobs::{Jobs, Replay},
     route::Route,
@@ -208,13 +208,19 @@ impl Handle {
     /// The bindings that decode what comes now.
     #[must_use]
     pub fn bindings(&self) -> Arc<Bindings> {
-        self.shared.bindings.borrow().clone()
+        self.shared.bindings.get()
     }
 
     /// Whether these are the bindings that decode what comes now. Takes no lock.
     #[must_use]
     pub fn is_current(&self, bindings: &Bindings) -> bool {
-        bindings.version() == self.shared.bindings_version.load(Ordering::Acquire)
+        self.shared.bindings.are(bindings)
+    }
+
+    /// The bindings of each moment.
+    #[must_use]
+    pub fn current_bindings(&self) -> Arc<CurrentBindings> {
+        self.shared.bindings.clone()
     }
 
     /// Adds a binding, or puts it into the place of the one of its name. Messages that are published once this has returned

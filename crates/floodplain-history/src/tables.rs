@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    bindings::{Binding, BindingError, Bindings},
+    bindings::{Binding, BindingError, CurrentBindings},
     buffer::WindowBuffer,
     columns::Columns,
     engine::{Mark, Wake},
@@ -22,10 +22,7 @@ use floodplain_types::Position;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::{oneshot, watch};
@@ -46,9 +43,7 @@ pub(crate) struct Shared {
     /// Who makes indexes of latest values.
     pub(crate) indexer: Indexer,
     /// Those that decode what comes now.
-    pub(crate) bindings: watch::Sender<Arc<Bindings>>,
-    /// Of `bindings`.
-    pub(crate) bindings_version: AtomicU32,
+    pub(crate) bindings: Arc<CurrentBindings>,
     pub(crate) jobs: watch::Sender<Arc<Jobs>>,
     /// What counts for tables now.
     pub(crate) rules: watch::Sender<Arc<TableRules>>,
@@ -100,19 +95,12 @@ impl Shared {
             decoded: watch::Sender::default(),
             replay_from: watch::Sender::default(),
             indexer: Indexer::default(),
-            bindings: watch::Sender::default(),
-            bindings_version: AtomicU32::new(0),
+            bindings: Arc::default(),
             jobs: watch::Sender::default(),
             rules: watch::Sender::default(),
             commands: Mutex::new(Some(VecDeque::new())),
             wake,
         }
-    }
-
-    pub(crate) fn set_bindings(&self, bindings: Arc<Bindings>) {
-        let version = bindings.version();
-        self.bindings.send_replace(bindings);
-        self.bindings_version.store(version, Ordering::Release);
     }
 
     /// Asks the engine for something.

@@ -328,7 +328,7 @@ impl Inner {
             return Err(unavailable(format!("topic {name} is that of stream {}", other.stream.id)));
         }
         let partitions = if partitions == 0 { self.config.partitions_default } else { partitions };
-        let settings = topic::stream_settings(&self.config);
+        let settings = topic::stream_settings(&self.config, id);
         let made = self.admin.ensure_topic(&name, partitions, self.config.replication, &settings);
         let partitions = made.map_err(|error| unavailable(format!("cannot create topic {name}: {error}")))?;
 

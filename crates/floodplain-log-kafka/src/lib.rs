@@ -22,6 +22,7 @@ mod record;
 mod tail;
 
 mod owners;
+mod role;
 
 mod admin;
 mod inspect;
@@ -32,3 +33,4 @@ pub use config::{KafkaConfig, Sasl, SaslMechanism, Security, Tls};
 pub use inspect::{Broker, Cluster, Topic, inspect};
 pub use kafka::{KafkaLog, OpenError};
 pub use owners::{KafkaOwners, OwnersConfig};
+pub use role::KafkaRole;

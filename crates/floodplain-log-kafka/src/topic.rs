@@ -18,8 +18,15 @@ pub(crate) fn name(prefix: &str, id: &StreamId) -> String {
     name
 }
 
-/// Settings of a stream's topic.
-pub(crate) fn stream_settings(config: &KafkaConfig) -> Vec<(&'static str, String)> {
+/// The stream of definitions: bindings, schemas, rules.
+const DEFINITIONS: &str = "state";
+
+/// Settings of a stream's topic. Messages and what is derived of them have their time; definitions are kept, because a server
+/// that is new to the log learns them from the first one on.
+pub(crate) fn stream_settings(config: &KafkaConfig, id: &StreamId) -> Vec<(&'static str, String)> {
+    if id.stream.as_str() == DEFINITIONS {
+        return streams_settings(config);
+    }
     let retention = config.retention.map_or(-1, |keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
     let mut settings = shared(config);
     settings.extend([("cleanup.policy", "delete".to_owned()), ("retention.ms", retention.to_string())]);
@@ -55,6 +62,19 @@ fn shared(config: &KafkaConfig) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use floodplain_types::{StreamName, TenantId};
+    use std::time::Duration;
+
+    #[test]
+    fn definitions_are_kept_and_messages_have_their_time() {
+        let config = KafkaConfig { retention: Some(Duration::from_secs(60)), ..KafkaConfig::new(["127.0.0.1:9092"]) };
+        let keeps = |name| {
+            let id =
+                StreamId { tenant: TenantId::default_tenant(), stream: StreamName::new(name).unwrap(), generation: 0 };
+            let settings = stream_settings(&config, &id);
+            settings.into_iter().find_map(|(key, value)| (key == "retention.ms").then_some(value)).unwrap()
+        };
+        assert_eq!((keeps("telemetry"), keeps("state")), ("60000".to_owned(), "-1".to_owned()));
+    }
 
     #[test]
     fn the_first_generation_has_the_bare_name() {

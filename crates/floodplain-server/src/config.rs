@@ -315,6 +315,13 @@ pub static KEYS: &[Key] = &[
         help: "whether s3.endpoint may be without TLS",
     },
     Key {
+        name: "history.enabled",
+        kind: Kind::OneOf(&["off", "on"]),
+        limits: None,
+        default: "on",
+        help: "whether this server keeps tables and watches alerts; of the servers that share a log one does",
+    },
+    Key {
         name: "history.size_max",
         kind: Kind::SizeOrAuto,
         limits: Some(("16MiB", "1000TiB")),
@@ -382,6 +389,8 @@ pub struct Config {
     /// Where snapshots of folds are.
     pub snapshots: Snapshots,
     pub broker: BrokerConfig,
+    /// Whether this server keeps tables, and watches for alerts.
+    pub history: bool,
     /// Bytes of the files of tables; `None` for three tenths of the disk.
     pub history_bytes_max: Option<u64>,
     /// Those of the file.
@@ -431,16 +440,32 @@ impl Config {
             Err(entry.bad(BindingError::UnknownStream(binding.stream().to_owned())))
         })?;
         let broker = BrokerConfig { streams, ..broker(&settings) };
+        let history = settings.get("history.enabled").value == "on";
+        let retention = settings.entries("tables", table)?;
+        let alerts = settings.entries("alerts", alert)?;
+        if !history {
+            let binding = bindings.first().map(|binding| ("bindings", binding.name()));
+            let table = retention.first().map(|(name, _)| ("tables", &**name));
+            let alert = alerts.first().map(|rule| ("alerts", &*rule.name));
+            if let Some((kind, name)) = binding.or(table).or(alert) {
+                return Err(settings.bad_entry(
+                    kind,
+                    name,
+                    "history.enabled is off: it is for the server that keeps tables",
+                ));
+            }
+        }
         Ok(Self {
             log: log(&settings, &data_dir),
             kafka: Kafka::of(&settings)?,
             snapshots: Snapshots::of(&settings)?,
             broker,
             bindings,
-            retention: settings.entries("tables", table)?.into_iter().collect(),
+            history,
+            retention: retention.into_iter().collect(),
             history_bytes_max: settings.size_or_auto("history.size_max"),
             sql: sql(&settings, threads("sql.threads")),
-            alerts: settings.entries("alerts", alert)?,
+            alerts,
             // A set of workers is a word of 64 bits in the broker.
             workers: threads("workers").min(64),
             data_dir,
@@ -706,6 +731,25 @@ mod tests {
         ] {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_server_without_tables_declares_nothing_of_them() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("floodplain.toml");
+            std::fs::write(&file, format!("[history]\nenabled = \"off\"\n{text}")).unwrap();
+            Config::load(&Sources { file: Some(file), ..Sources::default() })
+        };
+        assert!(!load("").unwrap().history);
+        for (text, says) in [
+            ("[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\n", "binding \"roads\" of"),
+            ("[[tables]]\nname = \"engine\"\nretention = \"30d\"\n", "table \"engine\" of"),
+            ("[[alerts]]\nname = \"quiet\"\nkind = \"silent\"\nminutes = 5\ndevices = \"*\"\n", "alert \"quiet\" of"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("history.enabled is off"), "{text}: {error}");
         }
     }
 

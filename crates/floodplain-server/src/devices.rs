@@ -1,7 +1,7 @@
 //! What the bindings of the moment say of a topic.
 
 use floodplain_broker::seams::{self, Bound, DefaultBinding};
-use floodplain_history::{Handle, bindings::Bindings};
+use floodplain_history::bindings::{Bindings, CurrentBindings};
 use floodplain_log::DataStreams;
 use std::{cell::RefCell, sync::Arc};
 
@@ -13,15 +13,15 @@ thread_local! {
 /// Key of the records of a topic (all messages of a device are in one partition, in one order), their class and stream.
 #[derive(Debug, Clone)]
 pub(crate) struct TopicDevices {
-    pub(crate) history: Handle,
+    pub(crate) bindings: Arc<CurrentBindings>,
     pub(crate) streams: DataStreams,
 }
 
 impl seams::Bindings for TopicDevices {
     fn bound<'t>(&self, topic: &'t str) -> Bound<'t> {
         KNOWN.with_borrow_mut(|known| {
-            if !self.history.is_current(known) {
-                *known = self.history.bindings();
+            if !self.bindings.are(known) {
+                *known = self.bindings.get();
             }
             match known.bound(topic) {
                 Some(floodplain_history::bindings::Bound { device, class, stream }) => {

@@ -23,7 +23,7 @@ impl Engine {
         match &config.kafka {
             None => open_embedded(config).map(Self::Embedded),
             #[cfg(feature = "kafka")]
-            Some(kafka) => on_kafka::OnKafka::open(kafka, &config.data_dir).map(Self::Kafka),
+            Some(kafka) => on_kafka::OnKafka::open(kafka, &config.data_dir, config.history).map(Self::Kafka),
             #[cfg(not(feature = "kafka"))]
             Some(_) => Err(StartError::NoKafka),
         }
@@ -77,10 +77,7 @@ impl Engine {
         match self {
             Self::Embedded(log) => log.close(),
             #[cfg(feature = "kafka")]
-            Self::Kafka(kafka) => {
-                kafka.owners.close();
-                kafka.log.close();
-            }
+            Self::Kafka(kafka) => kafka.close(),
         }
     }
 }

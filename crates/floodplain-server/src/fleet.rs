@@ -24,12 +24,13 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Known {
     roster: Roster,
     messages: Messages,
-    alerts: Alerts,
+    /// None where another server watches.
+    alerts: Option<Alerts>,
     asking: Semaphore,
 }
 
 impl Known {
-    pub(crate) const fn new(roster: Roster, messages: Messages, alerts: Alerts) -> Self {
+    pub(crate) const fn new(roster: Roster, messages: Messages, alerts: Option<Alerts>) -> Self {
         Self { roster, messages, alerts, asking: Semaphore::const_new(ASKED_MAX) }
     }
 
@@ -68,7 +69,7 @@ impl Fleet for Known {
     }
 
     async fn long_firing(&self) -> Result<Vec<LongFiring>, Unanswered> {
-        let alerts = self.alerts.clone();
+        let Some(alerts) = self.alerts.clone() else { return Ok(Vec::new()) };
         let long = tokio::task::spawn_blocking(move || alerts.long_firing()).await;
         let long = long.map_err(|error| Unanswered(format!("alerts gave no answer: {error}")))?.into_iter();
         let row = |(rule, firing): (std::sync::Arc<str>, floodplain_streams::Firing)| LongFiring {

@@ -10,6 +10,7 @@ mod devices;
 mod engine;
 mod fleet;
 mod kafka;
+mod keeping;
 mod postgres;
 mod ready;
 mod server;

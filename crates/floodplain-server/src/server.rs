@@ -1,16 +1,16 @@
 //! The order of start and stop.
 
-use crate::{Config, alerts, devices::TopicDevices, engine::Engine, fleet::Known, postgres, ready, telemetry};
+use crate::{
+    Config, devices::TopicDevices, engine::Engine, fleet::Known, keeping::Keeping, postgres, ready, telemetry,
+};
 use floodplain_access::Registry;
 use floodplain_api::{Api, Bound, Limits, MessageLimits, Messages, Node};
 use floodplain_broker::seams::{Access, Bindings as _};
 use floodplain_fold::Objects;
 use floodplain_gateway::{Gateway, GatewayConfig, Run};
-use floodplain_history::{History, engine::EngineConfig, route::DefaultRoute};
-use floodplain_log::{DataStreams, DataStreamsError, Disk, Log, OsDisk, Refusal, Stream};
+use floodplain_log::{DataStreams, DataStreamsError, Log, OsDisk, Refusal, Stream};
 use floodplain_postgres::Entrance;
-use floodplain_sql::{Sql, Tables};
-use floodplain_streams::{Alerts, Service};
+use floodplain_sql::Sql;
 use floodplain_types::{Class, Clock as _, StreamId, StreamName, SystemClock, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
@@ -76,10 +76,9 @@ pub enum StartError {
     Kafka(#[source] floodplain_log_kafka::OpenError),
     #[cfg(feature = "kafka")]
     #[error(
-        "this server got {owned} of the {all} shares of the work: another one on this log has the others; stop it first, servers that share \
-         a log are not built yet"
+        "another server that shares this log keeps the tables; stop it first, or start this one with `--set history.enabled=off`"
     )]
-    NotOwned { owned: usize, all: usize },
+    TablesKept,
     #[error("cannot note in {dir} that this server has started")]
     Run { dir: PathBuf, source: std::io::Error },
     #[error("this program was built without kafka: build it with --features kafka")]
@@ -124,8 +123,7 @@ pub struct Server {
     tasks: TaskTracker,
     stop: CancellationToken,
     registry: Registry,
-    history: History,
-    alerts: Service,
+    keeping: Keeping,
     engine: Engine,
     signal: CancellationToken,
     runtime: Runtime,
@@ -162,13 +160,12 @@ impl Server {
         let registry = registry.map_err(StartError::Registry)?;
         let streams = open_data(config, &*log)?;
         let snapshots = config.snapshots.open(&config.data_dir)?;
-        let alerts = open_alerts(config, snapshots.clone(), log.clone(), streams.clone())?;
-        let (history, tables) = open_history(config, &engine, &streams, alerts.alerts())?;
-        let devices = TopicDevices { history: tables.handle.clone(), streams: streams.clone() };
+        let keeping = Keeping::open(config, &engine, &snapshots, &streams)?;
+        let devices = TopicDevices { bindings: keeping.bindings(), streams: streams.clone() };
         let gateway = start_gateway(config, &engine, snapshots, devices.clone())?;
         let messages = start_messages(config, log.clone(), streams, devices)?;
-        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), alerts.alerts().clone()));
-        let sql = Sql::with_fleet(log.clone(), Some(tables.clone()), Some(fleet.clone()), config.sql.clone());
+        let fleet = Arc::new(Known::new(gateway.roster(), messages.clone(), keeping.alerts()));
+        let sql = Sql::with_fleet(log.clone(), keeping.tables(), Some(fleet.clone()), config.sql.clone());
         let sql = sql.map_err(StartError::Sql)?;
 
         let guard = runtime.enter();
@@ -180,7 +177,7 @@ impl Server {
         let readiness = Arc::new(readiness(engine.clone(), Arc::clone(&stopping)));
         let queries = Arc::new(postgres::Queries(sql.clone()));
         let node = node(config, gateway.mqtt_address(), engine.clone());
-        let (tables, metrics_handle) = (Some(tables), metrics.clone());
+        let metrics_handle = metrics.clone();
         let limits = Limits::default();
         let login = Arc::new(postgres::Users(registry.clone()));
         let entrance = Entrance { login, tls: config.postgres_tls.clone() };
@@ -188,10 +185,10 @@ impl Server {
             sql,
             registry: registry.clone(),
             messages,
-            tables,
+            tables: keeping.tables(),
             fleet: Some(fleet.clone()),
             retained: Some(fleet),
-            alerts: Some(alerts.alerts().clone()),
+            alerts: keeping.alerts(),
             node,
             metrics: metrics_handle,
             readiness,
@@ -213,8 +210,7 @@ impl Server {
             tasks,
             stop,
             registry,
-            history,
-            alerts,
+            keeping,
             engine,
             signal,
             runtime,
@@ -286,10 +282,9 @@ impl Server {
         if ended.is_err() {
             warn!("http had not ended at its deadline");
         }
-        let (engine, history, alerts) = (self.engine.clone(), self.history, self.alerts);
+        let (engine, keeping) = (self.engine.clone(), self.keeping);
         let closing = self.runtime.spawn_blocking(move || {
-            history.stop();
-            alerts.stop();
+            keeping.stop();
             engine.close();
         });
         let closed = self.runtime.block_on(async { tokio::time::timeout(LOG_DEADLINE, closing).await });
@@ -304,7 +299,7 @@ impl Server {
     }
 }
 
-fn open_stream(log: &dyn Log, name: &'static str, partitions: u32) -> Result<Stream, StartError> {
+pub(crate) fn open_stream(log: &dyn Log, name: &'static str, partitions: u32) -> Result<Stream, StartError> {
     let stream = StreamName::new(name).expect("our stream names are valid");
     let id = StreamId { tenant: TenantId::default_tenant(), stream, generation: 0 };
     log.open_stream(&id, partitions).map_err(|source| StartError::Stream { stream: name, source })
@@ -319,45 +314,6 @@ fn open_data(config: &Config, log: &dyn Log) -> Result<DataStreams, StartError> 
         info!(stream = %stream.id.stream, is_declared, "stream takes messages");
     }
     Ok(streams)
-}
-
-/// Alerts come before history, which brings them its rows.
-fn open_alerts(
-    config: &Config,
-    snapshots: Arc<dyn Objects>,
-    log: Arc<dyn Log>,
-    data: DataStreams,
-) -> Result<Service, StartError> {
-    let open = |name| open_stream(&*log, name, config.broker.partitions);
-    let (state, stream) = (open("state")?, open("alerts")?);
-    alerts::start(config, snapshots, log, data, state, stream).map_err(StartError::Alerts)
-}
-
-/// Tables of what devices publish. What is in memory only is decoded from the log again.
-fn open_history(
-    config: &Config,
-    engine: &Engine,
-    streams: &DataStreams,
-    alerts: &Alerts,
-) -> Result<(History, Tables), StartError> {
-    let log = engine.log();
-    let open = |name, partitions| open_stream(&*log, name, partitions);
-    let partitions = config.broker.partitions;
-    let inputs = streams.list().to_vec();
-    let (state, manifest) = (open("state", partitions)?, open("_history", 1)?);
-    let mut history = EngineConfig::new(config.data_dir.join("history"), inputs.clone(), state, manifest);
-    history.observer = Some(Arc::new(alerts::Rows(alerts.clone())));
-    history.files_bytes_max = Some(match config.history_bytes_max {
-        Some(bytes) => bytes,
-        None => OsDisk.space(&config.data_dir).map_err(StartError::Space)?.total_bytes / 10 * 3,
-    });
-    history.log_retention = Some(engine.retention(config));
-    history.bindings.clone_from(&config.bindings);
-    history.retention.clone_from(&config.retention);
-    let (disk, route) = (Arc::new(OsDisk), Arc::new(DefaultRoute::default()));
-    let history = History::open(history, disk, log, Arc::new(SystemClock), route).map_err(StartError::History)?;
-    let tables = Tables { handle: history.handle().clone(), inputs };
-    Ok((history, tables))
 }
 
 fn start_gateway(

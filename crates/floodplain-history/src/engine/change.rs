@@ -114,7 +114,7 @@ impl Engine {
 
     /// Version of the rows' making: of a row that two files have, the values of the greater version count.
     fn decoder_version(&self) -> u32 {
-        1 + self.shared.bindings.borrow().version()
+        1 + self.shared.bindings.get().version()
     }
 
     /// Files of a table of one day that have about one size become one.

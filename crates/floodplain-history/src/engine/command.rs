@@ -42,7 +42,7 @@ impl Engine {
     /// Makes the next change that somebody has asked for; whether there was anything to do.
     pub(super) fn obey(&mut self) -> Result<bool> {
         if self.is_prune_due {
-            let bindings = self.shared.bindings.borrow().clone();
+            let bindings = self.shared.bindings.get();
             self.change_tables(|settings| Some(settings.without_gone(&bindings)))?;
             self.is_prune_due = false;
         }
@@ -69,7 +69,7 @@ impl Engine {
                     self.clock.now(),
                 )?;
                 info!(version = next.version(), bindings = next.list().len(), "bindings have changed");
-                self.shared.set_bindings(Arc::new(next));
+                self.shared.bindings.set(Arc::new(next));
                 self.set_rules();
                 // Which message repeats which is by the bindings of now, whatever was decoded by those of before.
                 self.forget_ids();
@@ -112,7 +112,7 @@ impl Engine {
 
     /// What has to be done; what is refused, or changes nothing, is answered here.
     fn prepare(&self, command: Command) -> Result<Option<Change>> {
-        let bindings = self.shared.bindings.borrow().clone();
+        let bindings = self.shared.bindings.get();
         Ok(match command {
             Command::Put(binding, reply) => {
                 let name = binding.name().to_owned();

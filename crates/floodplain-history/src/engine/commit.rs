@@ -137,7 +137,7 @@ pub(super) fn append_unit(log: &dyn Log, wake: &Arc<Wake>, entries: &[Entry<'_>]
 }
 
 /// Opens a fold with its newest snapshot in `dir`.
-pub(super) fn open_fold<F: Fold + Default>(
+pub(crate) fn open_fold<F: Fold + Default>(
     log: &dyn Log,
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -150,7 +150,7 @@ pub(super) fn open_fold<F: Fold + Default>(
 }
 
 /// Folds all that is committed.
-pub(super) fn fold<F: Fold>(log: &dyn Log, runner: &mut Runner<F>, now: Timestamp) -> Result<()> {
+pub(crate) fn fold<F: Fold>(log: &dyn Log, runner: &mut Runner<F>, now: Timestamp) -> Result<()> {
     loop {
         let folded = match runner.next(log, now) {
             Next::Read { partition, from, max_bytes } => match log.read(partition, from, max_bytes) {

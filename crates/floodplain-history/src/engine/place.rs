@@ -116,7 +116,7 @@ impl Engine {
         let (message, received) = message_of(batch, record);
         let found = Found { source, position, message: &message, received, is_again };
         if let Some(only) = only {
-            let bindings = self.shared.bindings.borrow();
+            let bindings = self.shared.bindings.get();
             if bindings.target(&message).map_or(BUILTIN, |(binding, _)| binding.name()) != only {
                 return Ok(());
             }
@@ -134,7 +134,7 @@ impl Engine {
         placing: &mut Placing,
     ) -> Result<()> {
         let message = found.message;
-        let (route, bindings) = (self.route.clone(), self.shared.bindings.borrow().clone());
+        let (route, bindings) = (self.route.clone(), self.shared.bindings.get());
         let bound = bindings.target(message);
         let binding = bound.map(|(binding, _)| binding);
         let counts = binding.map_or(bindings.builtin(), |binding| binding.counts());

@@ -61,7 +61,7 @@ impl Engine {
 
     /// Brings `ids` to `position` by at most one read; whether they are there.
     fn reach(&mut self, source: usize, ids: &mut Option<Ids>, position: Position) -> Result<bool> {
-        let bindings = self.shared.bindings.borrow().clone();
+        let bindings = self.shared.bindings.get();
         let Some(window) = bindings.dedup_window_max() else {
             *ids = None;
             return Ok(true);
@@ -121,7 +121,7 @@ impl Engine {
 
     /// Knows a record that is not decoded again, because nobody asked for it.
     pub(super) fn note_again(&mut self, batch: &ReadBatch, record: &Record<'_>, position: Position) {
-        let bindings = self.shared.bindings.borrow().clone();
+        let bindings = self.shared.bindings.get();
         if let Some((_, ids)) = &mut self.again {
             note(&bindings, &mut ids.recent, batch, record, position, &mut self.rows);
         }

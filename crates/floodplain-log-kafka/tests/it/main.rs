@@ -11,6 +11,7 @@ mod nodes;
 mod outcomes;
 mod outside;
 mod owners;
+mod roles;
 mod security;
 mod statistics;
 mod transactions;

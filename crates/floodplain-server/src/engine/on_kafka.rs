@@ -2,20 +2,22 @@
 
 use crate::{Kafka, StartError};
 use floodplain_log::{Disk as _, Fence, OsDisk, OwnerSink, Owners, Slot};
-use floodplain_log_kafka::{KafkaLog, KafkaOwners, OwnersConfig};
+use floodplain_log_kafka::{KafkaLog, KafkaOwners, KafkaRole, OwnersConfig};
 use floodplain_types::SystemClock;
 use std::{
-    collections::BTreeSet,
     fmt,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tracing::info;
 
 #[derive(Clone)]
 pub(crate) struct OnKafka {
     pub(crate) log: Arc<KafkaLog>,
     pub(crate) owners: Arc<KafkaOwners>,
+    /// That the tables are kept here.
+    tables: Arc<Mutex<Option<KafkaRole>>>,
     /// Of the data folder; the embedded log takes one by itself.
     _lock: Arc<dyn Send + Sync>,
 }
@@ -27,51 +29,61 @@ impl fmt::Debug for OnKafka {
 }
 
 impl OnKafka {
-    pub(crate) fn open(kafka: &Kafka, data_dir: &Path) -> Result<Self, StartError> {
+    /// `is_keeper` is whether this server shall keep the tables.
+    pub(crate) fn open(kafka: &Kafka, data_dir: &Path, is_keeper: bool) -> Result<Self, StartError> {
         let locked = OsDisk.create_dir_all(data_dir).and_then(|()| OsDisk.lock(&data_dir.join("lock")));
         let lock = locked.map_err(|source| StartError::DataDir { dir: data_dir.to_owned(), source })?;
         let log = KafkaLog::open(Arc::new(SystemClock), kafka.into()).map_err(StartError::Kafka)?;
         let (slots, session_timeout) = (kafka.slots, kafka.session_timeout);
         let owners = OwnersConfig { slots, session_timeout, ..OwnersConfig::default() };
         let owners = KafkaOwners::open(&log, owners).map_err(StartError::Kafka)?;
-        Owned::wait_for_all(&*owners)?;
-        Ok(Self { log, owners, _lock: lock.into() })
+        // Who has died, or was stopped a moment ago, is missed by then.
+        let patience = session_timeout + Duration::from_secs(20);
+        let tables = is_keeper.then(|| KafkaRole::ask(&log, "tables", session_timeout)).transpose();
+        let tables = tables.map_err(StartError::Kafka)?;
+        if tables.as_ref().is_some_and(|role| !role.wait(patience)) {
+            return Err(StartError::TablesKept);
+        }
+        Share::wait(&*owners, patience);
+        Ok(Self { log, owners, tables: Arc::new(Mutex::new(tables)), _lock: lock.into() })
+    }
+
+    /// Gives up what is ours, commits what is queued, and ends. Blocks.
+    pub(crate) fn close(&self) {
+        drop(self.tables.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.owners.close();
+        self.log.close();
     }
 }
 
-/// Counts the slots that this process has.
+/// Whether this process has a part of the work.
 #[derive(Debug, Default)]
-struct Owned {
-    slots: Mutex<BTreeSet<Slot>>,
+struct Share {
+    is_there: Mutex<bool>,
     gained: Condvar,
 }
 
-impl Owned {
-    /// Blocks until all slots are ours. Sessions could be shared with other servers, tables and alerts cannot yet.
-    fn wait_for_all(owners: &dyn Owners) -> Result<(), StartError> {
-        /// An owner that has died is missed after a while; one that lives keeps what it has.
-        const OWNED_WITHIN: Duration = Duration::from_secs(45);
-        let owned = Arc::new(Self::default());
-        owners.watch(owned.clone());
-        let all = owners.slots() as usize;
-        let waits = |slots: &mut BTreeSet<Slot>| slots.len() < all;
-        let waited = owned.gained.wait_timeout_while(owned.lock(), OWNED_WITHIN, waits);
-        let (slots, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if slots.len() < all { Err(StartError::NotOwned { owned: slots.len(), all }) } else { Ok(()) }
+impl Share {
+    /// Blocks until a slot is ours, at most so long: clients may come meanwhile, but what they are sent waits for an owner.
+    fn wait(owners: &dyn Owners, limit: Duration) {
+        let share = Arc::new(Self::default());
+        owners.watch(share.clone());
+        let waited = share.gained.wait_timeout_while(share.lock(), limit, |is_there| !*is_there);
+        if !*waited.unwrap_or_else(PoisonError::into_inner).0 {
+            info!("other servers do all of the work for now");
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_there.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl OwnerSink for Owned {
-    fn gained(&self, fence: Fence) {
-        self.lock().insert(fence.slot());
+impl OwnerSink for Share {
+    fn gained(&self, _fence: Fence) {
+        *self.lock() = true;
         self.gained.notify_all();
     }
 
-    fn lost(&self, slot: Slot) {
-        self.lock().remove(&slot);
-    }
+    fn lost(&self, _slot: Slot) {}
 }
