@@ -451,7 +451,7 @@ impl Config {
                 return Err(settings.bad_entry(
                     kind,
                     name,
-                    "history.enabled is off: it is for the server that keeps tables",
+                    "history.enabled is off: it is for the server that keeps tables".to_owned(),
                 ));
             }
         }

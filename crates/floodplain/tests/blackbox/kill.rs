@@ -9,12 +9,12 @@
 
 use crate::{
     client::{Client, PATIENCE},
-    target::Server,
+    target::{Server, program},
     wire::{Connect, Packet, Version},
 };
 use anyhow::{Context, Result, ensure};
 use floodplain_testkit::{
-    Copies, History,
+    Copies, History, Program,
     mqtt::session::{Publisher, Subscriber, ended},
 };
 use std::{
@@ -37,7 +37,7 @@ impl Chance {
     }
 }
 
-fn of_qos(payloads: &[Vec<u8>], qos: u8) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn of_qos(payloads: &[Vec<u8>], qos: u8) -> impl Iterator<Item = &[u8]> {
     let mark = format!("qos{qos} ");
     payloads.iter().map(Vec::as_slice).filter(move |p| String::from_utf8_lossy(p).contains(&mark))
 }
@@ -46,12 +46,16 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
+pub(crate) fn seed() -> u64 {
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    number("FLOODPLAIN_TEST_SEED", time.as_nanos() as u64 | 1)
+}
+
 #[test]
 fn killed_a_hundred_times_nothing_acknowledged_is_lost() {
-    let kills = number("FLOODPLAIN_TEST_KILLS", 100);
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let seed = number("FLOODPLAIN_TEST_SEED", time.as_nanos() as u64 | 1);
-    if let Err(e) = kill_loop(kills, seed) {
+    let (kills, seed) = (number("FLOODPLAIN_TEST_KILLS", 100), seed());
+    let folder = tempfile::tempdir().expect("a folder");
+    if let Err(e) = kill_loop(kills, seed, &program(folder.path())) {
         panic!("FLOODPLAIN_TEST_SEED={seed}: {e:#}");
     }
 }
@@ -104,8 +108,7 @@ fn sigterm_tells_the_clients_and_keeps_what_was_acknowledged() {
     }
 }
 
-fn kill_loop(kills: u64, seed: u64) -> Result<()> {
-    let folder = tempfile::tempdir()?;
+pub(crate) fn kill_loop(kills: u64, seed: u64, program: &Program) -> Result<()> {
     let mut chance = Chance(seed);
     // One history per QoS: the rules for copies differ.
     let histories = [History::new(), History::new()];
@@ -117,7 +120,7 @@ fn kill_loop(kills: u64, seed: u64) -> Result<()> {
     let mut sleeper = Subscriber::new("sleeper", Version::V311, 1);
 
     // Both subscriptions stand before the first message and the first kill.
-    let server = Server::start(folder.path())?;
+    let server = Server::of(program)?;
     for subscriber in [&mut live, &mut sleeper] {
         let mut client = subscriber.connect(server.mqtt)?;
         client.subscribe("kill/#", subscriber.qos)?;
@@ -133,12 +136,14 @@ fn kill_loop(kills: u64, seed: u64) -> Result<()> {
         ensure!(idle <= kills, "{idle} of {cycle} lives ended before anything was acknowledged");
         if chance.below(10) == 0 {
             // In the middle of recovery.
-            Server::start_and_kill(folder.path(), Duration::from_millis(chance.below(60)))?;
+            let starting = program.spawn()?;
+            std::thread::sleep(Duration::from_millis(chance.below(60)));
+            starting.kill()?;
             starts_killed += 1;
             continue;
         }
         let since = Instant::now();
-        let server = Server::start(folder.path()).with_context(|| format!("start after kill {cycle}"))?;
+        let server = Server::of(program).with_context(|| format!("start after kill {cycle}"))?;
         recovery.push(since.elapsed());
         let acked_before = acked();
         let address = server.mqtt;
@@ -168,7 +173,7 @@ fn kill_loop(kills: u64, seed: u64) -> Result<()> {
     }
 
     // The last life: everybody finishes.
-    let server = Server::start(folder.path())?;
+    let server = Server::of(program)?;
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| -> Result<()> {
         let (address, done, live) = (server.mqtt, &done, &mut live);

@@ -16,6 +16,8 @@ mod commands;
 mod connect;
 mod counted;
 mod flow;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kill;
 mod limits;
 mod malformed;

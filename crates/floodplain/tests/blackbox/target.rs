@@ -104,14 +104,12 @@ impl Server {
 
     /// Starts the binary of this build on `folder` and waits until it accepts traffic.
     pub(crate) fn start(folder: &Path) -> Result<Self> {
-        Ok(Self { process: program(folder).start()?, _folder: None })
+        Self::of(&program(folder))
     }
 
-    /// Starts the binary and kills it after `life`, ready or not.
-    pub(crate) fn start_and_kill(folder: &Path, life: Duration) -> Result<()> {
-        let starting = program(folder).spawn()?;
-        std::thread::sleep(life);
-        starting.kill()
+    /// Starts a program and waits until it accepts traffic.
+    pub(crate) fn of(program: &Program) -> Result<Self> {
+        Ok(Self { process: program.start()?, _folder: None })
     }
 
     /// Runs SQL over HTTP and returns the rows as JSON objects.
@@ -149,21 +147,28 @@ impl Server {
 
 /// With its log on the brokers of `FLOODPLAIN_TEST_KAFKA` (`HOST:PORT,...`), if that is set and the build can do it: in topics
 /// of its own, which go by the name of its folder.
-fn program(folder: &Path) -> Program {
-    let mut program = Program::new(Path::new(env!("CARGO_BIN_EXE_floodplain")), folder);
-    if let Ok(brokers) = std::env::var("FLOODPLAIN_TEST_KAFKA") {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        program.variables = vec![
-            ("FLOODPLAIN_LOG__ENGINE", "kafka".to_owned()),
-            ("FLOODPLAIN_KAFKA__BROKERS", brokers),
-            ("FLOODPLAIN_KAFKA__TOPIC_PREFIX", format!("{name}-")),
-            // Many servers, one after the other, share small brokers.
-            ("FLOODPLAIN_MQTT__PARTITIONS", "4".to_owned()),
-            ("FLOODPLAIN_KAFKA__SLOTS", "4".to_owned()),
-        ];
-    }
-    program
+pub(crate) fn program(folder: &Path) -> Program {
+    let Ok(brokers) = std::env::var("FLOODPLAIN_TEST_KAFKA") else { return embedded(folder) };
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    on_kafka(folder, &name, &brokers)
+}
+
+fn embedded(folder: &Path) -> Program {
+    Program::new(Path::new(env!("CARGO_BIN_EXE_floodplain")), folder)
+}
+
+/// With its log in topics of these brokers that begin with the name of the log.
+pub(crate) fn on_kafka(folder: &Path, log: &str, brokers: &str) -> Program {
+    let variables = vec![
+        ("FLOODPLAIN_LOG__ENGINE", "kafka".to_owned()),
+        ("FLOODPLAIN_KAFKA__BROKERS", brokers.to_owned()),
+        ("FLOODPLAIN_KAFKA__TOPIC_PREFIX", format!("{log}-")),
+        // Many servers, one after the other, share small brokers.
+        ("FLOODPLAIN_MQTT__PARTITIONS", "4".to_owned()),
+        ("FLOODPLAIN_KAFKA__SLOTS", "4".to_owned()),
+    ];
+    Program { variables, ..embedded(folder) }
 }
 
 /// A tool that `cargo xtask tools` installs or checks.

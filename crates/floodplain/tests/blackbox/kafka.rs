@@ -1,0 +1,241 @@
+//! Servers whose log is on three brokers of Apache Kafka: killed, and brokers killed under them; two that share the work.
+//!
+//! The other suites run there, too, one server for each test: with `FLOODPLAIN_TEST_KAFKA=HOST:PORT,...`, the brokers of
+//! `cargo xtask kafka up`.
+
+use crate::{
+    client::{Client, PATIENCE},
+    kill,
+    target::{Server, on_kafka},
+    wire::{Connect, Version},
+};
+use anyhow::{Context, Result, ensure};
+use floodplain_testkit::{
+    Copies, History, Program,
+    kafka::{KafkaCluster, KafkaJars, KafkaOptions},
+    mqtt::session::{Publisher, Subscriber},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::{LazyLock, RwLock, atomic::AtomicBool, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+/// Started by the first test that needs it. Its brokers die with the process.
+static CLUSTER: LazyLock<KafkaCluster> = LazyLock::new(|| {
+    let start_timeout = Duration::from_secs(400);
+    let options = KafkaOptions { start_timeout, ..KafkaOptions::default() };
+    KafkaCluster::start(&KafkaJars::find().unwrap(), 3, &brokers_folder(), options).unwrap()
+});
+
+/// Who hurts brokers has them alone.
+static USE: RwLock<()> = RwLock::new(());
+
+const LEFT: &str = "a test before has left the brokers as they were";
+const EXPIRY_S: u32 = 3_600;
+
+/// A folder that the next run removes: nothing of ours runs when this process ends.
+fn brokers_folder() -> PathBuf {
+    const PREFIX: &str = "blackbox-";
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for entry in std::fs::read_dir(parent).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let is_left = |pid: &str| !Path::new(&format!("/proc/{pid}")).exists();
+        if name.strip_prefix(PREFIX).is_some_and(is_left) {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    parent.join(format!("{PREFIX}{}", std::process::id()))
+}
+
+/// A server whose topics go by `log`, with a part of `folder` for itself.
+fn program(folder: &Path, log: &str, name: &str) -> Program {
+    let folder = folder.join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut program = on_kafka(&folder, log, &CLUSTER.bootstrap());
+    program.variables.push(("FLOODPLAIN_KAFKA__SESSION_TIMEOUT", "6s".to_owned()));
+    program
+}
+
+/// The same without tables, which another one keeps.
+fn without_tables(program: Program) -> Program {
+    let mut variables = program.variables;
+    variables.push(("FLOODPLAIN_HISTORY__ENABLED", "off".to_owned()));
+    Program { variables, ..program }
+}
+
+fn slots(server: &Server) -> Result<u64> {
+    let metrics = server.metrics()?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("floodplain_log_kafka_slots_owned "));
+    Ok(line.context("no metric of slots")?.parse()?)
+}
+
+fn wait(what: &str, condition: impl Fn() -> Result<bool>) -> Result<Duration> {
+    let since = Instant::now();
+    while !condition()? {
+        ensure!(since.elapsed() < PATIENCE * 6, "{what}: not within {:?}", PATIENCE * 6);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(since.elapsed())
+}
+
+#[test]
+fn a_server_that_is_killed_again_and_again_loses_nothing() {
+    let _shared = USE.read().expect(LEFT);
+    let folder = tempfile::tempdir().unwrap();
+    let seed = kill::seed();
+    if let Err(e) = kill::kill_loop(3, seed, &program(folder.path(), "killed", "server")) {
+        panic!("FLOODPLAIN_TEST_SEED={seed}: {e:#}");
+    }
+}
+
+#[test]
+fn two_servers_share_the_work_and_one_goes_on_alone() {
+    let _shared = USE.read().expect(LEFT);
+    if let Err(e) = two_servers() {
+        panic!("{e:#}");
+    }
+}
+
+fn two_servers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let programs = [
+        program(folder.path(), "shared", "keeper"),
+        without_tables(program(folder.path(), "shared", "other")),
+        program(folder.path(), "shared", "second-keeper"),
+    ];
+    let keeper = Server::of(&programs[0])?;
+    let other = Server::of(&programs[1])?;
+    wait("both have a part of the work", || {
+        let (one, two) = (slots(&keeper)?, slots(&other)?);
+        Ok(one > 0 && two > 0 && one + two == 4)
+    })?;
+
+    // Clients of one server have nothing to do with those of the other; all are folded by both.
+    let mut clients = Vec::new();
+    for (server, name) in [(&keeper, "one"), (&other, "two")] {
+        let session = Connect::lasting(Version::V5, name, EXPIRY_S);
+        let (mut client, is_present) = Client::resume(server.mqtt, &session)?;
+        ensure!(!is_present);
+        client.subscribe(&format!("devices/{name}/+"), 1)?;
+        client.say(&format!("devices/{name}/engine"), r#"{"rpm": 1}"#, 1)?;
+        client.hears(&format!("devices/{name}/engine"), r#"{"rpm": 1}"#)?;
+        clients.push((client, session));
+    }
+    // What comes from elsewhere arrives as well, at each QoS.
+    let mut guest = Client::clean(other.mqtt, Version::V311, "guest")?;
+    for qos in [0, 1, 2] {
+        let text = format!("{{\"qos\": {qos}}}");
+        guest.say("devices/one/qos", &text, qos)?;
+        clients[0].0.hears("devices/one/qos", &text)?;
+    }
+    keeper.heard("SELECT count(*) AS n FROM engine", 2)?;
+    keeper.heard("SELECT count(*) AS n FROM qos", 3)?;
+    let refused = other.ask("POST", "/api/v1/sql", r#"{"query": "SELECT * FROM engine"}"#)?;
+    ensure!(refused.contains("another one of its log does"), "{refused}");
+    let refused = other.ask("GET", "/api/v1/tables", "")?;
+    ensure!(refused.contains("kept_elsewhere"), "{refused}");
+    // A binding that is made at the one is followed by the other.
+    let binding = r#"{"filter": "yard/+/gate", "device": 2, "table": {"name": "gates"}}"#;
+    let made = keeper.ask("PUT", "/api/v1/bindings/yard", binding)?;
+    ensure!(made.contains("yard/+/gate"), "{made}");
+    guest.say("yard/g1/gate", r#"{"open": true}"#, 1)?;
+    keeper.heard("SELECT count(*) AS n FROM gates", 1)?;
+
+    // There is one keeper.
+    let Err(error) = Server::of(&programs[2]) else { anyhow::bail!("two servers keep the tables") };
+    ensure!(format!("{error:#}").contains("history.enabled=off"), "{error:#}");
+
+    // One dies: its clients go to the other one, with their sessions, and its part of the work goes there, too.
+    let since = Instant::now();
+    keeper.kill()?;
+    let mut publisher = Client::clean(other.mqtt, Version::V5, "publisher")?;
+    publisher.say("devices/one/engine", r#"{"rpm": 2}"#, 1)?;
+    let (mut client, is_present) = Client::resume(other.mqtt, &clients[0].1)?;
+    ensure!(is_present, "its session is not there");
+    wait("all of the work is done by the other", || Ok(slots(&other)? == 4))?;
+    let moved = since.elapsed();
+    client.hears("devices/one/engine", r#"{"rpm": 2}"#)?;
+    println!("slots have moved {moved:?} after the kill, what waited was there after {:?}", since.elapsed());
+
+    // It comes back, to its tables and a part of the work.
+    let keeper = Server::of(&programs[0])?;
+    wait("both have a part of the work again", || Ok(slots(&keeper)? > 0 && slots(&keeper)? + slots(&other)? == 4))?;
+    keeper.heard("SELECT count(*) AS n FROM engine", 3)?;
+    let (mut client, is_present) = Client::resume(keeper.mqtt, &clients[0].1)?;
+    ensure!(is_present);
+    guest.say("devices/one/engine", r#"{"rpm": 3}"#, 2)?;
+    client.hears("devices/one/engine", r#"{"rpm": 3}"#)?;
+    Ok(())
+}
+
+#[test]
+fn a_broker_that_is_killed_takes_nothing_with_it() {
+    let _alone = USE.write().expect(LEFT);
+    if let Err(e) = killed_broker() {
+        panic!("{e:#}");
+    }
+}
+
+fn killed_broker() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::of(&program(folder.path(), "broken", "server"))?;
+    let histories = [History::new(), History::new()];
+    let history = |qos: u8| &histories[usize::from(qos) - 1];
+    let mut publishers: Vec<Publisher> = [1, 2].map(|qos| Publisher::new("broker", "p", Version::V5, qos)).into();
+    let mut live = Subscriber::new("live", Version::V5, 2);
+    let mut client = live.connect(server.mqtt)?;
+    client.subscribe("broker/#", 2)?;
+    let acked = || histories.iter().map(History::acked).sum::<u64>();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let (address, is_over, live) = (server.mqtt, &is_over, &mut live);
+        let load: Vec<_> = publishers
+            .iter_mut()
+            .map(|publisher| {
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Acquire) {
+                        publisher.run(address, history(publisher.qos), true)?;
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        let reader = scope.spawn(move || {
+            let deadline = Instant::now() + PATIENCE * 12;
+            live.run(&mut client, |live| {
+                let is_all = is_over.load(Ordering::Acquire) && live.got.len() as u64 >= acked();
+                is_all || Instant::now() > deadline
+            })
+        });
+        let hurt = || -> Result<()> {
+            for broker in CLUSTER.nodes() {
+                let before = acked();
+                wait("messages are acknowledged", || Ok(acked() > before + 20))?;
+                CLUSTER.kill(broker)?;
+                let before = acked();
+                let stall = wait("and go on without a broker", || Ok(acked() > before + 20))?;
+                println!("broker {broker:?} was killed: 20 more messages were acknowledged after {stall:?}");
+                CLUSTER.restart(broker)?;
+                CLUSTER.wait_until_ready()?;
+            }
+            Ok(())
+        };
+        let hurt = hurt();
+        is_over.store(true, Ordering::Release);
+        for thread in load {
+            thread.join().expect("clients do not panic")?;
+        }
+        reader.join().expect("the subscriber does not panic")?;
+        hurt
+    })?;
+    let log = server.log("broker/%")?;
+    for (reader, payloads) in [("log", &log), ("subscriber", &live.got)] {
+        for qos in [1, 2] {
+            let report = history(qos).check(kill::of_qos(payloads, qos), Copies::PerAttempt);
+            println!("{reader}, QoS {qos}: {report}");
+            ensure!(report.violations.is_empty() && report.acked > 20, "{reader}, QoS {qos}: {report}");
+        }
+    }
+    Ok(())
+}
