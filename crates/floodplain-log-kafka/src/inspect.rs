@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn any_bytes_are_an_answer_or_none() {
         let whole =
-            [&[0, 0, 0, 1, 0, 0, 2, 0, 18, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1, 2, 9, 2, 4][..], b"elr", &[0, 1, 0, 1, 0]];
+            [&[0, 0, 0, 1, 0, 0, 2, 0, 18, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1, 2, 10, 2, 4][..], b"elr", &[0, 1, 0, 1, 0]];
         let whole = whole.concat();
         assert_eq!(Answer(&whole).finalized_features().unwrap(), BTreeMap::from([("elr".to_owned(), 1)]));
         for cut in 0..whole.len() {

@@ -110,13 +110,13 @@ impl Shared {
 
     /// Everything before these positions can be read by who asks us.
     pub(crate) fn followed(&self, ends: impl Iterator<Item = (Partition, u64)>) {
-        self.permits.give_back(self.ended.followed(ends));
+        self.ended.followed(ends, &self.permits);
         self.metrics.queue_bytes.set(self.permits.used() as f64);
     }
 
     /// Lets [`Self::tell`] return once it has told everything.
     pub(crate) fn close(&self) {
-        self.permits.give_back(self.ended.close());
+        self.ended.close(&self.permits);
     }
 }
 
@@ -169,15 +169,15 @@ impl Unit {
             metrics.appends.increment(1);
         }
         metrics.append_seconds.record(self.began.elapsed());
-        let mut done = self.cost;
         if let Some(reply) = lock(&self.reply).take() {
             // Readers see what all copies have, and the other classes do not wait for these.
             let is_to_be_read = self.class == Class::All && outcome != Outcome::Unknown;
             let ends = self.batches.iter().filter(|_| is_to_be_read);
             let ends = ends.map(|batch| (batch.partition, batch.end.load(Ordering::Acquire)));
-            done = self.shared.ended.push((self.seq, reply, outcome), self.cost, ends);
+            self.shared.ended.push((self.seq, reply, outcome), self.cost, ends, &self.shared.permits);
+        } else {
+            self.shared.permits.give_back(self.cost);
         }
-        self.shared.permits.give_back(done);
         metrics.queue_bytes.set(self.shared.permits.used() as f64);
     }
 
@@ -241,7 +241,7 @@ type End = (u64, Reply, Outcome);
 ///
 /// What is committed is told once it can be read here, since whoever is told may ask for it at once: a client that
 /// subscribes, or asks SQL, finds what was acknowledged before. Brokers tell producers and consumers at the same moment,
-/// and the consumer may be the later one.
+/// and the consumer may be the later one. Permits go back first, so that who is told has room for the next unit.
 #[derive(Debug, Default)]
 struct Ended {
     state: Mutex<EndedState>,
@@ -268,48 +268,43 @@ struct Unread {
 }
 
 impl Ended {
-    /// `ends` are those of the batches of the unit. Gives the part of `cost` that is not needed any more.
-    fn push(&self, end: End, cost: u64, ends: impl Iterator<Item = (Partition, u64)>) -> u64 {
+    /// `ends` are those of the batches of the unit. Gives `cost` back once nothing is waited for.
+    fn push(&self, end: End, cost: u64, ends: impl Iterator<Item = (Partition, u64)>, permits: &Permits) {
         let mut state = lock(&self.state);
         let is_unread = |(partition, end): &(Partition, u64)| state.followed.get(partition).is_none_or(|at| at < end);
         let unread: Vec<_> = if state.is_closing { Vec::new() } else { ends.filter(is_unread).collect() };
         if unread.is_empty() {
+            permits.give_back(cost);
             state.ends.push(end);
-            self.wake(&state);
-            return cost;
+            return self.wake(&state);
         }
         let left = AtomicUsize::new(unread.len());
         let unit = Arc::new(Unread { end: Mutex::new(Some(end)), cost, left });
         for key in unread {
             state.unread.entry(key).or_default().push(Arc::clone(&unit));
         }
-        0
     }
 
-    /// Gives the costs of what is told now.
-    fn followed(&self, ends: impl Iterator<Item = (Partition, u64)>) -> u64 {
-        let (mut state, mut cost) = (lock(&self.state), 0);
+    fn followed(&self, ends: impl Iterator<Item = (Partition, u64)>, permits: &Permits) {
+        let mut state = lock(&self.state);
         for (partition, end) in ends {
             state.followed.insert(partition, end);
             while let Some(entry) = state.unread.range((partition, 0)..=(partition, end)).next() {
                 let key = *entry.0;
-                cost += state.tell_read(key);
+                state.tell_read(key, permits);
             }
         }
         self.wake(&state);
-        cost
     }
 
-    /// Gives the costs of what is told now.
-    fn close(&self) -> u64 {
-        let (mut state, mut cost) = (lock(&self.state), 0);
+    fn close(&self, permits: &Permits) {
+        let mut state = lock(&self.state);
         state.is_closing = true;
         // They are committed, and nobody reads on.
         while let Some(key) = state.unread.keys().next().copied() {
-            cost += state.tell_read(key);
+            state.tell_read(key, permits);
         }
         self.arrived.notify_all();
-        cost
     }
 
     /// The teller sleeps only when there is nothing.
@@ -329,16 +324,14 @@ impl Ended {
 }
 
 impl EndedState {
-    /// These batches were read. Gives the costs of the units that are told now.
-    fn tell_read(&mut self, key: (Partition, u64)) -> u64 {
-        let mut cost = 0;
+    /// These batches were read: units that wait for nothing else are told.
+    fn tell_read(&mut self, key: (Partition, u64), permits: &Permits) {
         for unit in self.unread.remove(&key).unwrap_or_default() {
             if unit.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                permits.give_back(unit.cost);
                 self.ends.extend(lock(&unit.end).take());
-                cost += unit.cost;
             }
         }
-        cost
     }
 }
 
