@@ -80,6 +80,13 @@ fn wait(what: &str, condition: impl Fn() -> Result<bool>) -> Result<Duration> {
 }
 
 #[test]
+fn the_guide_lists_all_that_the_log_counts() {
+    let _shared = USE.read().expect(LEFT);
+    let folder = tempfile::tempdir().unwrap();
+    crate::counted::lists_what_is_counted(&Server::of(&program(folder.path(), "counted", "server")).unwrap(), true);
+}
+
+#[test]
 fn a_server_that_is_killed_again_and_again_loses_nothing() {
     let _shared = USE.read().expect(LEFT);
     let folder = tempfile::tempdir().unwrap();
