@@ -38,8 +38,10 @@ impl Engine {
     pub(super) fn check_files<'t>(&self, tables: impl Iterator<Item = &'t Table>) -> Result<()> {
         let manifest = self.manifest.fold();
         let mut has_files = files(&*self.disk, &self.config.dir)?.iter().any(|name| name == HAS_FILES);
-        let mut wrong = None;
+        let (mut wrong, mut named, mut is_any_there) = (None, 0, false);
         for table in tables {
+            named += table.files.len();
+            is_any_there |= files(&*self.disk, &table.dir)?.iter().any(|name| table.files.contains_key(name));
             let columns = &table.columns;
             let newest = table.files.values().map(|file| file.entry().facts.schema_version).max();
             if let Some(newest) = newest.filter(|newest| *newest > columns.version()) {
@@ -60,6 +62,11 @@ impl Engine {
             wrong = Some("records are gone from the log, so it does not know which files count".to_owned());
         }
         let dir = self.config.dir.display();
+        if named > 0 && !is_any_there {
+            return Err(Error::Manifest(format!(
+                "it names {named} files, and none of them is in {dir}; on a log that servers share they are in the folder of the one that has kept the tables so far: start that one, or move its folder here"
+            )));
+        }
         let advice = |wrong| {
             format!(
                 "{wrong}; no file was touched. Put {dir}/folds back from a copy. Or move {dir}/folds/manifest away, and all in {dir} but folds, to go on with what the log still has"

@@ -6,13 +6,13 @@ use crate::{
 };
 use floodplain_history::{
     Error, Handle,
-    bindings::{Binding, BindingError, Origin},
+    bindings::{Binding, BindingError, BindingsFollower, Origin},
     engine::Engine,
     jobs::{JobState, Replay},
     table_rules::{Source, TableRule},
 };
 use floodplain_log::Log as _;
-use floodplain_testkit::{Adversity, Counts, Fault, Rule};
+use floodplain_testkit::{Adversity, Counts, Fault, Rule, wait_until};
 use serde_json::{Value, json};
 use std::{
     future::Future,
@@ -627,4 +627,22 @@ fn a_failing_disk_delays_a_change_and_no_more() {
         }
     }
     panic!("a change has no end of calls");
+}
+
+#[test]
+fn a_server_without_tables_follows_the_bindings_of_the_one_that_has_them() {
+    let world = World::new();
+    let mut engine = world.engine().unwrap();
+    put(&mut engine, "plants", json_to("plants")).unwrap();
+    let (disk, log) = (Arc::new(floodplain_testkit::FaultDisk::new(2)), Arc::new(world.log.clone()));
+    let follower =
+        BindingsFollower::open("/other".as_ref(), disk, log, world.clock.clone(), &world.config.state).unwrap();
+    let current = follower.current();
+    let device = |topic| current.get().bound(topic).map(|bound| bound.device.to_owned());
+    assert_eq!(device("plants/p1/boiler").as_deref(), Some("p1"), "what there was");
+    let known = current.get();
+    assert!(current.are(&known));
+    put(&mut engine, "yard", json!({ "filter": "yard/+", "device_level": 2, "table": { "name": "yard" } })).unwrap();
+    wait_until("what comes is followed", &|| (), || !current.are(&known));
+    assert_eq!(device("yard/gate").as_deref(), Some("gate"));
 }

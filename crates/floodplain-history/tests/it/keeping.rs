@@ -237,6 +237,16 @@ fn files_of_another_manifest_are_not_removed() {
     is_refused(&world, "it is at version 0, and there is /history/t/");
 }
 
+/// As where servers share a log, and one that has not kept the tables before begins to.
+#[test]
+fn a_folder_with_none_of_the_files_is_another_ones() {
+    let world = world_with_files();
+    let elsewhere = World { disk: floodplain_testkit::FaultDisk::new(2), ..world.clone() };
+    let error = elsewhere.engine().unwrap_err().to_string();
+    assert!(error.contains("it names 3 files, and none of them is in /history; on a log"), "{error}");
+    assert!(world.engine().is_ok());
+}
+
 /// Who looks at `/metrics` finds out what it says.
 #[test]
 fn the_guide_lists_all_that_is_counted() {

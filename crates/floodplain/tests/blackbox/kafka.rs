@@ -153,6 +153,16 @@ fn two_servers() -> Result<()> {
     let Err(error) = Server::of(&programs[2]) else { anyhow::bail!("two servers keep the tables") };
     ensure!(format!("{error:#}").contains("history.enabled=off"), "{error:#}");
 
+    // Files of tables are where they were written.
+    let keeper = {
+        keeper.terminate()?;
+        let Err(error) = Server::of(&programs[2]) else { anyhow::bail!("it has none of the files") };
+        ensure!(format!("{error:#}").contains("none of them is in"), "{error:#}");
+        Server::of(&programs[0])?
+    };
+    wait("both have a part of the work again", || Ok(slots(&keeper)? > 0 && slots(&keeper)? + slots(&other)? == 4))?;
+    keeper.heard("SELECT count(*) AS n FROM engine", 2)?;
+
     // One dies: its clients go to the other one, with their sessions, and its part of the work goes there, too.
     let since = Instant::now();
     keeper.kill()?;
