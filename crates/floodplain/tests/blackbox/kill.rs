@@ -55,7 +55,7 @@ pub(crate) fn seed() -> u64 {
 fn killed_a_hundred_times_nothing_acknowledged_is_lost() {
     let (kills, seed) = (number("FLOODPLAIN_TEST_KILLS", 100), seed());
     let folder = tempfile::tempdir().expect("a folder");
-    if let Err(e) = kill_loop(kills, seed, &program(folder.path())) {
+    if let Err(e) = kill_loop(kills, seed, &program(folder.path()), |server| server.log("kill/%")) {
         panic!("FLOODPLAIN_TEST_SEED={seed}: {e:#}");
     }
 }
@@ -108,7 +108,13 @@ fn sigterm_tells_the_clients_and_keeps_what_was_acknowledged() {
     }
 }
 
-pub(crate) fn kill_loop(kills: u64, seed: u64, program: &Program) -> Result<()> {
+/// `stored` is what the server has of the messages, once for each time that it took one.
+pub(crate) fn kill_loop(
+    kills: u64,
+    seed: u64,
+    program: &Program,
+    stored: impl Fn(&Server) -> Result<Vec<Vec<u8>>>,
+) -> Result<()> {
     let mut chance = Chance(seed);
     // One history per QoS: the rules for copies differ.
     let histories = [History::new(), History::new()];
@@ -197,7 +203,7 @@ pub(crate) fn kill_loop(kills: u64, seed: u64, program: &Program) -> Result<()> 
     sleeper.run(&mut client, |s| s.got.len() as u64 >= acked() || Instant::now() > deadline)?;
     client.leave()?;
 
-    let log = server.log("kill/%")?;
+    let log = stored(&server)?;
     recovery.sort_unstable();
     println!(
         "{under_load} kills under load, {idle} before anything was acknowledged, {starts_killed} during a start; \
