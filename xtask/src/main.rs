@@ -38,7 +38,11 @@ const COMMANDS: [(&str, &str, Action); 12] = [
     ),
     ("fuzz TARGET [ARGS]", "fuzz a codec (needs the nightly toolchain and cargo-fuzz)", fuzz),
     ("bench [FILTER]", "benches of all crates", bench),
-    ("kafka up|status|down", "three brokers of Apache Kafka on this machine, which stay until `down`", kafka::run),
+    (
+        "kafka up|status|down",
+        "three brokers of Apache Kafka on this machine, which stay until `down`; speed [SECONDS]: what the log costs there",
+        kafka::run,
+    ),
 ];
 
 /// What `name` does, without its arguments.

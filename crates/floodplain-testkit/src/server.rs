@@ -188,8 +188,14 @@ impl Server {
         self.signal("KILL")
     }
 
+    /// Of its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     fn signal(&self, name: &str) -> Result<()> {
-        let sent = Command::new("kill").args(["-s", name]).arg(self.process.0.id().to_string()).status()?;
+        let sent = Command::new("kill").args(["-s", name]).arg(self.pid().to_string()).status()?;
         ensure!(sent.success(), "kill -s {name} ended with {sent}");
         Ok(())
     }
