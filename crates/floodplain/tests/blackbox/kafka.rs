@@ -13,7 +13,10 @@ use anyhow::{Context, Result, ensure};
 use floodplain_testkit::{
     Copies, History, Program,
     kafka::{KafkaCluster, KafkaJars, KafkaOptions},
-    mqtt::session::{Publisher, Subscriber},
+    mqtt::{
+        client::Line,
+        session::{Publisher, Subscriber, ended},
+    },
 };
 use std::{
     path::{Path, PathBuf},
@@ -147,12 +150,15 @@ fn two_servers() -> Result<()> {
     }
     keeper.heard("SELECT count(*) AS n FROM engine", 2)?;
     keeper.heard("SELECT count(*) AS n FROM qos", 3)?;
-    let refused = other.ask("POST", "/api/v1/sql", r#"{"query": "SELECT * FROM engine"}"#)?;
-    ensure!(refused.contains("another one of its log does"), "{refused}");
-    let refused = other.ask("GET", "/api/v1/tables", "")?;
-    ensure!(refused.contains("kept_elsewhere"), "{refused}");
+    for (method, path, body, says) in [
+        ("POST", "/api/v1/sql", r#"{"query": "SELECT * FROM engine"}"#, "another one of its log does"),
+        ("GET", "/api/v1/tables", "", "kept_elsewhere"),
+    ] {
+        let Err(refused) = other.ask(method, path, body) else { anyhow::bail!("{path} is answered") };
+        ensure!(refused.to_string().contains(says), "{refused}");
+    }
     // A binding that is made at the one is followed by the other.
-    let binding = r#"{"filter": "yard/+/gate", "device": 2, "table": {"name": "gates"}}"#;
+    let binding = r#"{"filter": "yard/+/gate", "device_level": 2, "table": {"name": "gates"}}"#;
     let made = keeper.ask("PUT", "/api/v1/bindings/yard", binding)?;
     ensure!(made.contains("yard/+/gate"), "{made}");
     guest.say("yard/g1/gate", r#"{"open": true}"#, 1)?;
@@ -213,17 +219,16 @@ fn killed_broker() -> Result<()> {
     let mut client = live.connect(server.mqtt)?;
     client.subscribe("broker/#", 2)?;
     let acked = || histories.iter().map(History::acked).sum::<u64>();
-    let is_over = AtomicBool::new(false);
+    let (line, is_over) = (Line::from(server.mqtt), AtomicBool::new(false));
     std::thread::scope(|scope| -> Result<()> {
-        let (address, is_over, live) = (server.mqtt, &is_over, &mut live);
+        let (address, line, is_over, live) = (server.mqtt, &line, &is_over, &mut live);
         let load: Vec<_> = publishers
             .iter_mut()
             .map(|publisher| {
                 scope.spawn(move || {
-                    while !is_over.load(Ordering::Acquire) {
-                        publisher.run(address, history(publisher.qos), true)?;
-                    }
-                    anyhow::Ok(())
+                    ended(publisher.run(line.clone(), history(publisher.qos), false))?;
+                    // What is open.
+                    publisher.run(address, history(publisher.qos), true)
                 })
             })
             .collect();
@@ -248,10 +253,10 @@ fn killed_broker() -> Result<()> {
             Ok(())
         };
         let hurt = hurt();
+        line.cut();
+        let load = load.into_iter().try_for_each(|thread| thread.join().expect("clients do not panic"));
         is_over.store(true, Ordering::Release);
-        for thread in load {
-            thread.join().expect("clients do not panic")?;
-        }
+        load?;
         reader.join().expect("the subscriber does not panic")?;
         hurt
     })?;
