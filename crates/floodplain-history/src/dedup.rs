@@ -4,6 +4,10 @@
 //! that was received at most the window of the binding earlier. Whether that one was a repeat itself makes no difference,
 //! so the answer depends on the records of the last window alone: whoever has read them, from wherever he began, says the same.
 //! The newest [`IDS_MAX`] ids of a partition count; so does whoever reads them again.
+//!
+//! A log that does not keep append units whole (`floodplain_log::Log::keeps_units_whole`) may have a message twice under one dedup id
+//! (header `fp.x`), since its writer cannot know whether it is there. On such a log every message with one is looked for under
+//! it, whatever bindings there are: it repeats one of the same record key and dedup id of the last [`WINDOW`].
 
 use floodplain_decode::Row;
 use floodplain_log::MessageRef;
@@ -13,7 +17,8 @@ use twox_hash::XxHash3_128;
 
 /// Ids that are known of a partition, about 8 MiB; when there are more, the oldest go.
 pub const IDS_MAX: usize = 65_536;
-/// How long an id is known if the binding does not say it.
+/// How long an id is known if the binding does not say it, and how long a dedup id of the log is: longer than a client that lost its
+/// connection mostly takes to come back and send again. What comes later is a second row.
 pub const WINDOW: Duration = Duration::from_secs(600);
 /// And at most: so much of the log is read again at a start, and at each change of bindings.
 pub const WINDOW_MAX: Duration = Duration::from_secs(3600);
@@ -98,9 +103,9 @@ impl RecentIds {
 
     /// Whether an earlier message had this id, which is known from now on. Rows of one message do not repeat each other, and
     /// a message that is seen a second time is answered as the first time.
-    pub(crate) fn is_repeat(&mut self, message: &Sighting<'_>, device: &str, id: &[u8]) -> bool {
+    pub(crate) fn is_repeat(&mut self, message: &Sighting<'_>, device: impl AsRef<[u8]>, id: &[u8]) -> bool {
         let Sighting { binding, window, position, received } = *message;
-        let id = hash(binding, device, id);
+        let id = hash(binding, device.as_ref(), id);
         let known = self.ids.get(&id).copied();
         if let Some(known) = known.filter(|known| known.position >= position) {
             return known.position == position && known.is_repeat;
@@ -137,9 +142,9 @@ impl RecentIds {
 }
 
 /// Lengths go first, so that no two ids are one text.
-fn hash(binding: &str, device: &str, id: &[u8]) -> u128 {
+fn hash(binding: &str, device: &[u8], id: &[u8]) -> u128 {
     let mut text = Vec::with_capacity(16 + binding.len() + device.len() + id.len());
-    for part in [binding.as_bytes(), device.as_bytes()] {
+    for part in [binding.as_bytes(), device] {
         text.extend_from_slice(&(part.len() as u64).to_le_bytes());
         text.extend_from_slice(part);
     }
@@ -203,8 +208,8 @@ mod tests {
 
     #[test]
     fn no_two_ids_are_one_text() {
-        assert_ne!(hash("a", "bc", b"d"), hash("ab", "c", b"d"));
-        assert_ne!(hash("a", "b", b"cd"), hash("a", "bc", b"d"));
+        assert_ne!(hash("a", b"bc", b"d"), hash("ab", b"c", b"d"));
+        assert_ne!(hash("a", b"b", b"cd"), hash("a", b"bc", b"d"));
     }
 
     proptest! {

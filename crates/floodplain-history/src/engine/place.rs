@@ -115,6 +115,8 @@ impl Engine {
     ) -> Result<()> {
         let (message, received) = message_of(batch, record);
         let found = Found { source, position, message: &message, received, is_again };
+        // Of messages of other bindings, too: to a dedup id bindings make no difference.
+        let is_stored_again = self.is_stored_again(found);
         if let Some(only) = only {
             let bindings = self.shared.bindings.get();
             if bindings.target(&message).map_or(BUILTIN, |(binding, _)| binding.name()) != only {
@@ -122,7 +124,7 @@ impl Engine {
             }
         }
         let (mut rows, mut placing) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.placing));
-        let placed = self.place_message(found, &mut rows, &mut placing);
+        let placed = self.place_message(found, is_stored_again, &mut rows, &mut placing);
         (self.rows, self.placing) = (rows, placing);
         placed
     }
@@ -130,6 +132,7 @@ impl Engine {
     fn place_message(
         &mut self,
         found: Found<'_>,
+        is_stored_again: Option<bool>,
         rows: &mut floodplain_decode::Rows,
         placing: &mut Placing,
     ) -> Result<()> {
@@ -142,11 +145,13 @@ impl Engine {
             counts.matched();
         }
         placing.repeats.clear();
-        if let Some((binding, target)) = bound
-            && let Some(is_repeat) = self.repeats_message(found, binding, target.device)
-        {
+        // Both are asked, so that both ids are known.
+        let of_binding =
+            bound.as_ref().and_then(|(binding, target)| self.repeats_message(found, binding, target.device));
+        if let Some(is_repeat) = of_binding.max(is_stored_again) {
             self.count_repeats(found, counts, u64::from(is_repeat));
             if is_repeat {
+                bound.iter().for_each(|(binding, target)| self.note_rows(found, binding, target, rows));
                 return Ok(());
             }
         }

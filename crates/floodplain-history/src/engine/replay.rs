@@ -155,7 +155,7 @@ impl Engine {
                 };
                 let source = self.source_of(&head);
                 if let Some(source) = source
-                    && !self.knows_ids_again(source, position)?
+                    && !self.knows_ids_of_letter(source, position)?
                 {
                     // The letters up to here are done; this one is next.
                     return Ok(at);

@@ -24,7 +24,7 @@ fn by_property() -> Value {
         "dedup": { "property": "message-id" } })
 }
 
-fn by_field() -> Value {
+pub(crate) fn by_field() -> Value {
     json!({ "filter": "plants/+/+", "device_level": 2, "table": { "name": "plant" }, "decoder": { "format": "json" },
         "dedup": { "field": "seq", "window": "1m" } })
 }

@@ -75,27 +75,27 @@ impl World {
     }
 
     pub(crate) fn publish(&self, topic: &str, payload: &[u8]) -> Partition {
-        self.publish_as(topic, payload, None, &[])
+        self.publish_as(topic, payload, MessageRef::default(), &[])
     }
 
     pub(crate) fn publish_with(&self, topic: &str, payload: &[u8], properties: &[(&str, &str)]) -> Partition {
-        self.publish_as(topic, payload, None, properties)
+        self.publish_as(topic, payload, MessageRef::default(), properties)
+    }
+
+    /// Under a dedup id, as the broker gives one where the log may have a message twice.
+    pub(crate) fn publish_under(&self, dedup_id: &str, topic: &str, payload: &[u8]) -> Partition {
+        self.publish_as(topic, payload, MessageRef { dedup_id: Some(dedup_id), ..MessageRef::default() }, &[])
     }
 
     pub(crate) fn publish_lines(&self, topic: &str, lines: &[u8]) -> Partition {
-        self.publish_as(topic, lines, Some("text/vnd.influx.line-protocol"), &[])
+        let content_type = Some("text/vnd.influx.line-protocol");
+        self.publish_as(topic, lines, MessageRef { content_type, ..MessageRef::default() }, &[])
     }
 
-    fn publish_as(
-        &self,
-        topic: &str,
-        payload: &[u8],
-        content_type: Option<&str>,
-        properties: &[(&str, &str)],
-    ) -> Partition {
+    fn publish_as(&self, topic: &str, payload: &[u8], rest: MessageRef<'_>, properties: &[(&str, &str)]) -> Partition {
         let device = topic.split('/').nth(1).unwrap_or("nobody");
         let key = device.as_bytes();
-        let message = MessageRef { topic, payload, key, qos: 1, content_type, ..MessageRef::default() };
+        let message = MessageRef { topic, payload, key, qos: 1, ..rest };
         let mut builder = BatchBuilder::new();
         self.clock.advance(Duration::from_millis(1));
         let now = floodplain_types::Clock::now(&*self.clock).as_millis();

@@ -18,4 +18,5 @@ mod overwritten;
 mod owner;
 mod retention;
 mod scans;
+mod stored_twice;
 mod streams;

@@ -12,10 +12,16 @@ use std::sync::{
 };
 
 #[derive(Debug, Default)]
-struct Watcher {
+pub(crate) struct Watcher {
     rows: Mutex<Vec<String>>,
     settled: AtomicUsize,
     fails: AtomicBool,
+}
+
+impl Watcher {
+    pub(crate) fn seen(&self) -> Vec<String> {
+        self.rows.lock().unwrap().clone()
+    }
 }
 
 impl Observer for Watcher {
@@ -35,7 +41,7 @@ impl Observer for Watcher {
     }
 }
 
-fn watched() -> (World, Arc<Watcher>) {
+pub(crate) fn watched() -> (World, Arc<Watcher>) {
     let (mut world, watcher) = (World::new(), Arc::new(Watcher::default()));
     world.config.observer = Some(watcher.clone());
     (world, watcher)
@@ -48,7 +54,7 @@ fn every_row_of_a_table_is_seen_with_its_place() {
     world.publish("devices/a/env", br#"{"v": "text"}"#);
     world.publish("home/a/light", b"on");
     run(&mut world.engine().unwrap());
-    let rows = watcher.rows.lock().unwrap().clone();
+    let rows = watcher.seen();
     assert_eq!(
         rows,
         [
@@ -79,10 +85,10 @@ fn no_row_gets_into_a_file_before_it_is_settled() {
     watcher.fails.store(false, Ordering::Relaxed);
     let mut engine = world.engine().unwrap();
     run(&mut engine);
-    assert_eq!(watcher.rows.lock().unwrap().len(), 2);
+    assert_eq!(watcher.seen().len(), 2);
     assert_eq!(watcher.settled.load(Ordering::Relaxed), 2);
     assert!(engine.handle().replay_from(partition) > Position::ZERO, "now it is in a file");
     drop(engine);
     run(&mut world.engine().unwrap());
-    assert_eq!(watcher.rows.lock().unwrap().len(), 2, "and does not come again");
+    assert_eq!(watcher.seen().len(), 2, "and does not come again");
 }
