@@ -69,7 +69,7 @@ impl Engine {
     /// The same for a message that has a letter. It has repeated none by its dedup id, or it would have no letter; so the messages
     /// before each letter are not read for that.
     pub(super) fn knows_ids_of_letter(&mut self, source: usize, position: Position) -> Result<bool> {
-        let window = self.shared.bindings.borrow().dedup_window_max();
+        let window = self.shared.bindings.get().dedup_window_max();
         self.reach_again(source, position, window)
     }
 
@@ -83,7 +83,7 @@ impl Engine {
     /// How long ids must be known; `None` if nobody looks for them.
     fn window_of_ids(&self) -> Option<Duration> {
         let of_dedup_ids = (!self.log.keeps_units_whole()).then_some(WINDOW);
-        self.shared.bindings.borrow().dedup_window_max().max(of_dedup_ids)
+        self.shared.bindings.get().dedup_window_max().max(of_dedup_ids)
     }
 
     /// What comes next of what is decoded again.
@@ -93,7 +93,7 @@ impl Engine {
 
     /// Bindings have changed.
     pub(super) fn forget_ids(&mut self) {
-        let is_looked_for = self.shared.bindings.borrow().dedup_window_max().is_some();
+        let is_looked_for = self.shared.bindings.get().dedup_window_max().is_some();
         for source in &mut self.sources {
             match &mut source.ids {
                 // Dedup ids are known whatever bindings there are.
