@@ -638,7 +638,7 @@ fn a_server_without_tables_follows_the_bindings_of_the_one_that_has_them() {
     let follower =
         BindingsFollower::open("/other".as_ref(), disk, log, world.clock.clone(), &world.config.state).unwrap();
     let current = follower.current();
-    let device = |topic| current.get().bound(topic).map(|bound| bound.device.to_owned());
+    let device = |topic| current.get().bound(topic)?.device.map(str::to_owned);
     assert_eq!(device("plants/p1/boiler").as_deref(), Some("p1"), "what there was");
     let known = current.get();
     assert!(current.are(&known));
