@@ -35,7 +35,7 @@ fn main() -> Result<()> {
             println!("{}", measure(&binary, &folder, &cluster, partitions, shape, &seconds)?);
         }
     }
-    cluster.stop()
+    Ok(cluster.stop()?)
 }
 
 /// A row of the table.
