@@ -84,10 +84,7 @@ impl Problem {
 
     /// Tables and alerts are another server's.
     pub(crate) fn elsewhere() -> Self {
-        Self::of(
-            "kept_elsewhere",
-            "another server that shares this log keeps tables and alerts (history.enabled is off here)",
-        )
+        Self::of("kept_elsewhere", "another server of this log keeps tables and alerts: history.enabled is off")
     }
 
     pub(crate) fn status(&self) -> StatusCode {

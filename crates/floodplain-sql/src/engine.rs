@@ -253,6 +253,7 @@ impl Sql {
             parameters,
             memory_max_bytes: config.memory_max_bytes,
             rows_max: config.rows_max,
+            keeps_tables: inner.tables.is_some(),
         };
         let (schema_out, schema_in) = oneshot::channel();
         // One batch waits while the next is made; the query stands still while nobody takes it.
@@ -327,6 +328,7 @@ impl Sql {
             parameters: Vec::new(),
             memory_max_bytes: config.memory_max_bytes,
             rows_max: config.rows_max,
+            keeps_tables: inner.tables.is_some(),
         };
         let declared = declared.to_vec();
         let crew = inner.crews.take()?;
@@ -445,6 +447,8 @@ struct Query {
     parameters: Vec<Parameter>,
     memory_max_bytes: usize,
     rows_max: u64,
+    /// Of payloads.
+    keeps_tables: bool,
 }
 
 impl Query {
@@ -500,6 +504,11 @@ impl Query {
         let tables = self.state.resolve_table_references(&statement).unwrap_or_default();
         let lacks_table = tables.iter().any(is_missing);
         let plan = self.state.statement_to_plan(statement).await.map_err(|error| match self.error(&error) {
+            Error::Invalid { message, at } if lacks_table && !self.keeps_tables => {
+                let message =
+                    format!("{message}; this server keeps no tables of payloads, another one of its log may do so");
+                Error::UnknownTable { message, at }
+            }
             Error::Invalid { message, at } if lacks_table => Error::UnknownTable { message, at },
             error => error,
         })?;

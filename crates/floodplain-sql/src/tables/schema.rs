@@ -9,7 +9,7 @@ use super::{
 use crate::fleet::Fleet;
 use datafusion::{
     catalog::{SchemaProvider, TableProvider},
-    common::{DataFusionError, Result, plan_err},
+    common::{DataFusionError, Result},
 };
 use floodplain_history::{Handle, Lag, columns::Columns};
 use floodplain_log::{Log, Partition, Stream};
@@ -116,9 +116,6 @@ impl SchemaProvider for PublicSchema {
                 let summaries = self.blocking(move || Ok(handle.summaries())).await?;
                 system::tables(&summaries).map(Some)
             }
-            _ if self.tables.is_none() => plan_err!(
-                "there is no table {name:?} here: this server keeps no tables of payloads, another one of its log does (history.enabled)"
-            ),
             _ => Ok(self.history(name).await?.map(|found| found.table)),
         }
     }

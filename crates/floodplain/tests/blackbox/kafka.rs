@@ -151,7 +151,7 @@ fn two_servers() -> Result<()> {
     keeper.heard("SELECT count(*) AS n FROM engine", 2)?;
     keeper.heard("SELECT count(*) AS n FROM qos", 3)?;
     for (method, path, body, says) in [
-        ("POST", "/api/v1/sql", r#"{"query": "SELECT * FROM engine"}"#, "another one of its log does"),
+        ("POST", "/api/v1/sql", r#"{"query": "SELECT * FROM engine"}"#, "this server keeps no tables of payloads"),
         ("GET", "/api/v1/tables", "", "kept_elsewhere"),
     ] {
         let Err(refused) = other.ask(method, path, body) else { anyhow::bail!("{path} is answered") };
