@@ -744,7 +744,10 @@ mod tests {
         };
         assert!(!load("").unwrap().history);
         for (text, says) in [
-            ("[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\n", "binding \"roads\" of"),
+            (
+                "[[bindings]]\nname = \"roads\"\nfilter = \"roads/+\"\ntable = { name = \"traffic\" }\n",
+                "binding \"roads\" of",
+            ),
             ("[[tables]]\nname = \"engine\"\nretention = \"30d\"\n", "table \"engine\" of"),
             ("[[alerts]]\nname = \"quiet\"\nkind = \"silent\"\nminutes = 5\ndevices = \"*\"\n", "alert \"quiet\" of"),
         ] {
