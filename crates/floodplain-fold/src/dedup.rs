@@ -13,15 +13,17 @@ use std::{
 ///
 /// A writer that does not know whether its append was committed sends it again with the same id
 /// (`fp.x`); the copy may come much later than the first, but only a window of the device's own
-/// traffic later. When the window is full the oldest id goes; when there are too many devices the
-/// one that has been silent longest goes. Both rules follow the order of the records, so they
+/// traffic later. When the window of a device is full its oldest id goes; when there are too many ids in all the
+/// device that has been silent longest goes. Both rules follow the order of the records, so they
 /// replay alike.
 ///
 /// Ids are kept as hashes of 128 bits.
 #[derive(Debug, Clone)]
 pub struct DedupWindow {
     ids_per_device: usize,
-    devices_max: usize,
+    ids_max: usize,
+    /// In all windows.
+    ids: usize,
     devices: BTreeMap<Box<[u8]>, Device>,
     /// Devices by the count of their newest id, oldest first.
     by_use: BTreeMap<u64, Box<[u8]>>,
@@ -33,7 +35,7 @@ pub struct DedupWindow {
 
 impl PartialEq for DedupWindow {
     fn eq(&self, other: &Self) -> bool {
-        let fields = |window: &Self| (window.ids_per_device, window.devices_max, window.count);
+        let fields = |window: &Self| (window.ids_per_device, window.ids_max, window.count);
         fields(self) == fields(other) && self.devices == other.devices
     }
 }
@@ -58,12 +60,14 @@ impl Device {
 }
 
 impl DedupWindow {
-    /// A window of `ids_per_device` ids for each of at most `devices_max` devices.
+    /// A window of `ids_per_device` ids for each device, and of `ids_max` in all, which is not less.
     #[must_use]
-    pub fn new(ids_per_device: usize, devices_max: usize) -> Self {
+    pub fn new(ids_per_device: usize, ids_max: usize) -> Self {
+        let ids_per_device = ids_per_device.max(1);
         Self {
-            ids_per_device: ids_per_device.max(1),
-            devices_max: devices_max.max(1),
+            ids_per_device,
+            ids_max: ids_max.max(ids_per_device),
+            ids: 0,
             devices: BTreeMap::new(),
             by_use: BTreeMap::new(),
             count: 0,
@@ -86,22 +90,25 @@ impl DedupWindow {
             let name = self.by_use.remove(&entry.used).unwrap_or_else(|| device.into());
             self.by_use.insert(self.count, name);
             entry.used = self.count;
-            if entry.ids.len() >= self.ids_per_device {
-                entry.ids.pop_front();
-            }
             entry.ids.push_back(hash);
-            return true;
+            if entry.ids.len() > self.ids_per_device {
+                entry.ids.pop_front();
+            } else {
+                self.ids += 1;
+            }
+        } else {
+            self.count += 1;
+            self.touch(device);
+            self.devices.insert(device.into(), Device { ids: VecDeque::from([hash]), used: self.count });
+            self.by_use.insert(self.count, device.into());
+            self.ids += 1;
         }
-        self.count += 1;
-        if self.devices.len() >= self.devices_max
-            && let Some((_, silent)) = self.by_use.pop_first()
-        {
+        while self.ids > self.ids_max {
+            // Never that of this device: all of its ids have room.
+            let Some((_, silent)) = self.by_use.pop_first() else { break };
             self.touch(&silent);
-            self.devices.remove(&silent);
+            self.ids -= self.devices.remove(&silent).map_or(0, |device| device.ids.len());
         }
-        self.touch(device);
-        self.devices.insert(device.into(), Device { ids: VecDeque::from([hash]), used: self.count });
-        self.by_use.insert(self.count, device.into());
         true
     }
 
@@ -170,6 +177,7 @@ impl DedupWindow {
             by_use.insert(used, name.clone());
             devices.insert(name, Device { ids, used });
         }
+        self.ids = devices.values().map(|device| device.ids.len()).sum();
         (self.devices, self.by_use, self.copying) = (devices, by_use, None);
         Ok(())
     }
@@ -192,10 +200,10 @@ mod tests {
 
     #[test]
     fn the_device_that_was_silent_longest_goes_first() {
-        let mut window = DedupWindow::new(4, 2);
-        assert!(window.is_new(b"a", b"1") && window.is_new(b"b", b"1") && window.is_new(b"a", b"2"));
-        assert!(window.is_new(b"c", b"1"), "b goes");
-        assert_eq!(window.devices(), 2);
+        let mut window = DedupWindow::new(3, 4);
+        assert!(window.is_new(b"a", b"1") && window.is_new(b"b", b"1") && window.is_new(b"b", b"2"));
+        assert!(window.is_new(b"a", b"2") && window.is_new(b"c", b"1"), "b goes");
+        assert_eq!((window.devices(), window.ids), (2, 3));
         assert!(!window.is_new(b"a", b"1"));
         assert!(window.is_new(b"b", b"1"), "forgotten");
     }
@@ -222,17 +230,17 @@ mod tests {
 
     #[test]
     fn a_restored_window_goes_on_alike() {
-        let mut window = DedupWindow::new(3, 3);
+        let mut window = DedupWindow::new(3, 7);
         for i in 0..20_u8 {
             window.is_new(&[b'a' + i % 4], &[i % 7]);
         }
         let mut bytes = Vec::new();
         window.snapshot(&mut bytes);
-        let mut restored = DedupWindow::new(3, 3);
+        let mut restored = DedupWindow::new(3, 7);
         let mut get = Get::new(&bytes);
         restored.restore(&mut get).unwrap();
         assert_eq!(get.end(), Ok(()));
-        assert_eq!(restored, window);
+        assert_eq!((restored.ids, &restored), (window.ids, &window));
         for i in 0..40_u8 {
             let (device, id) = ([b'a' + i % 5], [i % 6]);
             assert_eq!(restored.is_new(&device, &id), window.is_new(&device, &id), "{i}");

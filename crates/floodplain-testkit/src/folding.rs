@@ -29,7 +29,7 @@ pub struct Counting {
 
 impl Default for Counting {
     fn default() -> Self {
-        Self { counts: BTreeMap::new(), ids: DedupWindow::new(IDS, KEYS) }
+        Self { counts: BTreeMap::new(), ids: DedupWindow::new(IDS, IDS * KEYS) }
     }
 }
 

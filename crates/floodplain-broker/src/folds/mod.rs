@@ -33,6 +33,12 @@ pub use retained::{Candidate, RetainedFold, RetainedPage, RetainedRecord, Stamp,
 pub use session::{Change, EndReason, Ended, Session, SessionFold, Subscribed};
 pub use waiting::{Interest, Lost, LostReason, Posting, WaitingIndex, WaitingPage};
 
+/// What a fold remembers of dedup ids: of a client, or a device, as many as a client mostly has open at once and more (`mqtt.receive_maximum`
+/// is 256 by default), since all of them may come again; and in all about 50 MiB where each has one.
+fn dedup_window() -> floodplain_fold::DedupWindow {
+    floodplain_fold::DedupWindow::new(1024, 1 << 18)
+}
+
 /// The first stream of devices' messages.
 pub use floodplain_log::TELEMETRY;
 /// What outputs call the data streams, by number: their names are not known when a fold is compiled.

@@ -133,7 +133,7 @@ impl Default for RetainedFold {
             newest: Timestamp(i64::MIN),
             bytes: 0,
             deleted_bytes: 0,
-            seen: DedupWindow::new(64, 16_384),
+            seen: super::dedup_window(),
             repeats: None,
             first: 0,
             copy: None,

@@ -26,12 +26,6 @@ use std::{
 };
 use will::will_record;
 
-/// Events of one client that may lie between a record and its copy. A connection has few events
-/// in flight.
-const DEDUP_IDS: usize = 64;
-/// Clients whose newest events are remembered.
-const DEDUP_CLIENTS: usize = 65_536;
-
 /// The sessions of one partition of `requests`.
 ///
 /// Emits letters into `dlq`: what a session does not get although it was promised. What waits for a session that ends
@@ -70,7 +64,7 @@ impl Default for SessionFold {
             ended: BTreeMap::new(),
             many: None,
             copy: None,
-            seen: DedupWindow::new(DEDUP_IDS, DEDUP_CLIENTS),
+            seen: super::dedup_window(),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
             names: StreamNames::default(),

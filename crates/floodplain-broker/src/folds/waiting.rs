@@ -214,7 +214,7 @@ impl Default for WaitingIndex {
             position: Position::ZERO,
             backfill: None,
             lost: Vec::new(),
-            seen: DedupWindow::new(64, 16_384),
+            seen: super::dedup_window(),
             copy: None,
             lost_meter: metrics::counter!("floodplain_broker_waiting_lost_messages_total"),
         }

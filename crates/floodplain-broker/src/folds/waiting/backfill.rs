@@ -54,7 +54,7 @@ impl Backfill {
         let until = gaps.iter().map(|(_, _, until)| *until).max()?;
         let gap = |(list, from, until)| (list, Gap { list, from, until, postings: VecDeque::new(), dropped: None });
         let gaps = gaps.into_iter().map(gap).collect();
-        Some(Self { next, until, gaps, total: 0, seen: DedupWindow::new(64, 16_384) })
+        Some(Self { next, until, gaps, total: 0, seen: crate::folds::dedup_window() })
     }
 
     /// Whether this is no copy of a record that was seen on this walk.

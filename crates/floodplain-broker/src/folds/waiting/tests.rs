@@ -289,7 +289,7 @@ fn what_is_filled_in_is_bounded_and_each_record_counts_once() {
     let mut index = WaitingIndex::default();
     index.add_filter(&filter("#"), at(0), at(6 * records));
     while let Some((from, _)) = index.needs_backfill() {
-        // Ids differ from batch to batch only by what the window has forgotten: 16,384 devices with 64 ids each.
+        // All batches have the same ids, which the window has forgotten: it has 1,024 of a device.
         let base = Position::new(0, from.offset);
         let batches = vec![ReadBatch { base, batch: batch.clone(), at: from.offset * 100 }];
         index.backfill(&Read { next: at(from.offset + records), batches, ..Read::default() });
