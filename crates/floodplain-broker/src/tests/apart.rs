@@ -3,7 +3,10 @@
 use super::open_ends::connected;
 use crate::rig::{ClientId, Rig, packet};
 use floodplain_testkit::Adversity;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 const TORN: Adversity = Adversity { torn: true, unknown: 100, ..Adversity::HARSH };
 
@@ -53,6 +56,25 @@ impl Subscriber {
             rest = behind;
         }
     }
+
+    /// Waits until all is there, and sees that no more came.
+    fn has_each_once(mut self, rig: &mut Rig, count: u16, seed: u64) {
+        for _ in 0..10_000 {
+            if self.got.len() == usize::from(count) && self.taken.is_empty() {
+                break;
+            }
+            rig.advance(Duration::from_millis(20));
+            self.answer(rig);
+        }
+        // A copy would come a moment later.
+        for _ in 0..50 {
+            rig.advance(Duration::from_millis(20));
+            self.answer(rig);
+        }
+        let wrong: Vec<_> =
+            (1..=count).map(|n| (n, self.got.get(&n).copied().unwrap_or(0))).filter(|(_, count)| *count != 1).collect();
+        assert!(wrong.is_empty(), "seed {seed}: came another number of times than once: {wrong:?}");
+    }
 }
 
 /// Says something until it has its answer, on as many connections as it takes; gives the number of repeats.
@@ -91,18 +113,7 @@ fn qos_2_comes_once(seed: u64) -> u32 {
         repeats += says(&mut rig, &mut publisher, &pubrel, &pubrel, &[0x70, 2, of_id, id]);
         subscriber.answer(&mut rig);
     }
-    for _ in 0..10_000 {
-        if subscriber.got.len() == usize::from(COUNT) && subscriber.taken.is_empty() {
-            break;
-        }
-        rig.advance(std::time::Duration::from_millis(20));
-        subscriber.answer(&mut rig);
-    }
-    let wrong: Vec<_> = (1..=COUNT)
-        .map(|n| (n, subscriber.got.get(&n).copied().unwrap_or(0)))
-        .filter(|(_, count)| *count != 1)
-        .collect();
-    assert!(wrong.is_empty(), "seed {seed}: came another number of times than once: {wrong:?}");
+    subscriber.has_each_once(&mut rig, COUNT, seed);
     repeats
 }
 
@@ -110,4 +121,55 @@ fn qos_2_comes_once(seed: u64) -> u32 {
 fn qos_2_comes_once_where_a_message_may_be_stored_without_its_id() {
     let repeats: u32 = (0..8).map(qos_2_comes_once).sum();
     assert!(repeats > 50, "only {repeats} repeats");
+}
+
+/// Gives how many messages were repeated.
+fn all_that_is_open_comes_once(seed: u64) -> usize {
+    // The least that the server takes by default has room for more.
+    const OPEN: u16 = 250;
+    let mut rig = Rig::new(TORN, seed);
+    let mut subscriber = Subscriber::new(&mut rig);
+    let mut publisher = connected(&mut rig, 0, "pub");
+    let mut unanswered: BTreeSet<u16> = (1..=OPEN).collect();
+    let (mut dup, mut crashes, mut repeats) = (0, 2, 0);
+    loop {
+        let publish = |id: &u16| {
+            let [high, low] = id.to_be_bytes();
+            packet(0x34 | dup, &[0, 1, b't', high, low, high, low])
+        };
+        rig.send(publisher, &unanswered.iter().flat_map(publish).collect::<Vec<u8>>());
+        if crashes > 0 {
+            // With all of them open, and some of them stored.
+            (0..=seed % 5).for_each(|_| rig.advance(Duration::from_millis(20)));
+            rig.crash(TORN, seed + crashes);
+            crashes -= 1;
+        }
+        while !unanswered.is_empty()
+            && let Some(answer) = rig.take_or_end(publisher, 4)
+        {
+            let [0x50, 2, high, low] = answer[..] else { panic!("{answer:02x?}") };
+            unanswered.remove(&u16::from_be_bytes([high, low]));
+        }
+        subscriber.answer(&mut rig);
+        if unanswered.is_empty() {
+            break;
+        }
+        repeats += unanswered.len();
+        dup = 8;
+        publisher = connected(&mut rig, 0, "pub");
+    }
+    for id in 1..=OPEN {
+        let [high, low] = id.to_be_bytes();
+        let pubrel = [0x62, 2, high, low];
+        says(&mut rig, &mut publisher, &pubrel, &pubrel, &[0x70, 2, high, low]);
+        subscriber.answer(&mut rig);
+    }
+    subscriber.has_each_once(&mut rig, OPEN, seed);
+    repeats
+}
+
+#[test]
+fn as_many_as_a_client_may_have_open_come_once() {
+    let repeats: usize = (0..8).map(all_that_is_open_comes_once).sum();
+    assert!(repeats > 1000, "only {repeats} repeats");
 }
