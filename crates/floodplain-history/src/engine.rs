@@ -215,7 +215,7 @@ impl Engine {
         let id = StreamId { tenant: config.state.id.tenant.clone(), stream: name, generation: 0 };
         let stream = log.open_stream(&id, config.state.partitions)?;
         let marks = (0..stream.partitions).map(|index| open_fold(&*log, &disk, &snapshots, stream.partition(index)));
-        let letters = Letters::new(stream.clone(), marks.collect::<Result<_>>()?);
+        let letters = Letters::new(&*log, stream.clone(), marks.collect::<Result<_>>()?);
         let wake = Arc::new(Wake::default());
         let mut engine = Self {
             shared: Arc::new(Shared::new(wake.clone(), config.tables_max)),
@@ -250,11 +250,22 @@ impl Engine {
         for catalog in &mut engine.catalogs {
             commit::fold(&*engine.log, catalog, engine.clock.now())?;
         }
-        commit::fold(&*engine.log, &mut engine.manifest, engine.clock.now())?;
+        engine.open_manifest()?;
         engine.open_documents()?;
         engine.open_tables()?;
         engine.open_sources();
         Ok(engine)
+    }
+
+    fn open_manifest(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        if !self.log.keeps_units_whole() {
+            // There a record of a process that has died may show late, and files that it names are no orphans. What is in front of
+            // this one is seen, and what is not never comes.
+            let fence = commit::append(&*self.log, &self.wake, self.config.manifest.partition(0), b"fence", b"", now)?;
+            commit::fold_past(&*self.log, &self.wake, &mut self.manifest, fence, now)?;
+        }
+        commit::fold(&*self.log, &mut self.manifest, now)
     }
 
     fn open_documents(&mut self) -> Result<()> {

@@ -208,6 +208,7 @@ impl Engine {
         }
         placing.repeats = repeats;
         let refused = decoded.failures().first();
+        let mut letter = None;
         if old_rows > 0 {
             metrics::counter!("floodplain_history_older_than_retention_total").increment(old_rows);
             placing.failed += u64::from(refused.is_none());
@@ -215,8 +216,7 @@ impl Engine {
             let has_letter = refused.is_some() && binding.map_or(is_line_protocol(message), Binding::is_declared);
             if !has_letter {
                 let (name, place) = (binding.map_or(BUILTIN, Binding::name), self.letter_place(found));
-                let letter = letters::too_old(place, message, &target, name, old_rows);
-                self.write(found, letter, placing);
+                letter = Some(letters::too_old(place, message, &target, name, old_rows));
             }
         }
         if let Some(failure) = refused {
@@ -233,8 +233,10 @@ impl Engine {
                 self.write(found, letter, placing);
                 return Ok(());
             }
-            return self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing);
+            self.place_raw(found, decoded.rows().len() as u32, Some(&failure.reason), placing)?;
         }
+        // Nothing can fail any more, so it is written once.
+        letter.into_iter().for_each(|letter| self.write(found, letter, placing));
         Ok(())
     }
 

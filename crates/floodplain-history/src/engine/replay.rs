@@ -3,11 +3,14 @@
 //! Rows of a job go to buffers like all others. Now and then, and at its end, all buffers are written to files, and then
 //! one append unit says how far the job is and which letters are settled, and has the letters of what was refused. After a
 //! crash it goes on from there: what is decoded twice has the same rows with the same `_seq`, and no letter was written.
+//!
+//! A log that does not keep units whole may have the letters without the record of the job, or that without them. There the
+//! letters go first, in units of their own: after a crash those that are there are no new ones.
 
 use super::{Engine, command::commit_document, commit, dead_letters::NewLetters};
 use crate::{
     Result,
-    jobs::{JobState, Replay},
+    jobs::{JobState, Jobs, Replay},
     letters::{self, Head, Letter, Place},
 };
 use floodplain_log::{Partition, ReadError};
@@ -27,8 +30,10 @@ const CHECKPOINT_LETTERS: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
     records: u64,
-    settled: Vec<Letter>,
+    pub(super) settled: Vec<Letter>,
     pub(super) refused: NewLetters,
+    /// The record, once it was begun to append it: if the end of that is not known, the same is appended again.
+    record: Option<Jobs>,
 }
 
 /// What became of the records of one step.
@@ -46,7 +51,8 @@ impl Engine {
         let left = self.jobs.list[at].left.iter().position(|left| left.from < left.to);
         let is_much = self.unsaved.records >= CHECKPOINT_RECORDS
             || self.unsaved.settled.len() >= CHECKPOINT_LETTERS
-            || self.unsaved.refused.is_much();
+            || self.unsaved.refused.is_much()
+            || self.unsaved.record.is_some();
         let Some(left_idx) = left.filter(|_| !is_much) else {
             if self.knows_new_letters()? {
                 self.checkpoint(at, left.is_none())?;
@@ -199,9 +205,8 @@ impl Engine {
         Ok(false)
     }
 
-    /// Writes all rows to files, and then how far the job is, with its letters.
-    fn checkpoint(&mut self, at: usize, is_over: bool) -> Result<()> {
-        self.flush_all()?;
+    /// The jobs as they are now, and whether one is over.
+    fn next_jobs(&self, at: usize, is_over: bool) -> Jobs {
         let mut next = self.jobs.clone();
         next.version = self.documents.jobs.fold().document().version + 1;
         if is_over {
@@ -212,6 +217,20 @@ impl Engine {
                 ids.clear();
             }
         }
+        next
+    }
+
+    /// Writes all rows to files, and then how far the job is, with its letters.
+    fn checkpoint(&mut self, at: usize, is_over: bool) -> Result<()> {
+        self.flush_all()?;
+        if !self.log.keeps_units_whole() {
+            self.append_letters_of_job()?;
+        }
+        let next = match self.unsaved.record.take() {
+            Some(next) => next,
+            None => self.next_jobs(at, is_over),
+        };
+        self.unsaved.record = Some(next.clone());
         let letters = self.unsaved.settled.iter().chain(self.unsaved.refused.iter());
         let entries: Vec<commit::Entry<'_>> = letters.map(|letter| self.letters.entry(letter)).collect();
         let now = self.clock.now();

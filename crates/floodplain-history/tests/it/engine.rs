@@ -52,14 +52,19 @@ pub(crate) fn cut_at_every_call<T>(work: impl Fn(&World) -> Result<T, Error>, ch
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with_letters_in(2)
+    }
+
+    /// The same with so many partitions of `dlq`, and of `state`.
+    pub(crate) fn with_letters_in(partitions: u32) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         let log = ModelLog::new(clock.clone());
-        let open = |name: &str, partitions| {
+        let open = |name: &str, partitions: u32| {
             let id =
                 StreamId { tenant: TenantId::default_tenant(), stream: StreamName::new(name).unwrap(), generation: 0 };
             log.open_stream(&id, partitions).unwrap()
         };
-        let (input, state, manifest) = (open("telemetry", 2), open("state", 2), open("_history", 1));
+        let (input, state, manifest) = (open("telemetry", 2), open("state", partitions), open("_history", 1));
         let config = EngineConfig::new("/history", vec![input.clone()], state, manifest);
         Self { log, clock, disk: FaultDisk::new(1), input, config }
     }

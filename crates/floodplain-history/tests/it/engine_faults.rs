@@ -4,10 +4,11 @@ use crate::{
     engine::{Row, World, cut_at_every_call, rows, run},
     hostile::Hostile,
 };
-use floodplain_history::{Error, engine::Engine};
-use floodplain_testkit::{Adversity, Fault, Rule};
+use floodplain_history::{Error, engine::Engine, route::DefaultRoute};
+use floodplain_log::Log as _;
+use floodplain_testkit::{AdverseLog, Adversity, Fault, Rule, wait_until};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 const TABLES: [&str; 2] = ["env", "power"];
 
@@ -156,6 +157,45 @@ fn a_hostile_log_loses_and_doubles_no_row() {
         check(&world, 40, &format!("seed {seed}"));
     }
     assert!(refused > 5 && crashes > 5, "{refused} refusals, {crashes} crashes");
+}
+
+/// Where the log is on other machines, what a process that died has written may show only when the next one has begun.
+#[test]
+fn a_change_of_files_that_shows_late_takes_no_file() {
+    let world = World::new();
+    publish(&world, 0, 8);
+    let mut first = world.engine().unwrap();
+    run(&mut first);
+    // It shows nothing new before it is pumped.
+    let apart = Adversity { torn: true, ..Adversity::NONE };
+    let late = AdverseLog::new(Arc::new(world.log.clone()), apart, 1);
+    first.flush_all().unwrap();
+    drop(first);
+    let manifest = world.config.manifest.partition(0);
+    let written = world.log.watermark(manifest);
+    assert!(late.watermark(manifest) < written);
+    let second = std::thread::scope(|scope| {
+        let open = || {
+            let (disk, route) = (Arc::new(world.disk.clone()), Arc::new(DefaultRoute::default()));
+            let mut second =
+                Engine::open(world.config.clone(), disk, late.clone(), world.clock.clone(), route).unwrap();
+            run(&mut second);
+            second
+        };
+        let opened = scope.spawn(open);
+        let pump = || {
+            if world.log.watermark(manifest) > written {
+                late.pump();
+            }
+        };
+        wait_until("the start", &pump, || opened.is_finished());
+        opened.join().unwrap()
+    });
+    for (table, expected) in TABLES.iter().zip(&expected(8)) {
+        assert_eq!(rows(&second.handle(), table), *expected, "{table}");
+    }
+    drop(second);
+    check(&world, 8, "after one more start");
 }
 
 #[derive(Debug, Clone)]

@@ -1,5 +1,5 @@
 //! An engine on a log that refuses, delays, repeats, leaves holes, and does not say what became of an append: then the process
-//! is gone, and another one begins.
+//! is gone, and another one begins. Or it goes on, as it may on a log that says so of a broker.
 
 use crate::engine::World;
 use floodplain_history::{Error, engine::Engine, route::DefaultRoute};
@@ -16,6 +16,9 @@ pub(crate) struct Hostile<'w> {
     pub(crate) engine: Engine,
     pub(crate) refused: u64,
     pub(crate) crashes: u64,
+    /// How often it went on without knowing what became of an append.
+    pub(crate) unknown: u64,
+    goes_on: bool,
     /// Looks that found nothing to do before all was decoded.
     looks: u32,
     what: String,
@@ -24,8 +27,20 @@ pub(crate) struct Hostile<'w> {
 impl<'w> Hostile<'w> {
     pub(crate) fn new(world: &'w World, adversity: Adversity, seed: u64) -> Self {
         let log = AdverseLog::start(Arc::new(world.log.clone()), adversity, seed);
-        let engine = open(world, &log);
-        Self { world, log, engine, refused: 0, crashes: 0, looks: 60_000, what: format!("{adversity:?}, seed {seed}") }
+        let (engine, what) = (open(world, &log), format!("{adversity:?}, seed {seed}"));
+        let (refused, crashes, unknown, looks) = (0, 0, 0, 60_000);
+        Self { world, log, engine, refused, crashes, unknown, goes_on: false, looks, what }
+    }
+
+    /// The process does not end where it does not know what became of an append.
+    pub(crate) fn going_on(mut self) -> Self {
+        self.goes_on = true;
+        self
+    }
+
+    /// How many appends were torn.
+    pub(crate) fn torn(&self) -> u64 {
+        self.log.struck().unknown_torn
     }
 
     /// What a call has come to; `None` if it has to be made again.
@@ -33,6 +48,7 @@ impl<'w> Hostile<'w> {
         match done {
             Ok(done) => return Some(done),
             Err(Error::Refused(_)) => self.refused += 1,
+            Err(Error::Unknown) if self.goes_on => self.unknown += 1,
             Err(Error::Unknown) => {
                 self.crashes += 1;
                 self.engine = open(self.world, &self.log);

@@ -20,3 +20,4 @@ mod retention;
 mod scans;
 mod stored_twice;
 mod streams;
+mod torn_letters;
