@@ -597,16 +597,20 @@ impl Fold for WaitingIndex {
     fn apply(&mut self, input: &Input<'_>, _out: &mut Outputs) {
         self.position = input.position.next();
         // QoS 0 has no flags, or flags that start with 0: no need to look at the rest.
-        if self.by_filter.is_empty() || input.header(header::FLAGS).is_none_or(|flags| flags.starts_with(b"0")) {
+        if input.header(header::FLAGS).is_none_or(|flags| flags.starts_with(b"0")) {
+            return;
+        }
+        // Also while nobody wants any: who does later may get the original from the past, and then not its copy.
+        if let Some(id) = input.dedup_id()
+            && !self.seen.is_new(input.record.key.unwrap_or_default(), id)
+        {
+            return;
+        }
+        if self.by_filter.is_empty() {
             return;
         }
         let Ok(message) = MessageRef::parse(input.record) else { return };
         if message.qos == 0 {
-            return;
-        }
-        if let Some(id) = message.dedup_id
-            && !self.seen.is_new(message.key, id.as_bytes())
-        {
             return;
         }
         self.index(|| input.reference(), message.topic, message.qos);

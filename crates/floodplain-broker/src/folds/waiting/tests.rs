@@ -310,6 +310,22 @@ fn a_copy_of_a_record_waits_once() {
     assert_eq!(offsets(&index.page(&[("#", 0)], 9)), [0]);
 }
 
+#[test]
+fn a_copy_that_came_once_somebody_wanted_it_waits_once_with_its_original_from_before() {
+    let mut index = Index::default();
+    let mut copy = message("d", "a", b"x", 2);
+    copy.dedup_id = Some("w:1");
+    index.message(0, &copy);
+    // A session that the index learns of later than the messages are there.
+    index.fold.add_filter(&filter("#"), at(0), at(1));
+    index.message(0, &copy);
+    assert_eq!(index.fold.needs_backfill(), Some((at(0), at(1))));
+    let base = at(0);
+    let batches = vec![ReadBatch { base, batch: message_batch(0, &copy), at: 0 }];
+    index.fold.backfill(&Read { next: at(1), batches, ..Read::default() });
+    assert_eq!(offsets(&index.page(&[("#", 0)], 9)), [0]);
+}
+
 /// A log with one partition of these messages: topic and QoS.
 fn log_of(messages: &[(&str, u8)]) -> (ModelLog, Partition) {
     let log = ModelLog::new(Arc::new(ManualClock::default()));
