@@ -1,13 +1,14 @@
 //! Transactions of others: what they took back is not there, and their marks are holes.
 
-use crate::fixture::{Kafka, open, stream, values, wait_for, write};
-use floodplain_log::Log;
-use floodplain_types::Position;
+use crate::fixture::{Kafka, open, stream, values};
+use floodplain_log::{Append, CompletionSink, Log, Outcome, Reply};
+use floodplain_testkit::{Outcomes, batch_of, wait_until};
+use floodplain_types::{Class, Position};
 use rdkafka::{
     ClientConfig,
     producer::{BaseProducer, BaseRecord, Producer},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,6 +22,8 @@ fn only_what_was_committed_is_read_and_marks_are_holes() {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", kafka.cluster().bootstrap())
         .set("transactional.id", &topic)
+        // Where it is asked for the end.
+        .set("isolation.level", "read_uncommitted")
         .create()
         .unwrap();
     producer.init_transactions(PATIENCE).unwrap();
@@ -38,12 +41,19 @@ fn only_what_was_committed_is_read_and_marks_are_holes() {
     producer.begin_transaction().unwrap();
     ["c"].into_iter().for_each(send);
     producer.flush(PATIENCE).unwrap();
-    // Written and not committed: nothing at or behind it is.
-    let ours = write(&log, partition, "ours");
-    assert_eq!(ours, Position::new(0, 7));
+    // Written and not committed: nothing at or behind it can be read, so what is behind it is not acknowledged yet.
+    let outcomes = Outcomes::new();
+    let sink = Arc::clone(&outcomes) as Arc<dyn CompletionSink>;
+    let batches = vec![(partition, batch_of(b"key", b"ours", 1))];
+    log.submit(Append { batches, class: Class::All }, Some(Reply { sink, tag: 0 }));
+    let end = || producer.client().fetch_watermarks(&topic, 0, PATIENCE).unwrap().1;
+    wait_until("ours is written", &|| (), || end() == 8);
     assert!(log.watermark(partition) <= Position::new(0, 6));
+    assert_eq!(outcomes.waiting(), 0, "who reads does not find it");
     producer.commit_transaction(PATIENCE).unwrap();
-    wait_for(&log, partition, ours.next());
+    let ours = Position::new(0, 7);
+    assert_eq!(outcomes.wait(0, &|| ()), Outcome::Committed(vec![ours]));
+    assert_eq!(log.watermark(partition), ours.next());
 
     let expected = [(0, "a"), (1, "b"), (6, "c"), (7, "ours")];
     let expected = expected.map(|(offset, value)| (Position::new(0, offset), value.to_owned()));
