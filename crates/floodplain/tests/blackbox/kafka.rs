@@ -19,45 +19,44 @@ use floodplain_testkit::{
     },
 };
 use std::{
-    path::{Path, PathBuf},
-    sync::{LazyLock, RwLock, atomic::AtomicBool, atomic::Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
-/// Started by the first test that needs it. Its brokers die with the process.
-static CLUSTER: LazyLock<KafkaCluster> = LazyLock::new(|| {
-    let start_timeout = Duration::from_secs(400);
-    let options = KafkaOptions { start_timeout, ..KafkaOptions::default() };
-    KafkaCluster::start(&KafkaJars::find().unwrap(), 3, &brokers_folder(), options).unwrap()
-});
-
-/// Who hurts brokers has them alone.
-static USE: RwLock<()> = RwLock::new(());
-
-const LEFT: &str = "a test before has left the brokers as they were";
 const EXPIRY_S: u32 = 3_600;
 
-/// A folder that the next run removes: nothing of ours runs when this process ends.
-fn brokers_folder() -> PathBuf {
-    const PREFIX: &str = "blackbox-";
-    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    for entry in std::fs::read_dir(parent).unwrap().flatten() {
-        let name = entry.file_name().into_string().unwrap_or_default();
-        let is_left = |pid: &str| !Path::new(&format!("/proc/{pid}")).exists();
-        if name.strip_prefix(PREFIX).is_some_and(is_left) {
-            std::fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
-    parent.join(format!("{PREFIX}{}", std::process::id()))
+/// Three brokers, and a folder for the servers.
+struct Kafka {
+    // Dropped in this order.
+    cluster: KafkaCluster,
+    folder: TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
-/// A server whose topics go by `log`, with a part of `folder` for itself.
-fn program(folder: &Path, log: &str, name: &str) -> Program {
-    let folder = folder.join(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    let mut program = on_kafka(&folder, log, &CLUSTER.bootstrap());
-    program.variables.push(("FLOODPLAIN_KAFKA__SESSION_TIMEOUT", "6s".to_owned()));
-    program
+impl Kafka {
+    /// For one test at a time: brokers want most of a small machine.
+    fn start() -> Result<Self> {
+        static TURN: Mutex<()> = Mutex::new(());
+        // A test before that has failed has had brokers of its own.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir()?;
+        let options = KafkaOptions { start_timeout: Duration::from_secs(400), ..KafkaOptions::default() };
+        let cluster = KafkaCluster::start(&KafkaJars::find()?, 3, &folder.path().join("brokers"), options)?;
+        Ok(Self { cluster, folder, _turn: turn })
+    }
+
+    /// A server with a part of the folder for itself. All have one log.
+    fn program(&self, name: &str) -> Result<Program> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(&folder)?;
+        let mut program = on_kafka(&folder, "test", &self.cluster.bootstrap());
+        program.variables.push(("FLOODPLAIN_KAFKA__SESSION_TIMEOUT", "6s".to_owned()));
+        Ok(program)
+    }
 }
 
 /// The same without tables, which another one keeps.
@@ -92,37 +91,29 @@ fn wait(what: &str, condition: impl Fn() -> Result<bool>) -> Result<Duration> {
 
 #[test]
 fn the_guide_lists_all_that_the_log_counts() {
-    let _shared = USE.read().expect(LEFT);
-    let folder = tempfile::tempdir().unwrap();
-    crate::counted::lists_what_is_counted(&Server::of(&program(folder.path(), "counted", "server")).unwrap(), true);
+    let kafka = Kafka::start().unwrap();
+    crate::counted::lists_what_is_counted(&Server::of(&kafka.program("server").unwrap()).unwrap(), true);
 }
 
 #[test]
 fn a_server_that_is_killed_again_and_again_loses_nothing() {
-    let _shared = USE.read().expect(LEFT);
-    let folder = tempfile::tempdir().unwrap();
+    let kafka = Kafka::start().unwrap();
     let seed = kill::seed();
-    if let Err(e) = kill::kill_loop(3, seed, &program(folder.path(), "killed", "server"), |server| rows(server, "kill"))
-    {
+    if let Err(e) = kill::kill_loop(3, seed, &kafka.program("server").unwrap(), |server| rows(server, "kill")) {
         panic!("FLOODPLAIN_TEST_SEED={seed}: {e:#}");
     }
 }
 
 #[test]
 fn two_servers_share_the_work_and_one_goes_on_alone() {
-    let _shared = USE.read().expect(LEFT);
     if let Err(e) = two_servers() {
         panic!("{e:#}");
     }
 }
 
 fn two_servers() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let programs = [
-        program(folder.path(), "shared", "keeper"),
-        without_tables(program(folder.path(), "shared", "other")),
-        program(folder.path(), "shared", "second-keeper"),
-    ];
+    let kafka = Kafka::start()?;
+    let programs = [kafka.program("keeper")?, without_tables(kafka.program("other")?), kafka.program("second-keeper")?];
     let keeper = Server::of(&programs[0])?;
     let other = Server::of(&programs[1])?;
     wait("both have a part of the work", || {
@@ -203,15 +194,14 @@ fn two_servers() -> Result<()> {
 
 #[test]
 fn a_broker_that_is_killed_takes_nothing_with_it() {
-    let _alone = USE.write().expect(LEFT);
     if let Err(e) = killed_broker() {
         panic!("{e:#}");
     }
 }
 
 fn killed_broker() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let server = Server::of(&program(folder.path(), "broken", "server"))?;
+    let kafka = Kafka::start()?;
+    let server = Server::of(&kafka.program("server")?)?;
     let histories = [History::new(), History::new()];
     let history = |qos: u8| &histories[usize::from(qos) - 1];
     let mut publishers: Vec<Publisher> = [1, 2].map(|qos| Publisher::new("broker", "p", Version::V5, qos)).into();
@@ -240,15 +230,15 @@ fn killed_broker() -> Result<()> {
             })
         });
         let hurt = || -> Result<()> {
-            for broker in CLUSTER.nodes() {
+            for broker in kafka.cluster.nodes() {
                 let before = acked();
                 wait("messages are acknowledged", || Ok(acked() > before + 20))?;
-                CLUSTER.kill(broker)?;
+                kafka.cluster.kill(broker)?;
                 let before = acked();
                 let stall = wait("and go on without a broker", || Ok(acked() > before + 20))?;
                 println!("broker {broker:?} was killed: 20 more messages were acknowledged after {stall:?}");
-                CLUSTER.restart(broker)?;
-                CLUSTER.wait_until_ready()?;
+                kafka.cluster.restart(broker)?;
+                kafka.cluster.wait_until_ready()?;
             }
             Ok(())
         };
