@@ -37,14 +37,15 @@ const PROGRAMS: [(&str, &str); 17] = [
 /// What runs Kafka, what fetches it, and what stops it.
 const JAVA: [(&str, &str); 3] = [("javac", "default-jdk-headless"), ("mvn", "maven"), ("kill", "procps")];
 
-/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL and InfluxDB, a reader of Arrow, what drives a browser, and what
+/// Modules of Python, and where they come from: independent clients of MQTT, PostgreSQL, InfluxDB and Kafka, a reader of Arrow, what drives a browser, and what
 /// finds barriers in its pages.
-const PYTHON: [(&str, &str); 7] = [
+const PYTHON: [(&str, &str); 8] = [
     ("paho.mqtt.client", "paho-mqtt==2.1.0"),
     ("psycopg", "psycopg[binary]==3.2.10"),
     ("sqlalchemy", "SQLAlchemy==2.0.58"),
     ("pyarrow", "pyarrow==21.0.0"),
     ("influxdb_client", "influxdb-client==1.50.0"),
+    ("confluent_kafka", "confluent-kafka==2.16.1"),
     ("playwright", "playwright==1.65.2"),
     ("axe_playwright_python", "axe-playwright-python==0.1.8"),
 ];

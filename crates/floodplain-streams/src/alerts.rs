@@ -39,6 +39,9 @@ const REST: Duration = Duration::from_millis(50);
 /// How often states are written down: retention of the log does not wait for them.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 
+/// What an append is made of.
+type Batches = Vec<(Partition, Batch)>;
+
 /// Where alerts read, and where they keep what they know.
 #[derive(Debug)]
 pub struct AlertsConfig {
@@ -416,7 +419,13 @@ impl Inner {
                         return Ok(());
                     }
                     let unit = &pending[..pending.len().min(UNIT_MAX)];
-                    let batches = self.unit(core, unit, now)?;
+                    let (mut batches, messages) = self.unit(core, unit, now)?;
+                    if self.log.keeps_units_whole() {
+                        batches.extend(messages);
+                    } else {
+                        // First, so that what is kept was told: a crash in between tells it again.
+                        store::append(&*self.log, messages)?;
+                    }
                     let partitions: Vec<_> = batches.iter().map(|(partition, _)| *partition).collect();
                     let positions = store::append(&*self.log, batches)?;
                     (unit.len(), partitions.into_iter().zip(positions).collect())
@@ -438,21 +447,22 @@ impl Inner {
     }
 
     /// Both records of each transition: the one that is kept, and the one that subscribers get.
-    fn unit(&self, core: &Core, transitions: &[Transition], now: Timestamp) -> Result<Vec<(Partition, Batch)>> {
+    fn unit(&self, core: &Core, transitions: &[Transition], now: Timestamp) -> Result<(Batches, Batches)> {
         let mut builders: BTreeMap<Partition, BatchBuilder> = BTreeMap::new();
+        let mut messages = BatchBuilder::new();
         let now_ms = now.as_millis();
         let too_large = |_| Refusal::TooLarge { bytes: u64::MAX, max_bytes: self.log.queue_capacity_bytes() };
         for transition in transitions {
             let kept = builders.entry(self.alerts.partition_of(transition.device.as_bytes())).or_default();
             let is_owed = core.webhook(&transition.alert).is_some();
             transition.write(kept, now_ms, is_owed).map_err(too_large)?;
-            let sender = self.data.telemetry().partition_of(crate::transition::SENDER.as_bytes());
-            transition.write_message(builders.entry(sender).or_default(), now_ms).map_err(too_large)?;
+            transition.write_message(&mut messages, now_ms).map_err(too_large)?;
         }
-        let batches = builders
-            .into_iter()
-            .filter_map(|(partition, mut builder)| builder.finish(Compression::None).map(|batch| (partition, batch)));
-        Ok(batches.collect())
+        let finished = |(partition, mut builder): (_, BatchBuilder)| {
+            builder.finish(Compression::None).map(|batch| (partition, batch))
+        };
+        let sender = self.data.telemetry().partition_of(crate::transition::SENDER.as_bytes());
+        Ok((builders.into_iter().filter_map(finished).collect(), finished((sender, messages)).into_iter().collect()))
     }
 
     /// Tells of the pending transition number `index`, whose record is folded.

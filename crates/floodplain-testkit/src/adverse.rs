@@ -482,10 +482,11 @@ impl State {
         }
     }
 
-    /// Leaves out some of the batches, by chance, if there are several.
+    /// Leaves out some of the batches, by chance: one at least is written.
     fn keep_a_part(&mut self, append: &mut Append) {
         let count = append.batches.len();
-        append.batches.retain(|_| count == 1 || self.fate.random());
+        let (written, mut at) = (self.fate.random_range(0..count), 0..);
+        append.batches.retain(|_| at.next() == Some(written) || self.fate.random());
         self.struck.unknown_torn += u64::from(append.batches.len() < count);
     }
 

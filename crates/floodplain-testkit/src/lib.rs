@@ -35,9 +35,23 @@ pub use s3::S3Server;
 pub use server::{Program, Server, Starting, without_our_variables};
 pub use wait::{Outcomes, wait_at_most, wait_until};
 
+use std::path::{Path, PathBuf};
+
 /// Where `cargo xtask tools` has put what the tests need: `$FLOODPLAIN_TEST_TOOLS`, or `~/.cache/floodplain/tools`.
-fn tools() -> std::path::PathBuf {
+#[must_use]
+pub fn tools() -> PathBuf {
     let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(Into::into);
-    let home = || std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".cache/floodplain/tools"));
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/floodplain/tools"));
     tools.or_else(home).unwrap_or_default()
+}
+
+/// The Python among the tools, which has the modules that tests need.
+///
+/// # Panics
+/// If it is not there.
+#[must_use]
+pub fn python() -> PathBuf {
+    let python = tools().join("venv/bin/python3");
+    assert!(python.is_file(), "{} is missing: run `cargo xtask tools`", python.display());
+    python
 }

@@ -73,6 +73,41 @@ fn kcat_reads(bootstrap: &str, topic: &str, index: u32) -> Vec<Seen> {
     seen
 }
 
+/// A line for each record of a partition: lists of bytes, since both languages know JSON.
+const CONFLUENT_READS: &str = r#"
+import json, sys
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+servers, topic, index = sys.argv[1:]
+consumer = Consumer({"bootstrap.servers": servers, "group.id": "nobody", "enable.partition.eof": True})
+consumer.assign([TopicPartition(topic, int(index), 0)])
+as_list = lambda data: None if data is None else list(data)
+while True:
+    message = consumer.poll(30)
+    if message is None:
+        sys.exit("no end within 30 s")
+    if message.error():
+        if message.error().code() == KafkaError._PARTITION_EOF:
+            break
+        sys.exit(str(message.error()))
+    headers = [[name, as_list(value)] for name, value in message.headers() or []]
+    seen = [message.offset(), message.timestamp()[1], as_list(message.key()), as_list(message.value()), headers]
+    print(json.dumps(seen))
+consumer.close()
+"#;
+
+/// All that the client `confluent-kafka` of Python reads of a partition.
+fn confluent_reads(bootstrap: &str, topic: &str, index: u32) -> Vec<Seen> {
+    let mut python = Command::new(floodplain_testkit::python());
+    let output = python.args(["-c", CONFLUENT_READS, bootstrap, topic, &index.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let seen = text.lines().map(|line| {
+        let (offset, time_ms, key, value, headers) = serde_json::from_str(line).unwrap();
+        Seen { offset, time_ms, key, value, headers }
+    });
+    seen.collect()
+}
+
 fn log_reads(log: &dyn Log, partition: Partition) -> Vec<Seen> {
     let (mut at, mut seen) = (log.start(partition), Vec::new());
     while at < log.watermark(partition) {
@@ -121,7 +156,7 @@ fn batches() -> Vec<Batch> {
 }
 
 #[test]
-fn kcat_reads_what_the_embedded_engine_would_have_written() {
+fn other_clients_read_what_the_embedded_engine_would_have_written() {
     let kafka = Kafka::share();
     let config = kafka.config();
     let topic = format!("{}default.telemetry", config.topic_prefix);
@@ -146,11 +181,13 @@ fn kcat_reads_what_the_embedded_engine_would_have_written() {
     });
     let expected = log_reads(&*embedded, there);
     assert_eq!(expected.len() as u64, records);
-    let seen = kcat_reads(&kafka.cluster().bootstrap(), &topic, 1);
-    for (expected, seen) in expected.iter().zip(&seen) {
-        assert_eq!(seen, expected);
+    for client in [kcat_reads, confluent_reads] {
+        let seen = client(&kafka.cluster().bootstrap(), &topic, 1);
+        for (expected, seen) in expected.iter().zip(&seen) {
+            assert_eq!(seen, expected);
+        }
+        assert_eq!(seen.len(), expected.len());
     }
-    assert_eq!(seen.len(), expected.len());
     // From memory, and once more from the cluster.
     assert_eq!(log_reads(&*log, here), expected);
     drop(log);

@@ -18,11 +18,7 @@ use std::{
 };
 
 fn jars() -> PathBuf {
-    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").expect("HOME is set");
-        Path::new(&home).join(".cache/floodplain/tools")
-    });
-    let lib = tools.join("kafka/lib");
+    let lib = floodplain_testkit::tools().join("kafka/lib");
     assert!(lib.is_dir(), "Kafka's jars are not in {}: run `cargo xtask tools`", lib.display());
     lib
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     client::Client,
-    target::{Target, each, each_version, python, tool},
+    target::{Target, each, each_version, tool},
     wire::{CONTENT_TYPE, MESSAGE_EXPIRY, Prop, Version},
 };
 use anyhow::{Context, Result, ensure};
@@ -163,7 +163,7 @@ fn paho(case: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/blackbox/paho_cases.py");
         let version = if v == Version::V5 { "5" } else { "4" };
         output(
-            Command::new(python())
+            Command::new(floodplain_testkit::python())
                 .arg(script)
                 .args([case, &t.mqtt.ip().to_string(), &t.mqtt.port().to_string(), &t.prefix, version])
                 .stdin(Stdio::null()),

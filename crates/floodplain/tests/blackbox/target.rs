@@ -179,15 +179,3 @@ pub(crate) fn tool(name: &str) -> PathBuf {
         .find(|file| file.is_file())
         .unwrap_or_else(|| panic!("{name} is missing: run cargo xtask tools"))
 }
-
-/// Python with paho-mqtt 2.x.
-pub(crate) fn python() -> PathBuf {
-    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools")));
-    let python = tools.map(|tools| tools.join("venv/bin/python3"));
-    match python {
-        Some(python) if python.is_file() => python,
-        _ => panic!("python with paho-mqtt is missing: run cargo xtask tools"),
-    }
-}

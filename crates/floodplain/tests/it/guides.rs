@@ -6,7 +6,7 @@
 //! it is what it prints. A block of ```` ```python ```` is run, too, and a configuration file is checked. A block marked `sh not-run` starts servers or builds; those commands have
 //! tests of their own, and here their arguments are checked.
 
-use crate::process::{Server, floodplain, tools};
+use crate::process::{Server, floodplain};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -134,7 +134,7 @@ fn run_block(folder: &Path, server: &Server, block: &str) -> Result<String, Stri
     let mut path = OsString::from(programs);
     // Python with the modules that the examples import.
     path.push(":");
-    path.push(tools().join("venv/bin"));
+    path.push(floodplain_testkit::tools().join("venv/bin"));
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap());
     let output = Command::new("timeout")

@@ -130,23 +130,14 @@ impl Server {
     }
 }
 
-/// Where `cargo xtask tools` has put what is not of the system.
-pub(crate) fn tools() -> PathBuf {
-    let tools = std::env::var_os("FLOODPLAIN_TEST_TOOLS").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/floodplain/tools"));
-    tools.or_else(home).expect("HOME or FLOODPLAIN_TEST_TOOLS is set")
-}
-
 /// A script of ours in `tests/it`, run by the Python of the test tools; what it prints.
 pub(crate) fn python(script: &str, args: &[&str]) -> String {
-    let python = tools().join("venv/bin/python");
-    assert!(python.is_file(), "python is missing: run cargo xtask tools");
-    script_output(Command::new("timeout").arg("240").arg(python), script, args)
+    script_output(Command::new("timeout").arg("240").arg(floodplain_testkit::python()), script, args)
 }
 
 /// A class of ours in `tests/it`, run by Java with the jars in `<jars>/lib` of the test tools; what it prints.
 pub(crate) fn java(script: &str, jars: &str, args: &[&str]) -> String {
-    let class_path = tools().join(jars).join("lib/*");
+    let class_path = floodplain_testkit::tools().join(jars).join("lib/*");
     script_output(Command::new("timeout").args(["240", "java", "-cp"]).arg(class_path), script, args)
 }
 
