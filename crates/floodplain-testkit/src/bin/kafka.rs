@@ -104,6 +104,8 @@ impl Command {
                     session_timeout: Duration::from_secs(6),
                     heartbeat_interval: Duration::from_secs(2),
                     quick_compiler: false,
+                    // Topics of a hundred servers want half of it.
+                    heap_mib: 1024,
                     outlives_us: true,
                     ..KafkaOptions::default()
                 };
