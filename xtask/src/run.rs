@@ -13,10 +13,16 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
 }
 
-/// The cargo that runs us, in the folder of the workspace.
+/// The cargo that runs us, in the folder of the workspace, as if a person had typed it.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // Cargo has told us of the package xtask. A build script that asks to run again when such a variable changes, as ring's does,
+    // would run again whenever another clone builds, or a person does, and all that is built on it with it: most of DataFusion.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        command.env_remove(name);
+    }
     if tools::is_offline() {
         command.env("CARGO_NET_OFFLINE", "true");
     }

@@ -19,7 +19,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use floodplain_history::jobs::Replay;
 use floodplain_log::{Log, Stream};
 use floodplain_sql::Format;
-use floodplain_types::Position;
+use floodplain_types::{Position, StreamId, TenantId};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema, openapi::Object};
@@ -175,10 +175,9 @@ async fn list_dead_letters(
     entries.truncate(limit as usize);
     let next = entries.last().filter(|_| is_more).map(|last| format!("{}~{}", last.time, last.id));
     let log = api.messages.log().clone();
-    let streams = api.tables.as_ref().map(|tables| tables.inputs.clone()).unwrap_or_default();
     // Payloads may be on the disk.
     let entries = tokio::task::spawn_blocking(move || {
-        let mut bytes = 0;
+        let (streams, mut bytes) = (log.streams(), 0);
         entries.iter_mut().for_each(|entry| complete(&*log, &streams, entry, &mut bytes));
         entries
     });
@@ -229,7 +228,9 @@ fn complete(log: &dyn Log, streams: &[Stream], entry: &mut DeadLetter, bytes: &m
 }
 
 fn message(log: &dyn Log, streams: &[Stream], stream: &str, index: u32, at: Position) -> Option<Vec<u8>> {
-    let stream = streams.iter().find(|known| known.id.stream.as_str() == stream && index < known.partitions)?;
+    let tenant = TenantId::default_tenant();
+    let is_it = |id: &StreamId| id.tenant == tenant && id.stream.as_str() == stream && id.generation == at.generation;
+    let stream = streams.iter().find(|known| is_it(&known.id) && index < known.partitions)?;
     let read = log.read(stream.partition(index), at, 1).ok()?;
     for batch in &read.batches {
         let records = batch.batch.records().ok()?;

@@ -53,7 +53,8 @@ fn units_of_an_owner(h: Harness) {
 
 /// Where slots are shared a second process takes half of them, and gives them back.
 fn ranges(h: Harness) {
-    const SLOTS: u32 = 8;
+    const SLOTS: u32 = 16;
+    const HALF: usize = SLOTS as usize / 2;
     let Some(first) = h.node(SLOTS) else { return };
     let is_shared = h.owning.as_ref().is_some_and(|owning| owning.is_shared);
     first.wait_for_slots(SLOTS as usize);
@@ -63,10 +64,10 @@ fn ranges(h: Harness) {
     if is_shared {
         let second = h.node(SLOTS).expect("they are shared");
         let by_second = Ranges::start(&second);
-        first.wait_for_slots(4);
-        second.wait_for_slots(4);
-        by_first.goes_on(4, "what stays goes on");
-        by_second.goes_on(4, "what has moved goes on");
+        first.wait_for_slots(HALF);
+        second.wait_for_slots(HALF);
+        by_first.goes_on(HALF, "what stays goes on");
+        by_second.goes_on(HALF, "what has moved goes on");
         let stayed = |slot: &Slot| !first.held.told().contains(&format!("lost {}", slot.0));
         assert!(first.held.slots().iter().all(stayed), "who keeps a slot is not told of the others");
         acked = by_second.stop();

@@ -77,14 +77,15 @@ fn two_owners_never_commit_the_same_range() {
     if run_child() {
         return;
     }
+    const SLOTS: u32 = 16;
     const TEST: &str = "owners::moves::two_owners_never_commit_the_same_range";
     let kafka = Kafka::share();
     let config = kafka.config();
-    let node = Node::open(config.clone(), owners_config(8));
-    node.wait_for_slots(8);
+    let node = Node::open(config.clone(), owners_config(SLOTS));
+    node.wait_for_slots(SLOTS as usize);
     let ranges = Ranges::start(&node.node);
     let start = || {
-        let mut process = Process::start(TEST, &config, &owners_config(8));
+        let mut process = Process::start(TEST, &config, &owners_config(SLOTS));
         process.order("range");
         process.wait_for("gained");
         process
@@ -105,16 +106,16 @@ fn two_owners_never_commit_the_same_range() {
         let slots = node.held.slots().len();
         frozen.freeze();
         killed.kill();
-        wait_until("the node that is left takes over", &|| (), || node.held.slots().len() == 8);
-        assert!(slots < 8);
+        wait_until("the node that is left takes over", &|| (), || node.held.slots().len() == SLOTS as usize);
+        assert!(slots < SLOTS as usize);
         frozen.thaw();
         wait_until("who was frozen learns that", &|| (), || has_more(&frozen, "lost", losses));
         killed = start();
-        wait_until(&format!("all own something in round {round}"), &|| (), || node.held.slots().len() < 8);
+        wait_until(&format!("all own something in round {round}"), &|| (), || node.held.slots().len() < SLOTS as usize);
     }
     frozen.end();
     killed.end();
-    node.wait_for_slots(8);
+    node.wait_for_slots(SLOTS as usize);
     let mut acked = ranges.stop();
     for process in [&frozen, &killed] {
         let text = process.wait_for("acked ");
