@@ -17,6 +17,8 @@ const WINDOW: usize = 4;
 const EXPIRY_S: u32 = 3_600;
 /// The server shuts down.
 const SHUTTING_DOWN: u8 = 0x8b;
+/// The server does not know what became of something that it has written for the client, which is to come again.
+const BUSY: u8 = 0x89;
 
 /// A connection that the server, or its death, has ended; anything else is a failure of the test.
 ///
@@ -135,7 +137,7 @@ impl Publisher {
             }
             let (kind, id, code) = match client.recv()? {
                 Packet::Ack { kind, id, code } => (kind, id, code),
-                Packet::Disconnect { code: SHUTTING_DOWN } => bail!(Ended::ByBroker),
+                Packet::Disconnect { code: SHUTTING_DOWN | BUSY } => bail!(Ended::ByBroker),
                 other => bail!("{}: only acks should come: {other:?}", self.name),
             };
             let at = self.in_flight.iter().position(|m| m.id == id);
@@ -222,7 +224,7 @@ impl Subscriber {
                     self.taken.remove(&id);
                     client.send(&wire::ack(PUBCOMP, id))?;
                 }
-                Packet::Disconnect { code: SHUTTING_DOWN } => bail!(Ended::ByBroker),
+                Packet::Disconnect { code: SHUTTING_DOWN | BUSY } => bail!(Ended::ByBroker),
                 other => bail!("{}: unexpected {other:?}", self.name),
             }
         }

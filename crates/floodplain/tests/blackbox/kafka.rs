@@ -216,7 +216,10 @@ fn killed_broker() -> Result<()> {
             .iter_mut()
             .map(|publisher| {
                 scope.spawn(move || {
-                    ended(publisher.run(line.clone(), history(publisher.qos), false))?;
+                    // What a broker has not answered may end a connection.
+                    while !line.is_cut() {
+                        ended(publisher.run(line.clone(), history(publisher.qos), false))?;
+                    }
                     // What is open.
                     publisher.run(address, history(publisher.qos), true)
                 })
@@ -224,10 +227,17 @@ fn killed_broker() -> Result<()> {
             .collect();
         let reader = scope.spawn(move || {
             let deadline = Instant::now() + PATIENCE * 12;
-            live.run(&mut client, |live| {
+            let is_all = |live: &Subscriber| {
                 let is_all = is_over.load(Ordering::Acquire) && live.got.len() as u64 >= acked();
                 is_all || Instant::now() > deadline
-            })
+            };
+            while !is_all(live) {
+                ended(live.run(&mut client, is_all))?;
+                if !is_all(live) {
+                    client = live.connect(address)?;
+                }
+            }
+            anyhow::Ok(())
         });
         let hurt = || -> Result<()> {
             for broker in kafka.cluster.nodes() {
