@@ -34,7 +34,7 @@ pub use session::{Change, EndReason, Ended, Session, SessionFold, Subscribed};
 pub use waiting::{Interest, Lost, LostReason, Posting, WaitingIndex, WaitingPage};
 
 /// What a fold remembers of dedup ids: of a client, or a device, as many as a client mostly has open at once and more (`mqtt.receive_maximum`
-/// is 256 by default), since all of them may come again; and in all about 50 MiB where each has one.
+/// is 256 by default), since all of them may come again; and 262,144 in all, which 256 clients fill that have as many each.
 fn dedup_window() -> floodplain_fold::DedupWindow {
     floodplain_fold::DedupWindow::new(1024, 1 << 18)
 }
