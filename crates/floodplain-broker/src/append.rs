@@ -26,8 +26,8 @@ pub(crate) enum Waiter {
     /// A CONNACK: the session's `Open`, at this place of the unit. Whoever has waited for too long is told so, and the log
     /// has to hear of the end all the same once it has the beginning.
     Open { conn: ConnId, partition: Partition, batch: u32, delta: u32, is_told: bool },
-    /// Outbound QoS 2 that may go on: the `Progress` that names its ids.
-    Outbound { conn: ConnId, seq: u32 },
+    /// A `Progress` of a session. Outbound QoS 2 goes on with the one that names its ids; no client waits for another one.
+    Progress { conn: ConnId, seq: u32, is_awaited: bool },
 }
 
 /// Who has waited for too long.
@@ -453,12 +453,13 @@ impl Appends {
         let units = self.held.iter_mut().chain(self.submitted.values_mut()).chain(&mut self.following);
         for unit in units.filter(|unit| late(unit.since)) {
             unit.waiters.retain_mut(|waiter| {
-                let was_told = match waiter {
-                    Waiter::Open { is_told, .. } => std::mem::replace(is_told, true),
-                    _ => false,
+                let (is_impatient, stays) = match waiter {
+                    Waiter::Open { is_told, .. } => (!std::mem::replace(is_told, true), true),
+                    Waiter::Progress { is_awaited, .. } => (*is_awaited, !*is_awaited),
+                    Waiter::Ack { .. } => (true, false),
                 };
-                impatient.early.extend((!was_told).then_some(*waiter));
-                matches!(waiter, Waiter::Open { .. })
+                impatient.early.extend(is_impatient.then_some(*waiter));
+                stays
             });
         }
         self.orphans.retain_mut(|(since, orphans)| {

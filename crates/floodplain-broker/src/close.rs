@@ -2,10 +2,11 @@
 
 use crate::{
     CloseKind, ConnId, Worker,
+    append::Waiter,
     connection::{Phase, Refusal},
     folds::{self, CloseReason, Event, Outbound, OutboundState, PartitionProgress, Progress},
     nodes::EndedByLog,
-    session::Session,
+    session::{Session, Unconfirmed},
 };
 use floodplain_mqtt::{Disconnect, DisconnectCode};
 use floodplain_types::{Class, Position, Timestamp};
@@ -271,14 +272,17 @@ impl Worker {
             let (partition, cursor, done) = (track.partition, track.cursor(), track.done.clone());
             partitions.push(PartitionProgress { partition, cursor, done });
         }
-        let closed = std::mem::take(&mut session.out.closed_ids);
-        let in_use = |id: &u16| session.out.in_flight.iter().any(|flight| flight.id == *id);
-        let outbound = closed.into_iter().filter(|id| !in_use(id)).map(|id| (id, None)).collect();
+        let closed_ids = std::mem::take(&mut session.out.closed_ids);
+        let outbound = closed_ids.iter().map(|id| (*id, None)).collect();
         let (client, partition) = (session.client.clone(), session.partition);
         let letters = session.out.letters.take();
+        session.out.progress_seq += 1;
+        let seq = session.out.progress_seq;
+        session.out.unconfirmed.push(Unconfirmed { seq, closed_ids, letters: letters.clone() });
         let mut progress = Progress { partitions, outbound, retained: Vec::new(), letters };
         session.out.retained_progress(&mut progress);
         self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
+        self.appends.wait(Class::All, Waiter::Progress { conn, seq, is_awaited: false });
     }
 }
 
@@ -296,16 +300,20 @@ fn whole_progress(mut session: Box<Session>) -> Progress {
         .iter()
         .map(|track| PartitionProgress { partition: track.partition, cursor: track.cursor(), done: track.done.clone() })
         .collect();
-    let mut outbound: Vec<(u16, Option<Outbound>)> = session.out.closed_ids.iter().map(|id| (*id, None)).collect();
-    for flight in &session.out.in_flight {
-        outbound.retain(|(id, _)| *id != flight.id);
-        outbound.push((flight.id, Some(flight.outbound())));
+    let (mut closed_ids, mut letters) = (Vec::new(), Vec::new());
+    for unconfirmed in std::mem::take(&mut session.out.unconfirmed) {
+        closed_ids.extend(unconfirmed.closed_ids);
+        letters.extend(unconfirmed.letters);
     }
+    closed_ids.extend(&session.out.closed_ids);
+    letters.extend(session.out.letters.take());
+    let mut outbound: Vec<(u16, Option<Outbound>)> = closed_ids.into_iter().map(|id| (id, None)).collect();
+    outbound.extend(session.out.in_flight.iter().map(|flight| (flight.id, Some(flight.outbound()))));
     // What could not be sent again yet keeps its place behind that.
     for owed in &session.out.owed {
         let state = if owed.qos == 2 { OutboundState::AwaitsPubrec } else { OutboundState::AwaitsPuback };
         let (partition, position) = (owed.partition, owed.position);
         outbound.push((owed.id, Some(Outbound { partition, position, state })));
     }
-    Progress { partitions, outbound, retained: retained.retained, letters: session.out.letters.take() }
+    Progress { partitions, outbound, retained: retained.retained, letters }
 }

@@ -300,21 +300,22 @@ impl Worker {
         let mut progress = Progress { outbound, ..Progress::default() };
         session.out.retained_progress(&mut progress);
         self.append_event(Class::All, &client, partition, &Event::Progress { epoch, progress });
-        self.appends.wait(Class::All, Waiter::Outbound { conn, seq });
+        self.appends.wait(Class::All, Waiter::Progress { conn, seq, is_awaited: true });
     }
 
-    /// `Progress` number `seq` is committed; of one before it that may still be open, where its outcome is unknown.
-    pub(crate) fn outbound_committed(&mut self, conn: ConnId, seq: u32) {
+    /// `Progress` number `seq` is committed.
+    pub(crate) fn progress_committed(&mut self, conn: ConnId, seq: u32) {
         let Some(session) = self.get(conn).and_then(|c| c.session.as_deref_mut()) else { return };
+        let done = session.out.progress_committed(seq);
         let mut publishes = Vec::new();
         let mut releases = Vec::new();
         for flight in &mut session.out.in_flight {
             match flight.stage {
-                Stage::PublishHeld if flight.seq == seq => {
+                Stage::PublishHeld if flight.seq <= done => {
                     flight.stage = Stage::AwaitsPubrec;
                     publishes.extend(flight.held.take().map(|queued| (flight.id, queued)));
                 }
-                Stage::PubrelHeld if flight.seq == seq => {
+                Stage::PubrelHeld if flight.seq <= done => {
                     flight.stage = Stage::AwaitsPubcomp;
                     releases.push(flight.id);
                 }

@@ -531,6 +531,11 @@ impl Rig {
         !self.clients[client.0].output.is_empty()
     }
 
+    /// How many units have ended before an earlier one.
+    pub(crate) fn overtaken(&self) -> u64 {
+        self.adverse.as_ref().map_or(0, |adverse| adverse.struck().overtaken)
+    }
+
     /// Takes what the client was sent.
     pub(crate) fn take(&mut self, client: ClientId) -> Vec<u8> {
         std::mem::take(&mut self.clients[client.0].output)

@@ -207,18 +207,32 @@ pub(crate) struct Outbound {
     /// What an earlier connection sent and the client has not acknowledged, in the order of the first
     /// sending. It goes out in that order, before anything new [MQTT-4.4.0-1; 3:4.6.0-1].
     pub(crate) owed: VecDeque<Owed>,
-    /// Number of the last `Progress` that ids wait for.
+    /// Number of the last `Progress`.
     pub(crate) progress_seq: u32,
+    /// Those up to this one are committed.
+    pub(crate) progress_done: u32,
+    /// Those behind one that is not.
+    pub(crate) progress_ahead: Vec<u32>,
     /// Messages that were done with since the last `Progress`.
     pub(crate) unlogged: u32,
     /// Ids that are done since the last `Progress` and that the log knows about.
     pub(crate) closed_ids: Vec<u16>,
+    /// What a `Progress` says that is not committed.
+    pub(crate) unconfirmed: Vec<Unconfirmed>,
     /// Retained messages that a lasting session still has to get, in the order of the subscriptions.
     pub(crate) retained: Vec<RetainedDue>,
     /// How many of those there ever were.
     pub(crate) retained_count: u32,
     /// What a lasting session does not get, since the last `Progress`.
     pub(crate) letters: folds::Letters,
+}
+
+/// What is said again at the end of the connection, unless the `Progress` that says it is committed.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed {
+    pub(crate) seq: u32,
+    pub(crate) closed_ids: Vec<u16>,
+    pub(crate) letters: Vec<folds::Letter>,
 }
 
 /// A packet identifier that an earlier connection used.
@@ -270,11 +284,26 @@ impl Outbound {
             // At most the window, what is owed and what is not logged: a few dozen each.
             let is_in_use = self.in_flight.iter().any(|sent| sent.id == id)
                 || self.owed.iter().any(|owed| owed.id == id)
-                || self.closed_ids.contains(&id);
+                || self.closed_ids.contains(&id)
+                || self.unconfirmed.iter().any(|unconfirmed| unconfirmed.closed_ids.contains(&id));
             if !is_in_use {
                 return id;
             }
         }
+    }
+
+    /// `Progress` number `seq` is committed. What waits for it may go on once those before it are, too: else messages would
+    /// overtake each other [MQTT-4.6.0-5], since units end when the slowest of their partitions has answered. Gives the number
+    /// up to which all are.
+    pub(crate) fn progress_committed(&mut self, seq: u32) -> u32 {
+        self.progress_ahead.push(seq);
+        while let Some(at) = self.progress_ahead.iter().position(|ahead| *ahead == self.progress_done + 1) {
+            self.progress_ahead.swap_remove(at);
+            self.progress_done += 1;
+        }
+        let done = self.progress_done;
+        self.unconfirmed.retain(|unconfirmed| unconfirmed.seq > done);
+        done
     }
 
     /// Notes that retained messages of `filter` are due, after a topic; gives their number.
@@ -513,6 +542,15 @@ mod tests {
         assert_eq!([out.allocate(), out.allocate()], [u16::MAX, 2]);
         // Nor is one that is done while the log still names it.
         out.closed_ids.push(3);
-        assert_eq!(out.allocate(), 4);
+        out.unconfirmed.push(Unconfirmed { seq: 1, closed_ids: vec![4], letters: Vec::new() });
+        assert_eq!(out.allocate(), 5);
+        out.next_id = 3;
+        assert_eq!((out.progress_committed(1), out.allocate()), (1, 4));
+    }
+
+    #[test]
+    fn what_waits_for_progress_waits_for_that_before_it() {
+        let mut out = Outbound::default();
+        assert_eq!([2, 4, 1, 3].map(|seq| out.progress_committed(seq)), [0, 0, 2, 4]);
     }
 }

@@ -503,7 +503,7 @@ impl Worker {
                 let at_least = Position { offset: base.offset + u64::from(delta), ..base };
                 self.owner.wait_opened(partition, at_least, conn);
             }
-            Waiter::Outbound { conn, seq } => self.outbound_committed(conn, seq),
+            Waiter::Progress { conn, seq, .. } => self.progress_committed(conn, seq),
         }
     }
 
@@ -513,7 +513,7 @@ impl Worker {
         let mut ended = 0;
         for waiter in waiters {
             match waiter {
-                Waiter::Ack { conn, .. } | Waiter::Outbound { conn, .. } => {
+                Waiter::Ack { conn, .. } | Waiter::Progress { conn, .. } => {
                     if self.get(conn).is_some_and(|connection| connection.phase != Phase::Closed) {
                         ended += 1;
                         self.refuse(conn, code);

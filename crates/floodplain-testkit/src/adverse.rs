@@ -11,7 +11,7 @@ use floodplain_log::{
 use floodplain_types::{PartitionId, Position, StreamId};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -28,8 +28,9 @@ pub struct Adversity {
     pub duplicates: u32,
     /// The outcome is [`Outcome::Unknown`]; by chance the records are there or not.
     pub unknown: u32,
-    /// Whether of an append with an unknown outcome a part of the batches may be there, as on an engine that does not keep units
-    /// whole; not of what a fold emits, which goes through its owner's transaction.
+    /// As on an engine that does not keep units whole: of an append with an unknown outcome a part of the batches may be there,
+    /// but for what a fold emits, which goes through its owner's transaction; and of two appends the later one may end first,
+    /// unless all partitions of the first one are among its own (with [`Self::late`]).
     pub torn: bool,
     /// Ownership of a partition is lost: this append and up to three more that touch it end as
     /// [`Refusal::Fenced`].
@@ -65,6 +66,8 @@ pub struct Struck {
     pub unknown_torn: u64,
     pub fenced: u64,
     pub refused: u64,
+    /// Appends that ended before an earlier one.
+    pub overtaken: u64,
     /// Appends that were refused because one before them was.
     pub after_refused: u64,
     /// Watermarks that were never told because a later one was.
@@ -107,7 +110,7 @@ struct State {
     refusals: HashMap<u32, Vec<bool>>,
     pending: HashMap<u64, Pending>,
     next_tag: u64,
-    completions: VecDeque<(Reply, Outcome)>,
+    completions: VecDeque<Ended>,
     advances: VecDeque<(Partition, Position)>,
     /// The watermark of each partition as users see it.
     visible: BTreeMap<Partition, Position>,
@@ -122,6 +125,16 @@ struct Pending {
     /// Indices of markers and copies among the batches.
     hidden: Vec<usize>,
     unknown: bool,
+    /// Where all of it goes; only where that decides what may end before it.
+    partitions: BTreeSet<Partition>,
+}
+
+/// An append that has ended, and nobody was told.
+struct Ended {
+    reply: Reply,
+    outcome: Outcome,
+    /// See [`Pending::partitions`].
+    partitions: BTreeSet<Partition>,
 }
 
 impl fmt::Debug for AdverseLog {
@@ -168,7 +181,9 @@ impl CompletionSink for Tap {
     fn complete(&self, completions: Vec<Completion>) {
         let mut state = self.0.state();
         for Completion { tag, outcome } in completions {
-            let Some(Pending { reply, submitter, hidden, unknown }) = state.pending.remove(&tag) else { continue };
+            let Some(Pending { reply, submitter, hidden, unknown, partitions }) = state.pending.remove(&tag) else {
+                continue;
+            };
             let outcome = match outcome {
                 Outcome::Committed(_) if unknown => Outcome::Unknown,
                 Outcome::Committed(positions) => {
@@ -181,7 +196,7 @@ impl CompletionSink for Tap {
                 }
                 Outcome::Unknown => Outcome::Unknown,
             };
-            state.completions.push_back((reply, outcome));
+            state.completions.push_back(Ended { reply, outcome, partitions });
         }
         self.0.arrived.notify_all();
     }
@@ -239,7 +254,8 @@ impl AdverseLog {
         log
     }
 
-    /// Lets some of what waits arrive, at least one thing of each kind. Returns whether more waits.
+    /// Lets some of what waits arrive, at least one thing of each kind, unless appends may overtake each other
+    /// ([`Adversity::torn`]). Returns whether more waits.
     pub fn pump(&self) -> bool {
         self.shared.pump()
     }
@@ -306,7 +322,8 @@ impl AdverseLog {
                     state.note_refusal(submitter, false);
                 }
                 if let Some(reply) = reply {
-                    state.completions.push_back((reply, refusal.map_or(Outcome::Unknown, Outcome::Refused)));
+                    let outcome = refusal.map_or(Outcome::Unknown, Outcome::Refused);
+                    state.completions.push_back(Ended { reply, outcome, partitions: BTreeSet::new() });
                     self.shared.arrived.notify_all();
                 }
                 return;
@@ -324,7 +341,9 @@ impl AdverseLog {
         let reply = reply.map(|reply| {
             let tag = state.next_tag;
             state.next_tag += 1;
-            state.pending.insert(tag, Pending { reply, submitter, hidden, unknown: is_unknown });
+            let partitions = append.batches.iter().filter(|_| !self.shared.keeps_units_whole);
+            let partitions = partitions.map(|(partition, _)| *partition).collect();
+            state.pending.insert(tag, Pending { reply, submitter, hidden, unknown: is_unknown, partitions });
             Reply { sink: Arc::clone(&self.tap) as Arc<dyn CompletionSink>, tag }
         });
         let order = order.map(|order| state.order_below(order));
@@ -389,7 +408,10 @@ impl Shared {
                 if late && waiting > 1 { state.delay.random_range(1..=waiting) } else { waiting }
             };
             let (completions, advances) = (some(state.completions.len()), some(state.advances.len()));
-            let replies: Vec<_> = state.completions.drain(..completions).collect();
+            let mut replies: Vec<_> = state.completions.drain(..completions).collect();
+            if late && !self.keeps_units_whole {
+                replies = state.overtaking(replies);
+            }
             let mut newest: BTreeMap<Partition, Position> = BTreeMap::new();
             for (partition, watermark) in state.advances.drain(..advances) {
                 if let Some(earlier) = newest.insert(partition, watermark) {
@@ -409,9 +431,10 @@ impl Shared {
         };
         // One call per run of completions of one sink, without a lock: sinks may do as they like.
         let mut replies = replies.into_iter().peekable();
-        while let Some((Reply { sink, tag }, outcome)) = replies.next() {
+        while let Some(Ended { reply: Reply { sink, tag }, outcome, .. }) = replies.next() {
             let mut group = vec![Completion { tag, outcome }];
-            while let Some((reply, outcome)) = replies.next_if(|(next, _)| Arc::ptr_eq(&next.sink, &sink)) {
+            while let Some(Ended { reply, outcome, .. }) = replies.next_if(|next| Arc::ptr_eq(&next.reply.sink, &sink))
+            {
                 group.push(Completion { tag: reply.tag, outcome });
             }
             sink.complete(group);
@@ -488,6 +511,22 @@ impl State {
         let (written, mut at) = (self.fate.random_range(0..count), 0..);
         append.batches.retain(|_| at.next() == Some(written) || self.fate.random());
         self.struck.unknown_torn += u64::from(append.batches.len() < count);
+    }
+
+    /// Leaves some of those for another time, by chance: before they end, others do that do not touch all of their partitions.
+    fn overtaking(&mut self, ended: Vec<Ended>) -> Vec<Ended> {
+        let (mut told, mut left) = (Vec::new(), VecDeque::<Ended>::new());
+        for one in ended {
+            let is_slow = one.partitions.len() > 1 && self.delay.random_ratio(3, 4);
+            if is_slow || left.iter().any(|left| left.partitions.is_subset(&one.partitions)) {
+                left.push_back(one);
+            } else {
+                self.struck.overtaken += u64::from(!left.is_empty());
+                told.push(one);
+            }
+        }
+        left.into_iter().rev().for_each(|one| self.completions.push_front(one));
+        told
     }
 
     /// Whether one of the partitions is not owned (any more).

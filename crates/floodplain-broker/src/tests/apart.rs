@@ -15,6 +15,8 @@ struct Subscriber {
     client: ClientId,
     /// What it has got, and how often.
     got: BTreeMap<u16, u32>,
+    /// In this order.
+    order: Vec<u16>,
     /// Ids of messages that it has, and that were not released.
     taken: BTreeSet<u16>,
 }
@@ -22,7 +24,7 @@ struct Subscriber {
 impl Subscriber {
     fn new(rig: &mut Rig) -> Self {
         let client = connected(rig, 0, "sub");
-        let mut subscriber = Self { client, got: BTreeMap::new(), taken: BTreeSet::new() };
+        let mut subscriber = Self { client, got: BTreeMap::new(), order: Vec::new(), taken: BTreeSet::new() };
         rig.send(client, &packet(0x82, b"\x00\x01\x00\x01t\x02"));
         while rig.take_or_end(subscriber.client, 5).is_none() {
             subscriber.client = connected(rig, 0, "sub");
@@ -43,7 +45,9 @@ impl Subscriber {
             match (first & 0xf6, body) {
                 (0x34, [0, 1, b't', high, low, payload @ ..]) => {
                     if self.taken.insert(u16::from_be_bytes([*high, *low])) {
-                        *self.got.entry(u16::from_be_bytes(payload.try_into().unwrap())).or_default() += 1;
+                        let number = u16::from_be_bytes(payload.try_into().unwrap());
+                        *self.got.entry(number).or_default() += 1;
+                        self.order.push(number);
                     }
                     rig.send(self.client, &[0x50, 2, *high, *low]);
                 }
@@ -58,7 +62,7 @@ impl Subscriber {
     }
 
     /// Waits until all is there, and sees that no more came.
-    fn has_each_once(mut self, rig: &mut Rig, count: u16, seed: u64) {
+    fn has_each_once(&mut self, rig: &mut Rig, count: u16, seed: u64) {
         for _ in 0..10_000 {
             if self.got.len() == usize::from(count) && self.taken.is_empty() {
                 break;
@@ -172,4 +176,47 @@ fn all_that_is_open_comes_once(seed: u64) -> usize {
 fn as_many_as_a_client_may_have_open_come_once() {
     let repeats: usize = (0..8).map(all_that_is_open_comes_once).sum();
     assert!(repeats > 1000, "only {repeats} repeats");
+}
+
+/// Units are for several partitions each, and end when the slowest of those has answered. Gives how many ended before
+/// an earlier one.
+fn qos_2_comes_in_order(seed: u64) -> u64 {
+    const COUNT: u16 = 240;
+    const AT_ONCE: u16 = 8;
+    let mut rig = Rig::new(Adversity { torn: true, ..Adversity::MILD }, seed);
+    let mut subscriber = Subscriber::new(&mut rig);
+    let publisher = connected(&mut rig, 0, "pub");
+    let others: Vec<_> = (0..6).map(|n| connected(&mut rig, 2, &format!("other-{n}"))).collect();
+    let mut answers = Vec::new();
+    for n in 1..=COUNT {
+        let [high, low] = n.to_be_bytes();
+        // In one turn with what those publish whose turn it is.
+        for (at, other) in others.iter().enumerate().filter(|(at, _)| (usize::from(n) + at) % 3 == 0) {
+            assert!(rig.send_in_turn(*other, &packet(0x32, &[0, 1, b'o', high, low])), "{at}");
+        }
+        rig.send(publisher, &packet(0x34, &[0, 1, b't', high, low, high, low]));
+        subscriber.answer(&mut rig);
+        if n % AT_ONCE == 0 {
+            rig.advance(Duration::from_millis(20));
+        }
+        answers.extend(rig.take(publisher));
+        while answers.len() >= 4 {
+            let rest = answers.split_off(4);
+            match answers[..] {
+                [0x50, 2, high, low] => rig.send(publisher, &[0x62, 2, high, low]),
+                [0x70, 2, _, _] => {}
+                _ => panic!("{answers:02x?}"),
+            }
+            answers = rest;
+        }
+    }
+    subscriber.has_each_once(&mut rig, COUNT, seed);
+    assert!(subscriber.order.is_sorted(), "seed {seed}: {:?}", subscriber.order);
+    rig.overtaken()
+}
+
+#[test]
+fn qos_2_comes_in_order_where_units_end_in_another() {
+    let overtaken: u64 = (0..8).map(qos_2_comes_in_order).sum();
+    assert!(overtaken > 100, "only {overtaken} units have overtaken others");
 }
