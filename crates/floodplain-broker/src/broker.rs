@@ -129,6 +129,7 @@ impl Broker {
     /// [`StartError`].
     pub fn worker(&self, idx: usize) -> Result<Worker, StartError> {
         let shared = &self.shared;
+        let is_whole = shared.log.keeps_units_whole();
         let mine = |stream: &Stream| -> Vec<Partition> {
             let indexes = (0..stream.partitions).filter(|index| shared.owner_of(*index) == idx as u32);
             indexes.map(|index| stream.partition(index)).collect()
@@ -137,7 +138,7 @@ impl Broker {
         let mut unsaid = Vec::new();
         for partition in mine(&shared.requests) {
             let names = StreamNames::from(&shared.data);
-            let mut sessions = self.replayed(SessionFold::of(names), partition)?;
+            let mut sessions = self.replayed(SessionFold::of(names, is_whole), partition)?;
             sessions.fold_mut().watch();
             // Connections of the run before are gone: their wills are due, their sessions sleep.
             for event in &self.starts {
@@ -152,8 +153,8 @@ impl Broker {
         }
         let mut data = Vec::new();
         for (index, partition) in shared.data.all().filter(|(index, _)| shared.owner_of(*index) == idx as u32) {
-            let retained = self.replayed(RetainedFold::of(index - partition.index), partition)?;
-            let waiting = self.replayed(WaitingIndex::default(), partition)?;
+            let retained = self.replayed(RetainedFold::of(index - partition.index, is_whole), partition)?;
+            let waiting = self.replayed(WaitingIndex::of(is_whole), partition)?;
             data.push(DataPartition::new(partition, index, retained, waiting));
         }
         let owner = Owner::new(data, requests, shared.workers());

@@ -33,10 +33,11 @@ pub use retained::{Candidate, RetainedFold, RetainedPage, RetainedRecord, Stamp,
 pub use session::{Change, EndReason, Ended, Session, SessionFold, Subscribed};
 pub use waiting::{Interest, Lost, LostReason, Posting, WaitingIndex, WaitingPage};
 
-/// What a fold remembers of dedup ids: of a client, or a device, as many as a client mostly has open at once and more (`mqtt.receive_maximum`
-/// is 256 by default), since all of them may come again; and 262,144 in all, which 256 clients fill that have as many each.
-fn dedup_window() -> floodplain_fold::DedupWindow {
-    floodplain_fold::DedupWindow::new(1024, 1 << 18)
+/// What a fold remembers of dedup ids: 262,144 in all. Of a client, or a device, as many as may have come since a record that the
+/// engine writes again. Where the log may have a message without its [`Event::Received`], all that a client has open may come
+/// again: mostly no more than that (`mqtt.receive_maximum` is 256 by default).
+fn dedup_window(keeps_units_whole: bool) -> floodplain_fold::DedupWindow {
+    floodplain_fold::DedupWindow::new(if keeps_units_whole { 64 } else { 1024 }, 1 << 18)
 }
 
 /// The first stream of devices' messages.

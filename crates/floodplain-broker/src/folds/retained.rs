@@ -92,6 +92,7 @@ pub struct RetainedFold {
     bytes: usize,
     /// Those of what was deleted.
     deleted_bytes: usize,
+    keeps_units_whole: bool,
     seen: DedupWindow,
     /// Where messages came again under the same dedup id, in order, until they are taken; nobody asks while it replays. No part
     /// of the state.
@@ -133,7 +134,8 @@ impl Default for RetainedFold {
             newest: Timestamp(i64::MIN),
             bytes: 0,
             deleted_bytes: 0,
-            seen: super::dedup_window(),
+            keeps_units_whole: true,
+            seen: super::dedup_window(true),
             repeats: None,
             first: 0,
             copy: None,
@@ -147,9 +149,10 @@ impl Default for RetainedFold {
 
 impl RetainedFold {
     /// Nothing is retained yet in a partition of a stream whose first partition has the index `first` among all.
+    /// `keeps_units_whole` is [`floodplain_log::Log::keeps_units_whole`].
     #[must_use]
-    pub fn of(first: u32) -> Self {
-        Self { first, ..Self::default() }
+    pub fn of(first: u32, keeps_units_whole: bool) -> Self {
+        Self { first, keeps_units_whole, seen: super::dedup_window(keeps_units_whole), ..Self::default() }
     }
 
     /// How many messages are retained here, expired ones included until log time reaches them.
@@ -382,7 +385,7 @@ impl Fold for RetainedFold {
         if format != Self::FORMAT {
             return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
         }
-        *self = Self::of(self.first);
+        *self = Self::of(self.first, self.keeps_units_whole);
         let mut get = Get::new(bytes);
         self.newest = get.time()?;
         for _ in 0..get.count()? {

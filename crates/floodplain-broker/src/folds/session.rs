@@ -64,7 +64,7 @@ impl Default for SessionFold {
             ended: BTreeMap::new(),
             many: None,
             copy: None,
-            seen: super::dedup_window(),
+            seen: super::dedup_window(true),
             changes: Changes::default(),
             builder: BatchBuilder::new(),
             names: StreamNames::default(),
@@ -73,10 +73,10 @@ impl Default for SessionFold {
 }
 
 impl SessionFold {
-    /// No sessions; letters name these streams.
+    /// No sessions; letters name these streams. `keeps_units_whole` is [`floodplain_log::Log::keeps_units_whole`].
     #[must_use]
-    pub fn of(names: StreamNames) -> Self {
-        Self { names, ..Self::default() }
+    pub fn of(names: StreamNames, keeps_units_whole: bool) -> Self {
+        Self { names, seen: super::dedup_window(keeps_units_whole), ..Self::default() }
     }
 
     /// The session of a client.

@@ -197,6 +197,7 @@ pub struct WaitingIndex {
     position: Position,
     backfill: Option<Backfill>,
     lost: Vec<Lost>,
+    keeps_units_whole: bool,
     seen: DedupWindow,
     /// A copy that is being made; no part of the state.
     copy: Option<Copying<TopicFilter>>,
@@ -205,7 +206,16 @@ pub struct WaitingIndex {
 
 impl Default for WaitingIndex {
     fn default() -> Self {
+        Self::of(true)
+    }
+}
+
+impl WaitingIndex {
+    /// Nothing waits. `keeps_units_whole` is [`floodplain_log::Log::keeps_units_whole`].
+    #[must_use]
+    pub fn of(keeps_units_whole: bool) -> Self {
         Self {
+            keeps_units_whole,
             lists: Slab::new(),
             by_filter: BTreeMap::new(),
             trie: Trie::default(),
@@ -214,14 +224,12 @@ impl Default for WaitingIndex {
             position: Position::ZERO,
             backfill: None,
             lost: Vec::new(),
-            seen: super::dedup_window(),
+            seen: super::dedup_window(keeps_units_whole),
             copy: None,
             lost_meter: metrics::counter!("floodplain_broker_waiting_lost_messages_total"),
         }
     }
-}
 
-impl WaitingIndex {
     /// Wants the messages of `filter` from `from` on. `position` is where the index is: the
     /// runner's position, which a filter that is new is known from.
     ///
@@ -420,7 +428,7 @@ impl WaitingIndex {
         if self.backfill.is_none() {
             let short = self.lists.iter().filter(|(_, list)| list.wanted_from < list.known_from);
             let gaps: Vec<_> = short.map(|(idx, list)| (idx as u32, list.wanted_from, list.known_from)).collect();
-            self.backfill = Backfill::new(gaps);
+            self.backfill = Backfill::new(gaps, self.keeps_units_whole);
         }
         self.backfill.as_ref().map(|backfill| (backfill.next, backfill.until))
     }
@@ -651,7 +659,7 @@ impl Fold for WaitingIndex {
         if !(1..=Self::FORMAT).contains(&format) {
             return Err(RestoreError::Format { found: format, newest: Self::FORMAT });
         }
-        *self = Self::default();
+        *self = Self::of(self.keeps_units_whole);
         let mut get = Get::new(bytes);
         self.position = get.position()?;
         for _ in 0..get.count()? {

@@ -49,12 +49,12 @@ impl Gap {
 
 impl Backfill {
     /// A walk for these gaps: list, wanted from, known from. `None` without gaps.
-    pub(super) fn new(gaps: Vec<(u32, Position, Position)>) -> Option<Self> {
+    pub(super) fn new(gaps: Vec<(u32, Position, Position)>, keeps_units_whole: bool) -> Option<Self> {
         let next = gaps.iter().map(|(_, from, _)| *from).min()?;
         let until = gaps.iter().map(|(_, _, until)| *until).max()?;
         let gap = |(list, from, until)| (list, Gap { list, from, until, postings: VecDeque::new(), dropped: None });
         let gaps = gaps.into_iter().map(gap).collect();
-        Some(Self { next, until, gaps, total: 0, seen: crate::folds::dedup_window() })
+        Some(Self { next, until, gaps, total: 0, seen: crate::folds::dedup_window(keeps_units_whole) })
     }
 
     /// Whether this is no copy of a record that was seen on this walk.
