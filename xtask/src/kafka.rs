@@ -1,7 +1,7 @@
 //! `cargo xtask kafka`: a cluster of Apache Kafka for a person, by what starts it for the tests; and what the log on one costs.
 
 use crate::{
-    run::{self, GROUPS, KAFKA, cargo, target},
+    run::{self, GROUPS, cargo, target},
     tools,
 };
 use anyhow::{Context as _, Result, ensure};
@@ -35,8 +35,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 /// The table of `docs/performance.md`, on brokers of its own; takes the seconds of each measurement.
 fn speed(args: &[String]) -> Result<()> {
     let tools = tools::install_kafka()?;
-    let build = ["build", "--release", "--locked"];
-    run::run(cargo().args(build).args(GROUPS[0]).args(KAFKA).args(["--bins", "--examples"]))?;
+    // As the gate builds it, so that there is one set of artefacts.
+    run::run(cargo().args(["build", "--release", "--locked"]).args(GROUPS[0]).args(["--bins", "--examples"]))?;
     let examples = target().join("release/examples");
     run::run(
         std::process::Command::new(examples.join("kafka-speed"))

@@ -37,13 +37,10 @@ pub(crate) fn target() -> PathBuf {
 
 /// The packages, in groups that are built one after the other. A codec that `floodplain-mqtt` is compared with wants
 /// features of crates that all of DataFusion is built on; alone it does not make that be compiled a second time.
-pub(crate) const GROUPS: [&[&str]; 2] = [
-    &["--workspace", "--exclude", "floodplain-mqtt", "--features", "floodplain-log-kafka/kafka"],
-    &["--package", "floodplain-mqtt"],
-];
+pub(crate) const GROUPS: [&[&str]; 2] =
+    [&["--workspace", "--exclude", "floodplain-mqtt", KAFKA[0], KAFKA[1]], &["--package", "floodplain-mqtt"]];
 
-/// Builds the program with the log on Apache Kafka, which it leaves out unless it is asked for. Its black-box tests are not yet among
-/// those of every run: see CONTRIBUTING.
+/// Builds the log on Apache Kafka, too, which the program leaves out unless it is asked for.
 pub(crate) const KAFKA: [&str; 2] = ["--features", "floodplain/kafka"];
 
 /// Prints and runs `command`; its output goes where ours goes.
