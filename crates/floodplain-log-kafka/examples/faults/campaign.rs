@@ -80,13 +80,8 @@ pub(crate) fn run(asked: &Asked) -> Result<bool> {
 }
 
 fn in_dir(dir: &std::path::Path, asked: &Asked) -> Result<bool> {
-    let options = KafkaOptions {
-        session_timeout: Duration::from_secs(6),
-        heartbeat_interval: Duration::from_secs(2),
-        proxied: true,
-        start_timeout: Duration::from_secs(300),
-        ..KafkaOptions::default()
-    };
+    let options =
+        KafkaOptions { proxied: true, start_timeout: Duration::from_secs(300), ..KafkaOptions::recommended() };
     let cluster = KafkaCluster::start(&KafkaJars::find()?, 3, dir, options)?;
     let observer = KafkaLog::open(clock(), kafka_config(&cluster.bootstrap()))?;
     let streams = FoldStreams::open(&*observer, PARTITIONS);

@@ -8,7 +8,6 @@ use floodplain_testkit::kafka::{KafkaCluster, KafkaJars, KafkaOptions, NodeId};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 const HELP: &str = "\
@@ -98,16 +97,13 @@ impl Command {
         let dir = self.dir.clone().unwrap_or_else(|| jars.folder().with_file_name("kafka-cluster"));
         match self.verb {
             Verb::Up => {
-                // For people who may work and measure with it for days: the session timeout that we recommend, and
-                // the compiler that makes code fast.
+                // For people who may work and measure with it for days: with the compiler that makes code fast.
                 let options = KafkaOptions {
-                    session_timeout: Duration::from_secs(6),
-                    heartbeat_interval: Duration::from_secs(2),
                     quick_compiler: false,
                     // Topics of a hundred servers want half of it.
                     heap_mib: 1024,
                     outlives_us: true,
-                    ..KafkaOptions::default()
+                    ..KafkaOptions::recommended()
                 };
                 self.status(&KafkaCluster::start(&jars, self.brokers, &dir, options)?, &dir);
             }
