@@ -11,7 +11,7 @@ use crate::{
 use floodplain_broker::{CloseKind, ConnId, Effect, Handoff, Job, Worker};
 use std::{
     collections::VecDeque,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::TcpStream as StdStream,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -399,8 +399,23 @@ impl Thread {
         Some(socket)
     }
 
-    fn close(&mut self, conn: ConnId, kind: CloseKind) {
+    /// Writes what a connection that ends was told last. Past the runtime, which takes a socket that has just come here for one that
+    /// takes nothing until the kernel has told of it, and that is in another turn.
+    fn write_last(&mut self, conn: ConnId) {
         self.write(conn.slot);
+        let Some(Some(socket)) = self.sockets.get(conn.slot as usize) else { return };
+        while !socket.is_broken && !self.worker.output(conn).is_empty() {
+            match (&*socket2::SockRef::from(&socket.stream)).write(self.worker.output(conn)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It takes nothing, and nobody waits for it.
+                Ok(0) | Err(_) => return,
+                Ok(n) => self.worker.written(conn, n),
+            }
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, kind: CloseKind) {
+        self.write_last(conn);
         let socket = self.take(conn);
         self.worker.release(conn);
         let Some(socket) = socket else { return };

@@ -6,7 +6,7 @@ use floodplain_fold::Folder;
 use floodplain_log::AllSlots;
 use floodplain_testkit::{Counts, FaultDisk, ModelLog};
 use floodplain_types::SystemClock;
-use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, os::fd::OwnedFd, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, os::fd::OwnedFd, path::Path};
 
 const GUIDE: &str = include_str!("../../../../docs/guides/running.md");
 
