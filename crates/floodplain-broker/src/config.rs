@@ -19,6 +19,8 @@ pub struct BrokerConfig {
     pub receive_maximum: u16,
     /// Inbound topic aliases per connection.
     pub topic_alias_maximum: u16,
+    /// Topic aliases that we use towards a client that allows as many.
+    pub outbound_aliases: u16,
     /// QoS 1 and 2 messages that we have open with one client, if it allows as much.
     pub outbound_window: u16,
     /// Longest keep-alive; a client that asks for more (or for none) is told this one. `None` leaves
@@ -54,6 +56,7 @@ impl Default for BrokerConfig {
             maximum_packet_size: (900 << 10) + (16 << 10),
             receive_maximum: 256,
             topic_alias_maximum: 32,
+            outbound_aliases: 16,
             outbound_window: 64,
             keep_alive_max: None,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),

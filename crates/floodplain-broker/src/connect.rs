@@ -6,7 +6,7 @@ use crate::{
     connection::{Blocked, Phase, keep_alive_quarters},
     folds::{self, Event},
     seams::{Credentials, Denied},
-    session::{Outbound, Session},
+    session::{Outbound, OutboundAliases, Session},
     worker::quarter,
 };
 use bytes::Bytes;
@@ -158,6 +158,7 @@ impl Worker {
         let receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
         let asked_class = asked_class(&properties.user_properties).unwrap_or(Class::None);
         let window = receive_maximum.min(config.outbound_window);
+        let outbound_aliases = properties.topic_alias_maximum.unwrap_or(0).min(config.outbound_aliases);
         let client: Arc<str> = client_id.into();
         let session = Box::new(Session {
             client: client.clone(),
@@ -173,6 +174,7 @@ impl Worker {
             expiry_told: (expiry_s != asked && version == Version::V5).then_some(expiry_s),
             asked_class,
             aliases: Vec::new(),
+            outbound_aliases: OutboundAliases::new(outbound_aliases),
             subscriptions: Vec::new(),
             fresh: 0,
             began: folds::Positions::default(),

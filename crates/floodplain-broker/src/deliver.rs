@@ -68,8 +68,9 @@ impl Worker {
                 packet_id: 0,
                 subscription_ids: m.ids.as_deref().unwrap_or_default(),
                 expiry_seconds,
+                topic_alias: None,
             };
-            self.write_at_once(m.slot, publication, &how);
+            self.write_at_once(m.slot, publication, how);
         }
     }
 
@@ -96,7 +97,8 @@ impl Worker {
         m.no_local && session().is_some_and(|session| *session.client == *publication.publisher)
     }
 
-    pub(crate) fn write_at_once(&mut self, slot: u32, publication: &Publication, how: &Delivery<'_>) {
+    /// QoS 0. `how` has no alias yet.
+    pub(crate) fn write_at_once(&mut self, slot: u32, publication: &Publication, how: Delivery<'_>) {
         let connection = &self.connections[slot as usize];
         if connection.phase != Phase::Live || connection.is_deaf {
             return;
@@ -108,16 +110,29 @@ impl Worker {
             return;
         }
         let limit = connection.session.as_ref().map_or(u32::MAX, |session| session.encoder.max_packet_size);
-        if limit != u32::MAX && publication.encoded_len(how) > limit as usize {
+        if limit != u32::MAX && publication.encoded_len(&how) > limit as usize {
             self.metrics.dropped_too_large.increment(1);
             return;
         }
+        self.write_publication(slot, publication, how);
+    }
+
+    /// Encodes a PUBLISH that fits, with an alias for its topic where the client allows that.
+    fn write_publication(&mut self, slot: u32, publication: &Publication, mut how: Delivery<'_>) {
+        if let Some(session) = self.connections[slot as usize].session.as_deref_mut() {
+            let limit = session.encoder.max_packet_size as usize;
+            how.topic_alias = session.outbound_aliases.of(publication.topic());
+            if how.topic_alias.is_some_and(|alias| !alias.is_known) && publication.encoded_len(&how) > limit {
+                how.topic_alias = None;
+            }
+            session.outbound_aliases.sent(how.topic_alias, publication.topic());
+        }
         let out = self.out(slot);
         let before = out.len();
-        publication.encode(how, out);
+        publication.encode(&how, out);
         let bytes = out.len() - before;
         self.gathered(bytes);
-        self.metrics.delivered[0].increment(1);
+        self.metrics.delivered[usize::from(how.qos)].increment(1);
         self.metrics.delivered_bytes.increment(publication.payload().len() as u64);
     }
 
@@ -280,13 +295,7 @@ impl Worker {
         let Some(connection) = self.get(conn) else { return };
         let Some(session) = &connection.session else { return };
         let how = delivery(session.is_v5(), queued, id, now);
-        let out = self.out(conn.slot);
-        let before = out.len();
-        queued.publication.encode(&how, out);
-        let bytes = out.len() - before;
-        self.gathered(bytes);
-        self.metrics.delivered[usize::from(queued.qos)].increment(1);
-        self.metrics.delivered_bytes.increment(queued.publication.payload().len() as u64);
+        self.write_publication(conn.slot, &queued.publication, how);
     }
 
     /// Appends a `Progress` that names outbound ids; what waits for it goes on once it is committed.
@@ -464,5 +473,6 @@ fn delivery<'a>(v5: bool, queued: &'a Queued, id: u16, now: floodplain_types::Ti
         packet_id: id,
         subscription_ids: queued.ids.as_deref().unwrap_or_default(),
         expiry_seconds: queued.publication.expiry_left(now),
+        topic_alias: None,
     }
 }

@@ -10,6 +10,7 @@ const CONTENT_TYPE: u8 = 0x03;
 const RESPONSE_TOPIC: u8 = 0x08;
 const CORRELATION_DATA: u8 = 0x09;
 const SUBSCRIPTION_ID: u8 = 0x0b;
+const TOPIC_ALIAS: u8 = 0x23;
 const USER_PROPERTY: u8 = 0x26;
 
 /// A message, encoded once and shared by all that deliver it.
@@ -47,6 +48,16 @@ pub(crate) struct Delivery<'a> {
     pub(crate) subscription_ids: &'a [u32],
     /// Seconds left, from [`Publication::expiry_left`].
     pub(crate) expiry_seconds: Option<u32>,
+    /// Only where `v5`.
+    pub(crate) topic_alias: Option<TopicAlias>,
+}
+
+/// A number that stands for a topic on one connection (MQTT 5.0 §3.3.2.3.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TopicAlias {
+    pub(crate) number: u16,
+    /// The client has it already, so the topic is left out.
+    pub(crate) is_known: bool,
 }
 
 impl Publication {
@@ -129,11 +140,19 @@ impl Publication {
 
     fn properties_len(&self, how: &Delivery<'_>) -> usize {
         let ids: usize = how.subscription_ids.iter().map(|id| 1 + varint_len(*id as usize)).sum();
-        self.properties().len() + ids + how.expiry_seconds.map_or(0, |_| 5)
+        self.properties().len() + ids + how.expiry_seconds.map_or(0, |_| 5) + how.topic_alias.map_or(0, |_| 3)
+    }
+
+    /// The topic with its length, as it is sent.
+    fn topic_field(&self, how: &Delivery<'_>) -> &[u8] {
+        match how.topic_alias {
+            Some(TopicAlias { is_known: true, .. }) => &[0, 0],
+            _ => &self.body[..self.topic_end as usize],
+        }
     }
 
     fn remaining_len(&self, how: &Delivery<'_>) -> usize {
-        let mut len = self.topic_end as usize + self.payload().len() + if how.qos > 0 { 2 } else { 0 };
+        let mut len = self.topic_field(how).len() + self.payload().len() + if how.qos > 0 { 2 } else { 0 };
         if how.v5 {
             let properties = self.properties_len(how);
             len += varint_len(properties) + properties;
@@ -157,7 +176,7 @@ impl Publication {
             out.extend_from_slice(&self.body);
             return;
         }
-        out.extend_from_slice(&self.body[..self.topic_end as usize]);
+        out.extend_from_slice(self.topic_field(how));
         if how.qos > 0 {
             out.extend_from_slice(&how.packet_id.to_be_bytes());
         }
@@ -166,6 +185,10 @@ impl Publication {
             if let Some(seconds) = how.expiry_seconds {
                 out.push(MESSAGE_EXPIRY);
                 out.extend_from_slice(&seconds.to_be_bytes());
+            }
+            if let Some(alias) = how.topic_alias {
+                out.push(TOPIC_ALIAS);
+                out.extend_from_slice(&alias.number.to_be_bytes());
             }
             for id in how.subscription_ids {
                 out.push(SUBSCRIPTION_ID);
@@ -229,6 +252,7 @@ mod tests {
         packet_id: 0,
         subscription_ids: &[],
         expiry_seconds: None,
+        topic_alias: None,
     };
 
     fn check(publication: &Publication, how: Delivery<'_>, expected: &[u8]) {
@@ -255,6 +279,12 @@ mod tests {
             Delivery { v5: true, retain: true, ..PLAIN },
             b"\x31\x11\x00\x01a\x0b\x03\x00\x01c\x26\x00\x01k\x00\x01vxy",
         );
+        for (is_known, expected) in [
+            (false, &b"\x30\x14\x00\x01a\x0e\x23\x00\x09\x03\x00\x01c\x26\x00\x01k\x00\x01vxy"[..]),
+            (true, b"\x30\x13\x00\x00\x0e\x23\x00\x09\x03\x00\x01c\x26\x00\x01k\x00\x01vxy"),
+        ] {
+            check(&p, Delivery { v5: true, topic_alias: Some(TopicAlias { number: 9, is_known }), ..PLAIN }, expected);
+        }
         check(
             &p,
             Delivery { v5: true, qos: 2, packet_id: 258, subscription_ids: &[1, 200], expiry_seconds: Some(4), ..PLAIN },
@@ -284,6 +314,7 @@ mod tests {
             subscription_ids in vec(1..=268_435_455_u32, 0..4),
             (payload_format, content_type, response) in (of(0..=1_u8), of("[a-z]{0,99}"), of("[a-z]{1,99}")),
             correlation in of(vec(any::<u8>(), 1..60)),
+            alias in of((1..=u16::MAX, any::<bool>())),
             users in vec(("[a-z]{0,9}", "[a-z]{0,90}"), 0..3),
             payload in select(&[0, 1, 100, 127, 128, 16_383, 20_000][..]).prop_flat_map(|len| vec(any::<u8>(), len)),
         ) {
@@ -298,7 +329,10 @@ mod tests {
             prop_assert_eq!((publication.topic(), publication.payload()), (&topic[..], &payload[..]));
             let expiry_seconds = publication.expiry_left(ingest + Duration::from_secs(u64::from(waited)));
             prop_assert_eq!(expiry_seconds, published_expiry.map(|seconds| seconds.saturating_sub(waited)));
-            let how = Delivery { v5, qos, retain, dup: dup && qos > 0, packet_id, subscription_ids: &subscription_ids, expiry_seconds };
+            let topic_alias = alias.filter(|_| v5).map(|(number, is_known)| TopicAlias { number, is_known });
+            let how = Delivery {
+                v5, qos, retain, dup: dup && qos > 0, packet_id, subscription_ids: &subscription_ids, expiry_seconds, topic_alias,
+            };
             let mut out = b"before".to_vec();
             publication.encode(&how, &mut out);
             let bytes = &out[6..];
@@ -311,8 +345,10 @@ mod tests {
             prop_assert_eq!((found.qos as u8, found.retain, found.dup), (qos, retain, how.dup));
             let id = (found.qos != QoS::AtMostOnce).then_some(packet_id);
             prop_assert_eq!(found.packet_id.map(|id| id.get()), id);
-            prop_assert_eq!((found.topic, found.payload), (&topic[..], &payload[..]));
+            let is_left_out = topic_alias.is_some_and(|alias| alias.is_known);
+            prop_assert_eq!((found.topic, found.payload), (if is_left_out { "" } else { &topic[..] }, &payload[..]));
             let p = found.properties;
+            prop_assert_eq!(p.topic_alias().map(|alias| alias.get()), topic_alias.map(|alias| alias.number));
             if v5 {
                 prop_assert_eq!(p.message_expiry_secs(), expiry_seconds);
                 prop_assert!(p.subscription_ids().eq(subscription_ids.iter().copied()));

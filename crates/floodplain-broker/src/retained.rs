@@ -186,8 +186,9 @@ impl Worker {
                 packet_id: 0,
                 subscription_ids: ids.as_deref().unwrap_or_default(),
                 expiry_seconds: publication.expiry_left(now),
+                topic_alias: None,
             };
-            self.write_at_once(conn.slot, &publication, &how);
+            self.write_at_once(conn.slot, &publication, how);
             return;
         }
         session.out.push(Queued {

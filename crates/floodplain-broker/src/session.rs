@@ -5,7 +5,7 @@ use crate::{
     folds::{self, OutboundState, Positions},
     held::Held,
     nodes::EndedByLog,
-    publication::Publication,
+    publication::{Publication, TopicAlias},
     router::Wanted,
     seams::Principal,
 };
@@ -397,6 +397,41 @@ impl Outbound {
     }
 }
 
+/// Aliases that we give to topics: the first ones that a connection hears of keep theirs, since one that is given to another topic
+/// costs more than it saves where topics are many.
+#[derive(Debug, Default)]
+pub(crate) struct OutboundAliases {
+    max: u16,
+    /// By number less one.
+    topics: Vec<Box<str>>,
+}
+
+impl OutboundAliases {
+    /// None yet, and never more than `max`, which the client allows [MQTT-3.1.2-26].
+    pub(crate) fn new(max: u16) -> Self {
+        Self { max, topics: Vec::new() }
+    }
+
+    /// The alias that a PUBLISH to `topic` may have; one that is not known counts once it is [`Self::sent`].
+    pub(crate) fn of(&self, topic: &str) -> Option<TopicAlias> {
+        /// The alias is a property of three bytes, and may make the length of the properties longer by one.
+        const TOPIC_MIN_BYTES: usize = 8;
+        if self.max == 0 || topic.len() < TOPIC_MIN_BYTES {
+            return None;
+        }
+        let known = self.topics.iter().position(|known| **known == *topic);
+        let number = known.unwrap_or(self.topics.len()) as u16 + 1;
+        (number <= self.max).then_some(TopicAlias { number, is_known: known.is_some() })
+    }
+
+    /// The client has been told of the alias that [`Self::of`] gave.
+    pub(crate) fn sent(&mut self, alias: Option<TopicAlias>, topic: &str) {
+        if alias.is_some_and(|alias| !alias.is_known) {
+            self.topics.push(topic.into());
+        }
+    }
+}
+
 /// A session with its client connected.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -420,6 +455,7 @@ pub(crate) struct Session {
     pub(crate) asked_class: Class,
     /// Inbound topic aliases, by number less one.
     pub(crate) aliases: Vec<Option<Box<str>>>,
+    pub(crate) outbound_aliases: OutboundAliases,
     pub(crate) subscriptions: Vec<Subscribed>,
     /// So many SUBSCRIBEs came a moment ago. What was committed before that may still be on its
     /// way to this worker, and does not concern the new subscription.
@@ -519,6 +555,19 @@ mod tests {
         assert_eq!((track.cursor(), track.knows(at(20))), (at(16), true));
         track.pass(at(21));
         assert_eq!((track.cursor(), track.done.len()), (at(21), 0));
+    }
+
+    #[test]
+    fn the_first_topics_get_aliases() {
+        let mut aliases = OutboundAliases::new(2);
+        let mut send = |topic: &str| {
+            let alias = aliases.of(topic);
+            aliases.sent(alias, topic);
+            alias.map(|alias| (alias.number, alias.is_known))
+        };
+        assert_eq!([send("short"), send("devices/a"), send("devices/b")], [None, Some((1, false)), Some((2, false))]);
+        assert_eq!([send("devices/c"), send("devices/b"), send("devices/a")], [None, Some((2, true)), Some((1, true))]);
+        assert_eq!(OutboundAliases::default().of("devices/a"), None, "not allowed");
     }
 
     #[test]

@@ -277,7 +277,7 @@ fn a_message_that_may_not_be_published_is_refused() {
     assert_eq!(values(&rig, "telemetry"), ["x"]);
 }
 
-/// What passes is no reason for a code that is final for the message [MQTT-4.4.0-2]: the client is sent away, and
+/// What passes is no reason for a code that is final for the message [MQTT-4.4.0-2; 3:4.8.0-2]: the client is sent away, and
 /// sends it again. QoS 0, which is promised nothing, is dropped.
 #[test]
 fn a_message_that_cannot_be_taken_now_is_not_answered() {
