@@ -16,7 +16,7 @@ fn strings_are_well_formed_utf_8() {
         ("EF BB BF is a character and stays [MQTT-1.5.4-3; 3:1.5.3-3]", b"\xEF\xBB\xBFa", Good),
         ("U+FFFF is discouraged, not forbidden (§1.5.4)", b"\xEF\xBF\xBF", Good),
         ("U+0001 is discouraged, not forbidden (§1.5.4)", b"\x01", Good),
-        ("U+0000 [MQTT-1.5.4-2; 3:1.5.3-2]", b"a\0", Malformed),
+        ("U+0000 [MQTT-1.5.4-2, 4.7.3-2; 3:1.5.3-2, 4.7.3-2]", b"a\0", Malformed),
         ("surrogate U+D800 [MQTT-1.5.4-1; 3:1.5.3-1]", b"\xED\xA0\x80", Malformed),
         ("surrogate U+DFFF", b"\xED\xBF\xBF", Malformed),
         ("overlong NUL", b"\xC0\x80", Malformed),
@@ -28,17 +28,36 @@ fn strings_are_well_formed_utf_8() {
     ];
     for &(statement, text, expected) in cases {
         let string = [&(text.len() as u16).to_be_bytes()[..], text].concat();
-        // Topic of PUBLISH, filter of SUBSCRIBE, client identifier of CONNECT, value of a user property.
+        // The topic is the first field of PUBLISH [MQTT-3.3.2-1; 3:3.3.2-1].
         check(statement, Server4, 0x30, &string, expected);
         check(statement, Server5, 0x30, &[&string[..], b"\0"].concat(), expected);
+        // Filters [MQTT-3.8.3-1, 3.10.3-1; 3:3.8.3-1, 3.10.3-1]
         check(statement, Server4, 0x82, &[b"\0\x01", &string[..], b"\0"].concat(), expected);
+        check(statement, Server5, 0x82, &[b"\0\x01\0", &string[..], b"\0"].concat(), expected);
+        check(statement, Server4, 0xA2, &[b"\0\x01\0\x01a", &string[..]].concat(), expected);
+        check(statement, Server5, 0xA2, &[b"\0\x01\0\0\x01a", &string[..]].concat(), expected);
         for level in [4, 5] {
             let properties: &[u8] = if level == 5 { b"\0" } else { b"" };
-            let body = [b"\0\x04MQTT", &[level, 2, 0, 0][..], properties, &string].concat();
-            check(statement, Server, 0x10, &body, expected);
+            let connect = |flags: u8, rest: &[u8]| {
+                let body = [b"\0\x04MQTT", &[level, flags, 0, 0][..], properties, rest].concat();
+                check(statement, Server, 0x10, &body, expected);
+            };
+            // Client identifier [MQTT-3.1.3-4; 3:3.1.3-4], will topic [MQTT-3.1.3-11; 3:3.1.3-10] and user name
+            // [MQTT-3.1.3-12; 3:3.1.3-11].
+            connect(0x02, &string);
+            connect(0x06, &[b"\0\x01a", properties, &string, b"\0\0"].concat());
+            connect(0x82, &[b"\0\x01a", &string[..]].concat());
         }
-        let user = [b"\x26\0\x01k", &string[..]].concat();
-        check(statement, Server5, 0x40, &[b"\0\x01\0", &[user.len() as u8][..], &user].concat(), expected);
+        // Response topic [MQTT-3.3.2-13] and content type [MQTT-3.3.2-19]
+        for id in [0x08_u8, 0x03] {
+            let property = [&[id], &string[..]].concat();
+            let body = [b"\0\x01a", &[property.len() as u8][..], &property].concat();
+            check(statement, Server5, 0x30, &body, expected);
+        }
+        // Both strings of a pair [MQTT-1.5.7-1]
+        for user in [[b"\x26\0\x01k", &string[..]].concat(), [b"\x26", &string[..], b"\0\x01v"].concat()] {
+            check(statement, Server5, 0x40, &[b"\0\x01\0", &[user.len() as u8][..], &user].concat(), expected);
+        }
     }
     // The character that is kept is in the packet.
     let bytes = packet(0x30, b"\0\x04\xEF\xBB\xBFa");
@@ -78,7 +97,8 @@ fn remaining_length_has_at_most_four_bytes_in_5_0_in_their_shortest_form() {
     check("the greatest subscription identifier", Server5, 0x82, b"\0\x01\x05\x0B\xFF\xFF\xFF\x7F\0\x01a\0", Good);
 }
 
-/// What a first byte allows, by the tables of both standards.
+/// What a first byte allows, by the tables of both standards:
+/// [MQTT-2.1.3-1, 3.6.1-1, 3.8.1-1, 3.10.1-1, 3.14.1-1, 3.15.1-1], [3:2.2.2-1, -2, 3.6.1-1, 3.8.1-1, 3.10.1-1, 3.14.1-1].
 #[test]
 fn types_flags_and_directions_are_judged_by_the_first_byte() {
     for who in [Server, Server4, Server5, Client4, Client5] {
@@ -162,7 +182,7 @@ fn every_byte_belongs_to_a_field() {
         ("bytes after CONNECT, 3.1.1", Server, 0x10, b"\0\x04MQTT\x04\x02\0\0\0\x01ax", Malformed),
         ("bytes after PINGREQ", Server5, 0xC0, b"x", Malformed),
         ("a PUBLISH without topic length", Server4, 0x30, b"\0", Malformed),
-        ("a PUBLISH without property length", Server5, 0x30, b"\0\x01a", Malformed),
+        ("a PUBLISH without property length [MQTT-2.2.2-1]", Server5, 0x30, b"\0\x01a", Malformed),
         ("a PUBLISH without packet identifier", Server4, 0x32, b"\0\x01a", Malformed),
         ("half a filter", Server4, 0x82, b"\0\x01\0\x03a", Malformed),
         ("a filter without options", Server4, 0x82, b"\0\x01\0\x01a", Malformed),
@@ -348,8 +368,8 @@ fn short_forms_stand_for_success() {
     }
 }
 
-/// [MQTT-3.2.2-8], [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.9.3-2], [MQTT-3.11.3-2], [MQTT-3.14.2-1]; the sets
-/// themselves are compared with the standard's tables beside their enums.
+/// [MQTT-3.2.2-8], [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.9.3-2], [MQTT-3.11.3-2],
+/// [MQTT-3.14.2-1], [MQTT-3.15.2-1]; the sets themselves are compared with the standard's tables beside their enums.
 #[test]
 fn codes_of_another_packet_are_refused() {
     check_all(&[

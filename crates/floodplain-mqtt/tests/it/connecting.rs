@@ -21,14 +21,14 @@ fn connect(level: u8, flags: u8, rest: &[u8]) -> Vec<u8> {
 #[test]
 fn the_first_packet_is_connect_and_no_other() {
     check_all(&[
-        ("PUBLISH first [MQTT-3.1.0-1]", Server, 0x30, b"\0\x01a", Protocol),
+        ("PUBLISH first [MQTT-3.1.0-1; 3:3.1.0-1]", Server, 0x30, b"\0\x01a", Protocol),
         ("PINGREQ first", Server, 0xC0, b"", Protocol),
         ("AUTH first", Server, 0xF0, b"", Protocol),
         ("CONNACK to a server", Server5, 0x20, b"\0\0\0", Protocol),
     ]);
     for who in [Server4, Server5] {
         for level in [3, 4, 5] {
-            check("second CONNECT [MQTT-3.1.0-2]", who, 0x10, &connect(level, 2, b""), Protocol);
+            check("second CONNECT [MQTT-3.1.0-2; 3:3.1.0-2]", who, 0x10, &connect(level, 2, b""), Protocol);
         }
     }
     for who in [Client4, Client5] {
@@ -67,13 +67,15 @@ fn connect_flags_agree_with_the_payload() {
             ("will QoS 3 [MQTT-3.1.2-12; 3:3.1.2-14]", 0x1E, will, Malformed),
             ("will QoS without will [MQTT-3.1.2-11; 3:3.1.2-13]", 0x0A, b"", Malformed),
             ("will retain without will [MQTT-3.1.2-13; 3:3.1.2-15]", 0x22, b"", Malformed),
-            ("will flag without will", 0x06, b"", Malformed),
-            ("will without will flag", 0x02, will, Malformed),
+            ("will flag without will [MQTT-3.1.2-9; 3:3.1.2-9]", 0x06, b"", Malformed),
+            ("will without will flag [3:3.1.2-11]", 0x02, will, Malformed),
             ("user name", 0x82, b"\0\x01u", Good),
             ("user name and password", 0xC2, b"\0\x01u\0\x02p\0", Good),
             ("empty user name", 0x82, b"\0\0", Good),
-            ("user name flag without user name", 0x82, b"", Malformed),
-            ("user name without flag", 0x02, b"\0\x01u", Malformed),
+            ("user name flag without user name [MQTT-3.1.2-17; 3:3.1.2-19]", 0x82, b"", Malformed),
+            ("user name without flag [MQTT-3.1.2-16; 3:3.1.2-18]", 0x02, b"\0\x01u", Malformed),
+            ("password flag without password [MQTT-3.1.2-19; 3:3.1.2-21]", 0xC2, b"\0\x01u", Malformed),
+            ("password without flag [MQTT-3.1.2-18; 3:3.1.2-20]", 0x82, b"\0\x01u\0\x01p", Malformed),
         ] {
             check(statement, Server, 0x10, &connect(level, flags, rest), expected);
         }
@@ -81,6 +83,10 @@ fn connect_flags_agree_with_the_payload() {
         check("password without user name [3:3.1.2-22]", Server, 0x10, &connect(level, 0x42, b"\0\x01p"), expected);
         let wild: &[u8] = if level == 5 { b"\0\0\x01#\0\0" } else { b"\0\x01#\0\0" };
         check("wildcard in the will topic", Server, 0x10, &connect(level, 0x06, wild), Topic);
+    }
+    for (level, properties) in [(4, &b""[..]), (5, b"\0")] {
+        let body = [&b"\0\x04MQTT"[..], &[level, 2, 0, 0], properties].concat();
+        check("there is a client id [MQTT-3.1.3-3; 3:3.1.3-3]", Server, 0x10, &body, Malformed);
     }
     // Both are the server's to answer: 5.0 assigns an identifier, 3.1.1 gets CONNACK 2.
     check("empty client id, 5.0 [MQTT-3.1.3-6]", Server, 0x10, b"\0\x04MQTT\x05\0\0\0\0\0\0", Good);
@@ -109,13 +115,22 @@ fn fields_of_a_full_connect_are_read() {
     assert_eq!((will.properties.payload_is_utf8(), will.properties.content_type()), (Some(true), Some("csv")));
     // The delay belongs to the session, not to the message.
     assert_eq!(&*will.properties.forwarded(), b"\x01\x01\x03\0\x03csv");
+
+    // The order of the payload [MQTT-3.1.3-1, -3, 3.1.2-9; 3:3.1.3-1, -3, 3.1.2-9]
+    let bytes = packet(0x10, b"\0\x04MQTT\x04\xEE\x01\x02\0\x03dev\0\x02w/\0\x03bye\0\x01u\0\x01p");
+    let Ok(Some((Packet::Connect(old), _))) = Server.decoder().next(&bytes) else { panic!("a CONNECT") };
+    let old_will = old.will.unwrap();
+    assert_eq!((old.version, old.clean_start, old.keep_alive_secs), (Version::V311, true, 0x0102));
+    assert_eq!((old.client_id, old.username, old.password), ("dev", Some("u"), Some(&b"p"[..])));
+    assert_eq!((old_will.topic, old_will.payload, old_will.retain), ("w/", &b"bye"[..], true));
+    assert_eq!(old_will.qos as u8, 1);
 }
 
 #[test]
 fn a_refused_connect_is_answered_as_its_version_allows() {
     for (statement, body, expected) in [
         ("malformed, 5.0", connect(5, 3, b""), Some((Version::V5, ConnackCode::MalformedPacket))),
-        ("malformed, 3.1.1: no CONNACK [3:3.1.4-1]", connect(4, 3, b""), None),
+        ("malformed, 3.1.1: no CONNACK [3:3.1.4-1, 3.2.2-6]", connect(4, 3, b""), None),
         ("malformed, level 3", connect(3, 3, b""), None),
         ("wildcard in will topic", connect(5, 6, b"\0\0\x01#\0\0"), Some((Version::V5, ConnackCode::MalformedPacket))),
         ("level 6 [MQTT-3.1.2-2]", connect(6, 2, b""), Some((Version::V5, ConnackCode::UnsupportedProtocolVersion))),

@@ -2,8 +2,8 @@
 
 use floodplain_mqtt::{
     Ack, Auth, AuthCode, Connack, ConnackCode, Connect, Disconnect, DisconnectCode, EncodeError, Encoder, Packet,
-    PacketId, PubackCode, Publish, QoS, Suback, SubackCode, Subscribe, Subscription, Unsuback, UnsubackCode,
-    Unsubscribe, UserProperties, Version,
+    PacketId, PubackCode, Publish, PubrelCode, QoS, Suback, SubackCode, Subscribe, Subscription, Unsuback,
+    UnsubackCode, Unsubscribe, UserProperties, Version,
 };
 
 const ID: PacketId = PacketId::MIN;
@@ -17,6 +17,7 @@ fn encode(encoder: Encoder, packet: &Packet<'_>) -> Result<Vec<u8>, EncodeError>
 
 #[test]
 fn bytes_of_each_version() {
+    // Those of 5.0 say that there are no properties [MQTT-2.2.2-1].
     let subscriptions = [Subscription::new("a/#", QoS::AtLeastOnce)];
     let codes = [SubackCode::GrantedQos1, SubackCode::NotAuthorized];
     let uncodes = [UnsubackCode::NoSubscriptionExisted];
@@ -94,6 +95,7 @@ fn what_no_version_can_say_is_an_error() {
         (Packet::Publish(Publish::new(&long, b"")), EncodeError::FieldTooLong { len: 65_536 }),
         (Packet::Publish(Publish::new("a\0", b"")), EncodeError::Nul),
         (Packet::Publish(Publish { qos: QoS::AtLeastOnce, ..Publish::new("a", b"") }), EncodeError::PacketId),
+        // [MQTT-2.2.1-2; 3:2.3.1-5]
         (Packet::Publish(Publish { packet_id: Some(ID), ..Publish::new("a", b"") }), EncodeError::PacketId),
         (Packet::Subscribe(Subscribe::new(ID, &[])), EncodeError::NoFilter),
         (Packet::Unsubscribe(Unsubscribe::new(ID, &[])), EncodeError::NoFilter),
@@ -129,6 +131,55 @@ fn words_are_left_out_of_answers_that_are_too_large() {
     assert_eq!(encode(silent, &packet).unwrap(), b"\x40\x03\0\x01\x97");
     let disconnect = Disconnect { reason_string: Some("why"), ..Disconnect::new(DisconnectCode::QuotaExceeded) };
     assert_eq!(encode(silent, &Packet::Disconnect(disconnect)).unwrap(), b"\xE0\x08\x97\x06\x1F\0\x03why");
+}
+
+/// [MQTT-3.2.2-19, -20], [MQTT-3.4.2-2, -3], [MQTT-3.5.2-2, -3], [MQTT-3.6.2-2, -3], [MQTT-3.7.2-2, -3],
+/// [MQTT-3.9.2-1, -2], [MQTT-3.11.2-1, -2], [MQTT-3.14.2-3, -4], [MQTT-3.15.2-2, -3]
+#[test]
+fn every_answer_fits_without_words() {
+    let pairs = [("key", "a longer value")];
+    let (why, users) = (Some("why"), UserProperties::from(&pairs[..]));
+    let ack = Ack { reason_string: why, user_properties: users, ..Ack::with_code(ID, PubackCode::QuotaExceeded) };
+    let release =
+        Ack { reason_string: why, user_properties: users, ..Ack::with_code(ID, PubrelCode::PacketIdentifierNotFound) };
+    let mut connack = Connack::new(ConnackCode::ServerBusy, false);
+    (connack.properties.reason_string, connack.properties.user_properties) = (why, users);
+    let codes = [SubackCode::GrantedQos1];
+    let suback = Suback { reason_string: why, user_properties: users, ..Suback::new(ID, &codes) };
+    let codes = [UnsubackCode::Success];
+    let unsuback = Unsuback { reason_string: why, user_properties: users, ..Unsuback::new(ID, &codes) };
+    let code = DisconnectCode::QuotaExceeded;
+    let disconnect = Disconnect { reason_string: why, user_properties: users, ..Disconnect::new(code) };
+    let auth = Auth::new(AuthCode::ContinueAuthentication, "m", None);
+    let auth = Auth { reason_string: why, user_properties: users, ..auth };
+    const WHY: &[u8] = b"\x1F\0\x03why";
+    const USER: &[u8] = b"\x26\0\x03key\0\x0Ea longer value";
+    for (packet, bare) in [
+        (Packet::Connack(connack), &b"\x20\x03\0\x89\0"[..]),
+        (Packet::Puback(ack), b"\x40\x03\0\x01\x97"),
+        (Packet::Pubrec(ack), b"\x50\x03\0\x01\x97"),
+        (Packet::Pubrel(release), b"\x62\x03\0\x01\x92"),
+        (Packet::Pubcomp(release), b"\x70\x03\0\x01\x92"),
+        (Packet::Suback(suback), b"\x90\x04\0\x01\0\x01"),
+        (Packet::Unsuback(unsuback), b"\xB0\x04\0\x01\0\0"),
+        (Packet::Disconnect(disconnect), b"\xE0\x01\x97"),
+        (Packet::Auth(auth), b"\xF0\x06\x18\x04\x15\0\x01m"),
+    ] {
+        let limited = |max: usize| {
+            let encoder = Encoder { max_packet_size: max as u32, ..Encoder::new(Version::V5) };
+            encode(encoder, &packet)
+        };
+        let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        let all = limited(1_000).unwrap();
+        assert!(has(&all, WHY) && has(&all, USER), "{all:02x?}");
+        for max in bare.len()..all.len() {
+            let less = limited(max).unwrap();
+            assert!(less.len() <= max && !has(&less, USER), "{max}: {less:02x?}");
+            assert!(less == bare || has(&less, WHY), "{max}: {less:02x?}");
+        }
+        assert_eq!(limited(bare.len()).unwrap(), bare);
+        assert!(limited(bare.len() - 1).is_err());
+    }
 }
 
 #[test]

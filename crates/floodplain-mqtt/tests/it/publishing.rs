@@ -18,7 +18,7 @@ fn topics_and_aliases() {
         ("empty topic, 3.1.1 [3:4.7.3-1]", Server4, 0x30, b"\0\0", Topic),
         ("alias 0 [MQTT-3.3.2-8]", Server5, 0x30, b"\0\0\x03\x23\0\0", Alias),
         ("alias 65535: the caller knows its maximum", Server5, 0x30, b"\0\0\x03\x23\xFF\xFF", Good),
-        ("wildcard # [MQTT-3.3.2-2; 3:3.3.2-2]", Server5, 0x30, b"\0\x03a/#\0", Topic),
+        ("wildcard # [MQTT-3.3.2-2, 4.7.0-1; 3:3.3.2-2, 4.7.1-1]", Server5, 0x30, b"\0\x03a/#\0", Topic),
         ("wildcard +", Server4, 0x30, b"\0\x03+/a", Topic),
         ("wildcard inside a level", Server4, 0x30, b"\0\x02a+", Topic),
         ("a slash alone is two empty levels", Server4, 0x30, b"\0\x01/", Good),

@@ -59,10 +59,10 @@ fn filters_follow_the_rules() {
     for (statement, filter, expected) in [
         ("# alone", "#", Good),
         ("+ alone", "+", Good),
-        ("# last [MQTT-4.7.1-1]", "a/#", Good),
+        ("# last [MQTT-4.7.1-1; 3:4.7.1-2]", "a/#", Good),
         ("# not last", "#/a", Filter),
         ("# inside a level", "a#", Filter),
-        ("+ fills its level [MQTT-4.7.1-2]", "a/+/b", Good),
+        ("+ fills its level [MQTT-4.7.1-2; 3:4.7.1-3]", "a/+/b", Good),
         ("+ inside a level", "a+/b", Filter),
         ("empty levels", "//", Good),
         ("empty [MQTT-4.7.3-1; 3:4.7.3-1]", "", Filter),
@@ -84,6 +84,7 @@ fn shared_filters_follow_the_rules_in_5_0() {
         ("$share/g/#", Good),
         ("$share/g//", Good),
         ("$share/g/$share/h/a", Good),
+        // The name has a character [MQTT-4.8.2-1], and a filter follows it [MQTT-4.8.2-2].
         ("$share//a", Filter),
         ("$share/g", Filter),
         ("$share/g/", Filter),

@@ -34,6 +34,7 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// [3:7.0.0-2]
 #[test]
 fn mosquitto_pub_is_heard_at_every_qos() {
     each_version(|t, v| {
@@ -177,6 +178,7 @@ fn paho_round_trip() {
     paho("round_trip");
 }
 
+/// [3:7.0.0-2]
 #[test]
 fn paho_session() {
     paho("session");

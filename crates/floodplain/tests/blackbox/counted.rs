@@ -153,6 +153,7 @@ fn filters_and_connections_that_are_refused_are_counted() {
         let before = filters();
         let mut client = Client::clean(server.mqtt, v, "s").unwrap();
         let codes = client.subscribe_with(&[], &[("$share/g/a", 1), ("a", 1), ("$share/g/b", 0)]).unwrap();
+        // [MQTT-3.8.4-7]
         assert_eq!(codes, [code, 1, code]);
         assert_eq!(filters(), before + 2);
         // The connection is well, and so is the filter between the two.

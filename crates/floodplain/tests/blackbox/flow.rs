@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn receive_maximum_bounds_what_is_sent() {
-    // [MQTT-3.3.4-9]
+    // [MQTT-3.3.4-9, 4.9.0-1, -2]
     each(|t| {
         let v = Version::V5;
         for qos in [1, 2] {
@@ -30,8 +30,11 @@ fn receive_maximum_bounds_what_is_sent() {
                 waiting.push(subscriber.message_raw()?);
             }
             subscriber.hears_nothing()?;
-            // It never delays other packets [MQTT-3.3.4-10], nor QoS 0.
+            // It never delays other packets [MQTT-3.3.4-10, 4.9.0-3], nor QoS 0.
             subscriber.ping()?;
+            subscriber.subscribe(&t.topic("other"), qos)?;
+            subscriber.unsubscribe(&[&t.topic("other")])?;
+            subscriber.say(&t.topic("nobody"), "x", qos)?;
             publisher.say(&t.topic("zero"), "x", 0)?;
             subscriber.hears(&t.topic("zero"), "x")?;
             for n in 0..10 {
@@ -89,7 +92,7 @@ fn message_larger_than_the_client_allows_is_left_out() {
 
 #[test]
 fn more_than_our_receive_maximum_closes() {
-    // §3.3.4: DISCONNECT 0x93. Only a broker that holds its acks can be caught at it.
+    // [MQTT-3.3.4-7], §3.3.4: DISCONNECT 0x93. Only a broker that holds its acks can be caught at it.
     each(|t| {
         let v = Version::V5;
         let (mut client, connack) = Client::connect(t.mqtt, &Connect::new(v, t.id("c")))?;
@@ -109,9 +112,51 @@ fn more_than_our_receive_maximum_closes() {
             ensure!(matches!(client.recv()?, Packet::Ack { kind: PUBREC, id, .. } if id == n));
         }
         client.send(&Publish { id: maximum + 1, ..Publish::new(t.topic("a"), "x", 2) }.encode(v))?;
+        // Nothing more comes, and the server closes [MQTT-3.14.4-1, -2, 4.13.1-1, 4.13.2-1].
         let seen = client.until_closed()?;
         ensure!(seen == [Packet::Disconnect { code: 0x93 }], "{seen:?}");
         Ok(())
+    });
+}
+
+#[test]
+fn an_id_is_not_given_again_while_it_is_in_use() {
+    // [MQTT-4.3.2-1, 4.3.3-1; 3:2.3.1-4, 4.3.2-1, 4.3.3-1]
+    /// So many messages at once; all together they are more than there are ids.
+    const EACH: u16 = 200;
+    const ROUNDS: u16 = 330;
+    each_version(|t, v| {
+        let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+        subscriber.subscribe(&t.topic("#"), 2)?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        // Some are never answered, others only as far as PUBREC goes.
+        let mut in_use = std::collections::BTreeSet::new();
+        for n in 0..30 {
+            publisher.say(&t.topic("kept"), &format!("{n}"), 1 + n % 2)?;
+            let got = subscriber.message_raw()?;
+            ensure!(in_use.insert(got.id), "{got:?}: in use are {in_use:?}");
+            if n % 4 == 1 {
+                subscriber.send(&wire::ack(PUBREC, got.id))?;
+                ensure!(matches!(subscriber.recv()?, Packet::Ack { kind: PUBREL, id, .. } if id == got.id));
+            }
+        }
+        let topic = t.topic("a");
+        let publisher = std::thread::spawn(move || -> Result<()> {
+            let packets: Vec<u8> =
+                (1..=EACH).flat_map(|id| Publish { id, ..Publish::new(&topic, "x", 1) }.encode(v)).collect();
+            for _ in 0..ROUNDS {
+                publisher.send(&packets)?;
+                for n in 1..=EACH {
+                    ensure!(matches!(publisher.recv()?, Packet::Ack { kind: PUBACK, id, .. } if id == n));
+                }
+            }
+            Ok(())
+        });
+        for _ in 0..u32::from(ROUNDS) * u32::from(EACH) {
+            let got = subscriber.message()?;
+            ensure!(got.topic == t.topic("a") && !in_use.contains(&got.id), "{got:?}: in use are {in_use:?}");
+        }
+        publisher.join().expect("the publisher does not panic")
     });
 }
 
@@ -199,6 +244,7 @@ fn half_a_packet_blocks_nobody() {
 
 #[test]
 fn many_publishers_keep_their_own_order() {
+    // [MQTT-4.6.0-5, -6; 3:4.6.0-5]
     each(|t| {
         let v = Version::V311;
         let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;

@@ -9,7 +9,7 @@ use anyhow::{bail, ensure};
 
 #[test]
 fn a_topic_may_have_65535_bytes() {
-    // [MQTT-4.7.3-3]
+    // [MQTT-4.7.3-3; 3:4.7.3-3]
     each_version(|t, v| {
         let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
         let prefix = t.topic("");

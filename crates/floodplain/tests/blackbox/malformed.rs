@@ -2,10 +2,11 @@
 
 use crate::{
     client::Client,
-    target::{each, each_version},
-    wire::{self, Connect, Packet, Prop, Publish, SUBSCRIPTION_ID, Version, packet},
+    target::{Server, each, each_version},
+    wire::{self, Connect, MAXIMUM_PACKET_SIZE, Packet, Prop, Publish, SUBSCRIPTION_ID, Version, packet},
 };
 use anyhow::{Context, ensure};
+use std::io::Read;
 
 /// Sends `bytes` on a good connection, which must be closed, while another one lives on.
 fn closes(t: &crate::target::Target, v: Version, what: &str, bytes: &[u8]) -> anyhow::Result<()> {
@@ -23,6 +24,7 @@ fn closes(t: &crate::target::Target, v: Version, what: &str, bytes: &[u8]) -> an
 
 #[test]
 fn malformed_packets_close_only_their_connection() {
+    // [MQTT-4.13.1-1; 3:4.8.0-1]
     each_version(|t, v| {
         let v5 = v == Version::V5;
         let topic = t.topic("x");
@@ -30,17 +32,17 @@ fn malformed_packets_close_only_their_connection() {
         let mut cases: Vec<(&str, Vec<u8>)> = vec![
             ("packet type 0", vec![0x00, 0]),
             ("reserved flags of PINGREQ", vec![0xc1, 0]),
-            ("reserved flags of SUBSCRIBE", {
+            ("reserved flags of SUBSCRIBE [MQTT-3.8.1-1; 3:3.8.1-1]", {
                 let mut b = wire::subscribe(v, 1, &[], &[(&topic, 0)]);
                 b[0] = 0x80;
                 b
             }),
-            ("reserved flags of UNSUBSCRIBE", {
+            ("reserved flags of UNSUBSCRIBE [MQTT-3.10.1-1; 3:3.10.1-1]", {
                 let mut b = wire::unsubscribe(v, 1, &[&topic]);
                 b[0] = 0xa0;
                 b
             }),
-            ("reserved flags of PUBREL", vec![0x60, 2, 0, 1]),
+            ("reserved flags of PUBREL [3:3.6.1-1]", vec![0x60, 2, 0, 1]),
             ("QoS 3", {
                 let mut b = publish(Publish { id: 1, ..Publish::new(&topic, "", 1) });
                 b[0] = 0x36;
@@ -52,15 +54,15 @@ fn malformed_packets_close_only_their_connection() {
             ("unsubscribe without filter", wire::unsubscribe(v, 1, &[])),
             ("subscribe with QoS 3", wire::subscribe(v, 1, &[], &[(&topic, 3)])),
             ("reserved bits of the options", wire::subscribe(v, 1, &[], &[(&topic, 0xc0)])),
-            ("wildcard in a topic name", publish(Publish::new(t.topic("+"), "", 0))),
+            ("wildcard in a topic name [MQTT-4.7.0-1; 3:4.7.1-1]", publish(Publish::new(t.topic("+"), "", 0))),
             ("'#' in a topic name", publish(Publish::new(t.topic("#"), "", 0))),
             ("empty topic name", publish(Publish::new("", "", 0))),
             ("remaining length of five bytes", vec![0x30, 0xff, 0xff, 0xff, 0xff, 0x01]),
             ("topic longer than its packet", packet(0x30, &[0, 200, b'a'])),
             ("packet without its topic", packet(0x30, &[0])),
-            ("topic that is not UTF-8", packet(0x30, &[0, 2, 0xc3, 0x28, 0])),
+            ("topic that is not UTF-8 [MQTT-3.3.2-1; 3:3.3.2-1]", packet(0x30, &[0, 2, 0xc3, 0x28, 0])),
             ("surrogate in a topic", packet(0x30, &[0, 3, 0xed, 0xa0, 0x80, 0])),
-            ("U+0000 in a topic", packet(0x30, &[0, 2, b'a', 0, 0])),
+            ("U+0000 in a topic [MQTT-4.7.3-2; 3:4.7.3-2]", packet(0x30, &[0, 2, b'a', 0, 0])),
             ("CONNACK from a client", packet(0x20, if v5 { &[0, 0, 0] } else { &[0, 0] })),
             ("SUBACK from a client", packet(0x90, &[0, 1, 0])),
             ("PINGRESP from a client", vec![0xd0, 0]),
@@ -93,6 +95,49 @@ fn malformed_packets_close_only_their_connection() {
 }
 
 #[test]
+fn flags_that_are_reserved_close_with_0x81() {
+    // [MQTT-2.1.3-1, 3.6.1-1, 3.8.1-1, 3.10.1-1, 3.14.1-1, 3.15.1-1, 4.13.1-1],
+    // [3:2.2.2-1, -2, 3.6.1-1, 3.8.1-1, 3.10.1-1, 3.14.1-1]
+    each_version(|t, v| {
+        let subscribe = wire::subscribe(v, 1, &[], &[(&t.topic("a"), 0)]);
+        let unsubscribe = wire::unsubscribe(v, 1, &[&t.topic("a")]);
+        let mut packets = vec![subscribe, unsubscribe, vec![0xc0, 0], wire::disconnect(v, 0, &[])];
+        packets.extend([wire::PUBACK, wire::PUBREC, wire::PUBREL, wire::PUBCOMP].map(|kind| wire::ack(kind, 1)));
+        if v == Version::V5 {
+            packets.push(vec![0xf0, 0]);
+        }
+        for good in packets {
+            for flags in (0..16).filter(|flags| *flags != good[0] & 15) {
+                let mut bytes = good.clone();
+                bytes[0] = good[0] & 0xf0 | flags;
+                let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
+                client.send(&bytes)?;
+                let seen = client.until_closed().with_context(|| format!("{bytes:02x?}"))?;
+                let told = if v == Version::V5 { &[Packet::Disconnect { code: 0x81 }][..] } else { &[] };
+                ensure!(seen == told, "{bytes:02x?}: {seen:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_small_client_gets_its_disconnect_without_words() {
+    // [MQTT-3.14.2-3]
+    let server = Server::fresh().unwrap();
+    for (max, has_words) in [(1_000, true), (20, false)] {
+        let mut connect = Connect::new(Version::V5, "c");
+        connect.props.push(Prop::Four(MAXIMUM_PACKET_SIZE, max));
+        let (mut client, _) = Client::resume(server.mqtt, &connect).unwrap();
+        client.send(&[0xc1, 0]).unwrap();
+        let mut answer = Vec::new();
+        client.socket().read_to_end(&mut answer).unwrap();
+        assert!(answer[0] == 0xe0 && answer[2] == 0x81, "{answer:02x?}");
+        assert_eq!(answer == [0xe0, 1, 0x81], !has_words, "{answer:02x?}");
+    }
+}
+
+#[test]
 fn bad_filters_are_refused_or_close() {
     // §4.7.1: a misplaced wildcard is malformed; a broker may also answer 0x8F (0x80 in 3.1.1).
     each_version(|t, v| {
@@ -112,6 +157,7 @@ fn bad_filters_are_refused_or_close() {
 
 #[test]
 fn malformed_connects_are_closed() {
+    // [MQTT-3.1.4-1]
     each_version(|t, v| {
         let good = Connect::new(v, t.id("c")).encode();
         let edit = |at: usize, byte: u8| {
@@ -153,7 +199,7 @@ fn malformed_connects_are_closed() {
             let fine =
                 seen.iter().all(|p| matches!(p, Packet::Connack { code: 1 | 0x80..=0x84, session_present: false, .. }));
             ensure!(fine, "{what}: {seen:?}");
-            // [3:3.1.4-1]: a malformed 3.1.1 CONNECT is closed without CONNACK.
+            // [3:3.1.4-1, 3.2.2-6]: a malformed 3.1.1 CONNECT is closed without CONNACK.
             ensure!(v == Version::V5 || seen.is_empty() || what == "protocol name", "{what}: {seen:?}");
         }
         Client::clean(t.mqtt, v, &t.id("c"))?.leave()
@@ -162,6 +208,7 @@ fn malformed_connects_are_closed() {
 
 #[test]
 fn too_large_a_packet_closes_before_it_is_read() {
+    // [MQTT-3.2.2-15]
     each_version(|t, v| {
         let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
         // 256 MiB announced, nothing sent: nobody should wait for it, or keep room for it.

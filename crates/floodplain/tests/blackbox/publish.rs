@@ -2,17 +2,18 @@
 
 use crate::{
     client::Client,
-    target::{Target, each, each_version},
+    target::{Server, Target, each, each_version},
     wire::{
         self, CONTENT_TYPE, CORRELATION, Connect, MESSAGE_EXPIRY, PAYLOAD_FORMAT, PUBACK, PUBCOMP, PUBREC, PUBREL,
         Packet, Prop, Publish, RESPONSE_TOPIC, TOPIC_ALIAS, TOPIC_ALIAS_MAXIMUM, Version,
     },
 };
 use anyhow::{Result, ensure};
+use std::time::Duration;
 
 #[test]
 fn delivered_qos_is_the_lower_of_published_and_granted() {
-    // [MQTT-3.8.4-8]
+    // [MQTT-3.8.4-8; 3:3.8.4-6], and first with DUP 0 [MQTT-4.3.1-1, 4.3.2-2, 4.3.3-2; 3:4.3.1-1, 4.3.2-1, 4.3.3-1].
     each_version(delivered_qos);
 }
 
@@ -65,6 +66,7 @@ fn payloads_of_many_sizes_arrive_unaltered() {
 
 #[test]
 fn order_is_kept_per_publisher_and_qos() {
+    // [MQTT-4.6.0-5, -6; 3:4.6.0-5]
     each_version(|t, v| {
         for qos in 0..=2 {
             let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
@@ -76,7 +78,7 @@ fn order_is_kept_per_publisher_and_qos() {
                 bytes.extend(Publish { id: n, ..Publish::new(t.topic("a"), format!("{n}"), qos) }.encode(v));
             }
             publisher.send(&bytes)?;
-            // Acks come in order [MQTT-4.6.0-2, -3].
+            // Acks come in order [MQTT-4.6.0-2, -3], with the ids [MQTT-2.2.1-5, 4.3.2-4, 4.3.3-8; 3:2.3.1-6].
             for n in 1..=count {
                 match qos {
                     0 => {}
@@ -89,9 +91,12 @@ fn order_is_kept_per_publisher_and_qos() {
                     publisher.send(&wire::ack(PUBREL, n))?;
                 }
                 for n in 1..=count {
+                    // [MQTT-4.3.3-11]
                     ensure!(matches!(publisher.recv()?, Packet::Ack { kind: PUBCOMP, id, .. } if id == n));
                 }
             }
+            // Nothing else is answered, above all not QoS 0 [MQTT-3.3.4-1; 3:3.3.4-1].
+            publisher.ping()?;
             for n in 1..=count {
                 subscriber.hears(&t.topic("a"), &format!("{n}"))?;
             }
@@ -102,7 +107,7 @@ fn order_is_kept_per_publisher_and_qos() {
 
 #[test]
 fn qos_2_repeat_before_pubrel_is_one_message() {
-    // [MQTT-4.3.3-10]; after PUBCOMP the identifier is new [MQTT-4.3.3-12].
+    // [MQTT-4.3.3-10]; after PUBCOMP the identifier is new [MQTT-4.3.3-12]; all of it [3:4.3.3-2].
     each_version(|t, v| {
         let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
         subscriber.subscribe(&t.topic("a"), 2)?;
@@ -132,7 +137,7 @@ fn qos_2_repeat_before_pubrel_is_one_message() {
 
 #[test]
 fn qos_1_id_is_free_after_its_puback() {
-    // [MQTT-4.3.2-5]: after the PUBACK the same id is a new message, whatever DUP says.
+    // [MQTT-4.3.2-5; 3:4.3.2-2]: after the PUBACK the same id is a new message, whatever DUP says.
     each_version(|t, v| {
         let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
         client.subscribe(&t.topic("a"), 1)?;
@@ -140,7 +145,7 @@ fn qos_1_id_is_free_after_its_puback() {
             client.send(&Publish { id: 5, dup, ..Publish::new(t.topic("a"), text, 1) }.encode(v))?;
             ensure!(matches!(client.answer()?, Packet::Ack { kind: PUBACK, id: 5, .. }));
             let got = client.hears(&t.topic("a"), text)?;
-            // [MQTT-3.3.1-3]: DUP is never passed on.
+            // [MQTT-3.3.1-3; 3:3.3.1-3]: DUP is never passed on.
             ensure!(!got.dup, "{got:?}");
         }
         Ok(())
@@ -229,7 +234,7 @@ fn topic_alias_of_the_client() {
         client.publish(Publish::new("", "4", 1).with(Prop::Two(TOPIC_ALIAS, alias)))?;
         for (topic, text) in [("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")] {
             let got = client.hears(&t.topic(topic), text)?;
-            // This client allowed none, so the broker uses none [MQTT-3.1.2-26].
+            // This client allowed none, so the broker uses none [MQTT-3.1.2-26, -27, 3.3.2-11].
             ensure!(!got.props.iter().any(|p| matches!(p, Prop::Two(TOPIC_ALIAS, _))), "{got:?}");
         }
         // Mappings end with the connection [MQTT-3.3.2-7].
@@ -243,6 +248,108 @@ fn topic_alias_of_the_client() {
             ensure!(seen == [Packet::Disconnect { code: 0x94 }], "{seen:?}");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn aliases_towards_a_client_are_those_that_it_allows() {
+    // [MQTT-3.1.2-26, -27, 3.3.2-11]
+    let server = Server::fresh().unwrap();
+    let v = Version::V5;
+    for maximum in [0, 2, u16::MAX] {
+        let mut connect = Connect::new(v, "s");
+        connect.props.push(Prop::Two(TOPIC_ALIAS_MAXIMUM, maximum));
+        let (mut subscriber, _) = Client::resume(server.mqtt, &connect).unwrap();
+        subscriber.subscribe("devices/#", 1).unwrap();
+        let mut publisher = Client::clean(server.mqtt, v, "p").unwrap();
+        let mut topics = std::collections::BTreeMap::new();
+        // Twice each, and with both QoS: the second time an alias is enough.
+        for (round, n) in (0..2).flat_map(|round| (0..20).map(move |n| (round, n))) {
+            let topic = format!("devices/{n}/state");
+            publisher.say(&topic, &topic, n % 2).unwrap();
+            let got = subscriber.message().unwrap();
+            let alias = got.props.iter().find_map(|prop| match prop {
+                Prop::Two(TOPIC_ALIAS, alias) => Some(*alias),
+                _ => None,
+            });
+            assert!(alias.is_none_or(|alias| 1 <= alias && alias <= maximum), "{got:?}");
+            if let Some(alias) = alias.filter(|_| !got.topic.is_empty()) {
+                topics.insert(alias, got.topic.clone());
+            }
+            let named = if got.topic.is_empty() { topics[&alias.unwrap()].clone() } else { got.topic.clone() };
+            assert_eq!((&named, &got.text()), (&topic, &topic));
+            // The first topics keep theirs, and nobody has more than 16.
+            let has_alias = u16::from(n) < maximum.min(16);
+            assert_eq!((alias.is_some(), got.topic.is_empty()), (has_alias, has_alias && round == 1), "{got:?}");
+        }
+        subscriber.leave().unwrap();
+    }
+}
+
+#[test]
+fn every_topic_alias_up_to_the_maximum_is_taken() {
+    // [MQTT-3.3.2-12]
+    each(|t| {
+        let v = Version::V5;
+        let (mut client, connack) = Client::connect(t.mqtt, &Connect::new(v, t.id("c")))?;
+        let maximum = connack.props.iter().find_map(|p| match p {
+            Prop::Two(TOPIC_ALIAS_MAXIMUM, n) => Some(*n),
+            _ => None,
+        });
+        let aliases = 1..=maximum.unwrap_or(0);
+        client.subscribe(&t.topic("#"), 0)?;
+        for alias in aliases.clone() {
+            let first = Publish::new(t.topic(&format!("{alias}")), "named", 0);
+            client.publish(first.with(Prop::Two(TOPIC_ALIAS, alias)))?;
+            client.hears(&t.topic(&format!("{alias}")), "named")?;
+        }
+        for alias in aliases.rev() {
+            client.publish(Publish::new("", "by alias", 0).with(Prop::Two(TOPIC_ALIAS, alias)))?;
+            client.hears(&t.topic(&format!("{alias}")), "by alias")?;
+        }
+        client.leave()
+    });
+}
+
+#[test]
+fn after_a_pubrec_that_refuses_the_id_is_new() {
+    // [MQTT-4.3.3-9]
+    let server = Server::fresh().unwrap();
+    let v = Version::V5;
+    let mut subscriber = Client::clean(server.mqtt, v, "s").unwrap();
+    subscriber.subscribe("#", 2).unwrap();
+    let mut publisher = Client::clean(server.mqtt, v, "p").unwrap();
+    // More levels than this server takes.
+    let deep = "/".repeat(300);
+    for (topic, code) in [(deep.as_str(), 0x90), (&deep, 0x90), ("a", 0)] {
+        publisher.send(&Publish { id: 9, ..Publish::new(topic, "x", 2) }.encode(v)).unwrap();
+        assert_eq!(publisher.recv().unwrap(), Packet::Ack { kind: PUBREC, id: 9, code });
+    }
+    publisher.send(&wire::ack(PUBREL, 9)).unwrap();
+    assert_eq!(publisher.recv().unwrap(), Packet::Ack { kind: PUBCOMP, id: 9, code: 0 });
+    subscriber.hears("a", "x").unwrap();
+}
+
+#[test]
+fn a_handshake_at_qos_2_is_finished_though_its_message_has_expired() {
+    // [MQTT-4.3.3-13]
+    each(|t| {
+        let v = Version::V5;
+        let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+        subscriber.subscribe(&t.topic("a"), 2)?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        let expiring = Publish { id: 5, ..Publish::new(t.topic("a"), "x", 2) }.with(Prop::Four(MESSAGE_EXPIRY, 1));
+        publisher.send(&expiring.encode(v))?;
+        ensure!(publisher.recv()? == Packet::Ack { kind: PUBREC, id: 5, code: 0 });
+        let got = subscriber.message_raw()?;
+        // Its time passes while both wait; nothing comes of it.
+        ensure!(publisher.recv_within(Duration::from_millis(2_200))?.is_none());
+        publisher.send(&wire::ack(PUBREL, 5))?;
+        ensure!(publisher.recv()? == Packet::Ack { kind: PUBCOMP, id: 5, code: 0 });
+        subscriber.send(&wire::ack(PUBREC, got.id))?;
+        ensure!(subscriber.recv()? == Packet::Ack { kind: PUBREL, id: got.id, code: 0 });
+        subscriber.send(&wire::ack(PUBCOMP, got.id))?;
+        subscriber.ping()
     });
 }
 

@@ -14,12 +14,13 @@ const NEVER: u8 = 2 << 4;
 
 #[test]
 fn retained_message_comes_with_the_subscription() {
+    // The last of them [MQTT-3.3.1-5; 3:3.3.1-5, -6], with RETAIN 1 [3:3.3.1-8].
     each_version(|t, v| {
         let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
         for text in ["old", "new"] {
             publisher.publish(Publish::new(t.topic("a"), text, 1).retained())?;
         }
-        // A message without the flag neither replaces nor deletes it.
+        // A message without the flag neither replaces nor deletes it [MQTT-3.3.1-8; 3:3.3.1-12].
         publisher.say(&t.topic("a"), "passing", 1)?;
         for (filter, qos) in [("a", 0), ("+", 1), ("#", 2)] {
             let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
@@ -33,7 +34,7 @@ fn retained_message_comes_with_the_subscription() {
 
 #[test]
 fn empty_payload_deletes() {
-    // [MQTT-3.3.1-6, -7]: deleted, delivered, not stored.
+    // [MQTT-3.3.1-6, -7; 3:3.3.1-10, -11]: deleted, delivered, not stored.
     each_version(|t, v| {
         let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
         let mut live = Client::clean(t.mqtt, v, &t.id("l"))?;
@@ -50,6 +51,7 @@ fn empty_payload_deletes() {
 
 #[test]
 fn retained_at_every_qos() {
+    // [3:3.3.1-5]: with its QoS.
     each_version(|t, v| {
         let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
         for qos in 0..=2 {
@@ -77,8 +79,54 @@ fn retained_at_every_qos() {
 }
 
 #[test]
+fn retained_messages_outlive_the_session_that_published_them() {
+    // [3:3.1.2-7]
+    each_version(|t, v| {
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        publisher.publish(Publish::new(t.topic("a"), "kept", 1).retained())?;
+        publisher.leave()?;
+        // A clean start ends what may be left of it.
+        Client::clean(t.mqtt, v, &t.id("p"))?.leave()?;
+        let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+        subscriber.subscribe(&t.topic("a"), 1)?;
+        ensure!(subscriber.hears(&t.topic("a"), "kept")?.retain);
+        subscriber.publish(Publish::new(t.topic("a"), "", 1).retained())?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_retained_message_at_qos_0_takes_the_place_of_the_older_one() {
+    // [MQTT-3.3.1-5; 3:3.3.1-7]
+    each_version(|t, v| {
+        let mut live = Client::clean(t.mqtt, v, &t.id("l"))?;
+        live.subscribe(&t.topic("a"), 1)?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        publisher.publish(Publish::new(t.topic("a"), "old", 2).retained())?;
+        live.hears(&t.topic("a"), "old")?;
+        publisher.publish(Publish::new(t.topic("a"), "new", 0).retained())?;
+        live.hears(&t.topic("a"), "new")?;
+        // QoS 0 has no answer to wait for: the new one is kept a little later than it is passed on.
+        let deadline = Instant::now() + crate::client::PATIENCE;
+        loop {
+            let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
+            subscriber.subscribe(&t.topic("a"), 2)?;
+            let got = subscriber.message()?;
+            ensure!(got.retain && got.topic == t.topic("a"), "{got:?}");
+            if got.text() == "new" {
+                ensure!(got.qos == 0, "{got:?}");
+                break;
+            }
+            ensure!(got.text() == "old" && Instant::now() < deadline, "still there: {got:?}");
+        }
+        publisher.publish(Publish::new(t.topic("a"), "", 1).retained())?;
+        Ok(())
+    });
+}
+
+#[test]
 fn subscribing_again_sends_it_again() {
-    // [3:3.8.4-3]; MQTT 5.0 with Retain Handling 0 [MQTT-3.3.1-9].
+    // [3:3.8.4-3]; MQTT 5.0 with Retain Handling 0 [MQTT-3.3.1-9, 3.8.4-4].
     each_version(|t, v| {
         let mut client = Client::clean(t.mqtt, v, &t.id("c"))?;
         client.publish(Publish::new(t.topic("a"), "x", 1).retained())?;

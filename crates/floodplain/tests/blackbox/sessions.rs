@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 fn offline_messages_wait() {
     each_version(|t, v| {
         let connect = Connect::lasting(v, t.id("s"), 600);
+        // A new one [MQTT-3.1.2-6, 3.1.4-4, 3.2.2-3; 3:3.1.2-4, 3.1.4-3, 3.2.2-3]
         let (mut subscriber, present) = Client::resume(t.mqtt, &connect)?;
         ensure!(!present);
         subscriber.subscribe(&t.topic("#"), 2)?;
@@ -23,6 +24,8 @@ fn offline_messages_wait() {
         for n in 0..60 {
             publisher.say(&t.topic(&format!("{}", n % 3)), &format!("{n}"), 1 + n as u8 % 2)?;
         }
+        // It goes on [MQTT-3.1.2-5, 3.2.2-3, 4.5.0-1; 3:3.1.2-4, -5, 3.2.2-2, 4.1.0-1, 4.5.0-1], and CONNACK comes first
+        // [MQTT-3.2.0-1; 3:3.2.0-1].
         let (mut subscriber, present) = Client::resume(t.mqtt, &connect)?;
         ensure!(present, "the session was lost");
         // Order holds per topic and QoS of the publisher.
@@ -75,9 +78,11 @@ fn clean_start_ends_the_session() {
         let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
         subscriber.subscribe(&t.topic("a"), 1)?;
         subscriber.leave()?;
+        // [MQTT-3.1.2-4, 3.1.4-4; 3:3.1.4-3, 3.2.2-1]
         Client::clean(t.mqtt, v, &t.id("s"))?.leave()?;
         let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
         publisher.say(&t.topic("a"), "lost", 1)?;
+        // Neither the old one nor that of the clean start is there [3:3.1.2-6].
         let (mut subscriber, present) = Client::resume(t.mqtt, &connect)?;
         ensure!(!present, "the session survived a clean start");
         publisher.say(&t.topic("a"), "lost too", 1)?;
@@ -87,7 +92,7 @@ fn clean_start_ends_the_session() {
 
 #[test]
 fn session_expires() {
-    // [MQTT-3.1.2-23]
+    // [MQTT-3.1.2-23, 4.1.0-2]
     each(|t| {
         let v = Version::V5;
         // Each look would renew a session, so each is looked at once.
@@ -165,7 +170,7 @@ fn expired_messages_are_not_delivered() {
 
 #[test]
 fn unacknowledged_message_comes_again_with_its_id() {
-    // [MQTT-4.4.0-1]
+    // [MQTT-4.4.0-1; 3:4.4.0-1], and until then it is unacknowledged [MQTT-4.3.2-3, 4.3.3-3; 3:4.3.2-1, 4.3.3-1].
     each_version(|t, v| {
         for qos in [1, 2] {
             let connect = Connect::lasting(v, t.id(&format!("s{qos}")), 600);
@@ -182,6 +187,7 @@ fn unacknowledged_message_comes_again_with_its_id() {
             for before in first {
                 let again = subscriber.message_raw()?;
                 ensure!(again.id == before.id && again.payload == before.payload, "{before:?} came as {again:?}");
+                // [MQTT-3.3.1-1; 3:3.3.1-1]
                 ensure!(again.dup, "{again:?}");
                 subscriber.accept(&again)?;
             }
@@ -193,7 +199,7 @@ fn unacknowledged_message_comes_again_with_its_id() {
 
 #[test]
 fn after_pubrec_only_the_pubrel_is_repeated() {
-    // [MQTT-4.3.3-6]
+    // [MQTT-4.3.3-6; 3:4.3.3-1]
     each_version(|t, v| {
         let connect = Connect::lasting(v, t.id("s"), 600);
         let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
@@ -202,8 +208,10 @@ fn after_pubrec_only_the_pubrel_is_repeated() {
         publisher.say(&t.topic("a"), "once", 2)?;
         let got = subscriber.message_raw()?;
         subscriber.send(&wire::ack(PUBREC, got.id))?;
+        // [MQTT-2.2.1-5, 4.3.3-4; 3:2.3.1-6]
         ensure!(matches!(subscriber.recv()?, Packet::Ack { kind: PUBREL, id, .. } if id == got.id));
         subscriber.cut();
+        // Unacknowledged until PUBCOMP [MQTT-4.3.3-5; 3:4.4.0-1]
         let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
         ensure!(matches!(subscriber.recv()?, Packet::Ack { kind: PUBREL, id, .. } if id == got.id));
         subscriber.send(&wire::ack(PUBCOMP, got.id))?;
@@ -215,6 +223,7 @@ fn after_pubrec_only_the_pubrel_is_repeated() {
 
 #[test]
 fn publisher_finishes_qos_2_after_a_break() {
+    // [MQTT-4.3.3-10, -11; 3:4.3.3-2]
     each_version(|t, v| {
         let mut subscriber = Client::clean(t.mqtt, v, &t.id("s"))?;
         subscriber.subscribe(&t.topic("a"), 2)?;
@@ -234,6 +243,77 @@ fn publisher_finishes_qos_2_after_a_break() {
         publisher.say(&t.topic("a"), "end", 2)?;
         subscriber.hears(&t.topic("a"), "once")?;
         subscriber.hears(&t.topic("a"), "end")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn what_was_sent_once_at_qos_2_does_not_expire() {
+    // [MQTT-4.3.3-7]
+    each(|t| {
+        let v = Version::V5;
+        let connect = Connect::lasting(v, t.id("s"), 600);
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        subscriber.subscribe(&t.topic("a"), 2)?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        publisher.publish(Publish::new(t.topic("a"), "x", 2).with(Prop::Four(MESSAGE_EXPIRY, 2)))?;
+        let first = subscriber.message_raw()?;
+        subscriber.cut();
+        // Nothing can be heard of the end of its time.
+        std::thread::sleep(Duration::from_millis(3_200));
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        let again = subscriber.message_raw()?;
+        ensure!(again.id == first.id && again.payload == first.payload && again.dup, "{again:?}, {first:?}");
+        subscriber.accept(&again)
+    });
+}
+
+#[test]
+fn sessions_are_told_apart_by_their_client_ids() {
+    // [MQTT-3.1.3-2; 3:3.1.3-2]
+    each_version(|t, v| {
+        let names = ["s", "S", "s ", "sü"];
+        for (i, name) in names.iter().enumerate() {
+            let (mut client, present) = Client::resume(t.mqtt, &Connect::lasting(v, t.id(name), 600))?;
+            ensure!(!present, "{name:?} has the session of another client");
+            client.subscribe(&t.topic(&format!("{i}")), 1)?;
+            client.leave()?;
+        }
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        for (i, name) in names.iter().enumerate() {
+            publisher.say(&t.topic(&format!("{i}")), name, 1)?;
+        }
+        for (i, name) in names.iter().enumerate() {
+            let (mut client, present) = Client::resume(t.mqtt, &Connect::lasting(v, t.id(name), 600))?;
+            ensure!(present, "the session of {name:?} was lost");
+            client.hears(&t.topic(&format!("{i}")), name)?;
+            client.hears_nothing()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_session_lasts_as_long_as_its_connection() {
+    // [MQTT-4.1.0-1; 3:4.1.0-2]: its expiry begins with the end of the connection.
+    each_version(|t, v| {
+        let mut connect = Connect::new(v, t.id("s"));
+        if v == Version::V5 {
+            connect.props.push(Prop::Four(SESSION_EXPIRY, 1));
+        }
+        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
+        let mut clean = Client::clean(t.mqtt, v, &t.id("c"))?;
+        subscriber.subscribe(&t.topic("a"), 2)?;
+        clean.subscribe(&t.topic("a"), 2)?;
+        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
+        publisher.say(&t.topic("a"), "1", 2)?;
+        let unfinished = [subscriber.message_raw()?, clean.message_raw()?];
+        ensure!(subscriber.recv_within(Duration::from_millis(2_500))?.is_none());
+        subscriber.accept(&unfinished[0])?;
+        clean.accept(&unfinished[1])?;
+        publisher.say(&t.topic("a"), "2", 2)?;
+        subscriber.hears(&t.topic("a"), "2")?;
+        clean.hears(&t.topic("a"), "2")?;
         Ok(())
     });
 }

@@ -1,7 +1,7 @@
 //! Wills.
 
 use crate::{
-    client::{Client, PATIENCE},
+    client::{Client, PATIENCE, QUIET},
     target::{Target, each, each_version},
     wire::{self, Connect, Prop, Publish, SESSION_EXPIRY, Version, WILL_DELAY, Will},
 };
@@ -55,7 +55,7 @@ fn will_fires_by_keep_alive_and_by_malformed_packet() {
 
 #[test]
 fn disconnect_removes_the_will() {
-    // [MQTT-3.14.4-3]
+    // [MQTT-3.14.4-3, 3.1.2-10; 3:3.14.4-3, 3.1.2-10]
     each_version(|t, v| {
         let mut listener = listener(t, v)?;
         let (client, _) = Client::resume(t.mqtt, &with_will(t, v, 0))?;
@@ -105,6 +105,85 @@ fn will_may_be_retained_and_carry_properties() {
         later.subscribe(&t.topic("will"), 1)?;
         ensure!(later.hears(&t.topic("will"), "gone")?.retain);
         later.publish(Publish::new(t.topic("will"), "", 1).retained())?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_will_is_published_at_its_qos_and_retained_only_if_it_says_so() {
+    // [MQTT-3.1.2-14, -15; 3:3.1.2-9, -16, -17]
+    each_version(|t, v| {
+        let mut listener = Client::clean(t.mqtt, v, &t.id("l"))?;
+        listener.subscribe(&t.topic("will"), 2)?;
+        for (retain, qos) in [(false, 0), (true, 0), (true, 1), (false, 2), (true, 2), (false, 1)] {
+            let mut connect = with_will(t, v, 0);
+            if let Some(will) = &mut connect.will {
+                (will.retain, will.qos) = (retain, qos);
+            }
+            let (client, _) = Client::resume(t.mqtt, &connect)?;
+            client.cut();
+            let got = listener.hears(&t.topic("will"), "gone")?;
+            ensure!(got.qos == qos && !got.retain, "{retain} {qos}: {got:?}");
+            // It is passed on and kept at about the same time.
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let mut later = Client::clean(t.mqtt, v, &t.id("later"))?;
+                later.subscribe(&t.topic("will"), 2)?;
+                match later.recv_within(QUIET)? {
+                    Some(wire::Packet::Publish(kept)) => {
+                        ensure!(retain && kept.retain && kept.qos == qos && kept.payload == b"gone", "{kept:?}");
+                        break;
+                    }
+                    None if !retain => break,
+                    other => ensure!(other.is_none() && Instant::now() < deadline, "{retain} {qos}: {other:?}"),
+                }
+            }
+            listener.publish(Publish::new(t.topic("will"), "", 1).retained())?;
+            listener.hears(&t.topic("will"), "")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_will_is_published_once() {
+    // [MQTT-3.1.2-10; 3:3.1.2-10]
+    each_version(|t, v| {
+        let mut listener = listener(t, v)?;
+        let mut connect = Connect::lasting(v, t.id("w"), 600);
+        connect.will = with_will(t, v, 0).will;
+        let (client, _) = Client::resume(t.mqtt, &connect)?;
+        client.cut();
+        listener.hears(&t.topic("will"), "gone")?;
+        // Its session goes on, and the will is no part of it any more; without one there is none [3:3.1.2-12].
+        connect.will = None;
+        for _ in 0..2 {
+            let (client, present) = Client::resume(t.mqtt, &connect)?;
+            ensure!(present, "the session was lost");
+            client.cut();
+        }
+        let (mut client, _) = Client::resume(t.mqtt, &connect)?;
+        client.say(&t.topic("will"), "end", 1)?;
+        listener.hears(&t.topic("will"), "end")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn user_properties_of_a_will_keep_their_order() {
+    // [MQTT-3.1.3-10]
+    each(|t| {
+        let mut listener = listener(t, Version::V5)?;
+        let mut connect = with_will(t, Version::V5, 0);
+        let users = [("b", "1"), ("a", "2"), ("b", "3"), ("", ""), ("b", "1")];
+        if let Some(will) = &mut connect.will {
+            will.props.extend(users.map(|(name, value)| Prop::User(name.into(), value.into())));
+            will.props.insert(2, Prop::Text(wire::CONTENT_TYPE, "text/plain".into()));
+        }
+        let (client, _) = Client::resume(t.mqtt, &connect)?;
+        client.cut();
+        let got = listener.hears(&t.topic("will"), "gone")?;
+        ensure!(got.user_props() == users, "{got:?}");
         Ok(())
     });
 }
@@ -168,7 +247,7 @@ fn end_of_the_session_fires_the_will_before_its_delay() {
 
 #[test]
 fn will_flags_without_will_are_malformed() {
-    // [MQTT-3.1.2-11, -13]
+    // [MQTT-3.1.2-11, -13; 3:3.1.2-11]
     each_version(|t, v| {
         for flags in [0x08, 0x10, 0x20] {
             let mut bytes = Connect::new(v, t.id("c")).encode();

@@ -9,6 +9,7 @@ mod access;
 mod alerts;
 mod bindings;
 mod cli;
+mod conformance;
 mod console;
 mod devices;
 mod guides;
