@@ -3,6 +3,7 @@
 use super::{PERFECT, clean, lasting};
 use crate::rig::{ClientId, Rig, connect, packet};
 use floodplain_types::Class;
+use std::time::Duration;
 
 /// Turns in which anything that does not wait for the log would long have come.
 const TURNS: u32 = 50;
@@ -126,4 +127,37 @@ fn answers_behind_one_that_waits_wait_too() {
     // A repetition is answered from memory, but not before the message in front of it.
     let both = b"\x32\x06\x00\x01t\x00\x01x\x3c\x06\x00\x01t\x00\x02x";
     waits(&mut rig, client, both, b"\x40\x02\x00\x01\x50\x02\x00\x02");
+}
+
+#[test]
+fn what_was_sent_once_at_qos_2_does_not_expire() {
+    // [MQTT-4.3.3-7]
+    let mut rig = Rig::new(PERFECT, 1);
+    let lasts = connect(5, 0, &[0x11, 0, 0, 2, 0], "sub");
+    let answer = |rig: &mut Rig, client, bytes: &[u8]| {
+        rig.send(client, bytes);
+        rig.turn_until(|rig| rig.has_output(client));
+        rig.take(client)
+    };
+    let subscriber = rig.client();
+    assert_eq!(answer(&mut rig, subscriber, &lasts)[0], 0x20);
+    assert_eq!(answer(&mut rig, subscriber, &packet(0x82, b"\0\x01\0\0\x01t\x02")), b"\x90\x04\0\x01\0\x02");
+    let publisher = rig.client();
+    assert_eq!(answer(&mut rig, publisher, &connect(5, 2, &[], "pub"))[0], 0x20);
+    // It expires after two seconds.
+    let publish = packet(0x34, b"\0\x01t\0\x07\x05\x02\0\0\0\x02x");
+    assert_eq!(answer(&mut rig, publisher, &publish), b"\x50\x02\0\x07");
+    rig.turn_until(|rig| rig.has_output(subscriber));
+    assert_eq!(rig.take(subscriber), packet(0x34, b"\0\x01t\0\x01\x05\x02\0\0\0\x02x"));
+    rig.hang_up(subscriber);
+    rig.advance(Duration::from_secs(10));
+    let subscriber = rig.client();
+    let mut seen = answer(&mut rig, subscriber, &lasts);
+    assert_eq!((seen[0], seen[2]), (0x20, 1), "its session is there");
+    let again = packet(0x3c, b"\0\x01t\0\x01\x05\x02\0\0\0\0x");
+    rig.turn_until(|rig| {
+        seen.extend(rig.take(subscriber));
+        seen.ends_with(&again)
+    });
+    assert!(seen.ends_with(&again), "{seen:02x?}");
 }

@@ -211,15 +211,20 @@ fn message_expiry_is_passed_on() {
     });
 }
 
+/// The property of two bytes with this identifier.
+fn two(props: &[Prop], identifier: u8) -> Option<u16> {
+    props.iter().find_map(|prop| match prop {
+        Prop::Two(found, value) if *found == identifier => Some(*value),
+        _ => None,
+    })
+}
+
 #[test]
 fn topic_alias_of_the_client() {
     each(|t| {
         let v = Version::V5;
         let (mut client, connack) = Client::connect(t.mqtt, &Connect::new(v, t.id("c")))?;
-        let maximum = connack.props.iter().find_map(|p| match p {
-            Prop::Two(TOPIC_ALIAS_MAXIMUM, n) => Some(*n),
-            _ => None,
-        });
+        let maximum = two(&connack.props, TOPIC_ALIAS_MAXIMUM);
         let Some(alias) = maximum.filter(|n| *n > 0) else {
             // Not offered: using one is an error [MQTT-3.2.2-17].
             client.send(&Publish::new(t.topic("a"), "x", 0).with(Prop::Two(TOPIC_ALIAS, 1)).encode(v))?;
@@ -235,7 +240,7 @@ fn topic_alias_of_the_client() {
         for (topic, text) in [("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")] {
             let got = client.hears(&t.topic(topic), text)?;
             // This client allowed none, so the broker uses none [MQTT-3.1.2-26, -27, 3.3.2-11].
-            ensure!(!got.props.iter().any(|p| matches!(p, Prop::Two(TOPIC_ALIAS, _))), "{got:?}");
+            ensure!(two(&got.props, TOPIC_ALIAS).is_none(), "{got:?}");
         }
         // Mappings end with the connection [MQTT-3.3.2-7].
         let mut again = Client::clean(t.mqtt, v, &t.id("d"))?;
@@ -268,10 +273,7 @@ fn aliases_towards_a_client_are_those_that_it_allows() {
             let topic = format!("devices/{n}/state");
             publisher.say(&topic, &topic, n % 2).unwrap();
             let got = subscriber.message().unwrap();
-            let alias = got.props.iter().find_map(|prop| match prop {
-                Prop::Two(TOPIC_ALIAS, alias) => Some(*alias),
-                _ => None,
-            });
+            let alias = two(&got.props, TOPIC_ALIAS);
             assert!(alias.is_none_or(|alias| 1 <= alias && alias <= maximum), "{got:?}");
             if let Some(alias) = alias.filter(|_| !got.topic.is_empty()) {
                 topics.insert(alias, got.topic.clone());
@@ -292,10 +294,7 @@ fn every_topic_alias_up_to_the_maximum_is_taken() {
     each(|t| {
         let v = Version::V5;
         let (mut client, connack) = Client::connect(t.mqtt, &Connect::new(v, t.id("c")))?;
-        let maximum = connack.props.iter().find_map(|p| match p {
-            Prop::Two(TOPIC_ALIAS_MAXIMUM, n) => Some(*n),
-            _ => None,
-        });
+        let maximum = two(&connack.props, TOPIC_ALIAS_MAXIMUM);
         let aliases = 1..=maximum.unwrap_or(0);
         client.subscribe(&t.topic("#"), 0)?;
         for alias in aliases.clone() {

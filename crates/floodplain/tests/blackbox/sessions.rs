@@ -248,27 +248,6 @@ fn publisher_finishes_qos_2_after_a_break() {
 }
 
 #[test]
-fn what_was_sent_once_at_qos_2_does_not_expire() {
-    // [MQTT-4.3.3-7]
-    each(|t| {
-        let v = Version::V5;
-        let connect = Connect::lasting(v, t.id("s"), 600);
-        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
-        subscriber.subscribe(&t.topic("a"), 2)?;
-        let mut publisher = Client::clean(t.mqtt, v, &t.id("p"))?;
-        publisher.publish(Publish::new(t.topic("a"), "x", 2).with(Prop::Four(MESSAGE_EXPIRY, 2)))?;
-        let first = subscriber.message_raw()?;
-        subscriber.cut();
-        // Nothing can be heard of the end of its time.
-        std::thread::sleep(Duration::from_millis(3_200));
-        let (mut subscriber, _) = Client::resume(t.mqtt, &connect)?;
-        let again = subscriber.message_raw()?;
-        ensure!(again.id == first.id && again.payload == first.payload && again.dup, "{again:?}, {first:?}");
-        subscriber.accept(&again)
-    });
-}
-
-#[test]
 fn sessions_are_told_apart_by_their_client_ids() {
     // [MQTT-3.1.3-2; 3:3.1.3-2]
     each_version(|t, v| {
